@@ -1,0 +1,209 @@
+"""Settings: an environment mapping becomes one frozen, validated record.
+
+Rules: this module never reads `os.environ` (wsgi.py hands it in); a blank variable counts as unset; a bad value is
+one `SettingsError` that names the variable, the value and what is allowed. Passwords never enter a message.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from app.errors import SettingsError
+
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]")
+
+
+def _setting(allowed: str, about: str, **bounds: Any) -> Meta:
+    return Meta(description=about, extra={"allowed": allowed}, **bounds)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set; the variable of a field is its name in capitals."""
+
+    model_ref: Annotated[
+        str,
+        _setting(
+            "1 to 200 printable characters",
+            "Name of the model served, as answered in `modelRef`.",
+            pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?$",
+        ),
+    ] = "simulated"
+    max_concurrency: Annotated[
+        int,
+        _setting("1 to 1000000", "Requests inside the model at once, over all workers together.", ge=1, le=1_000_000),
+    ] = 10
+    kv_endpoints: Annotated[
+        tuple[str, ...],
+        _setting(
+            "comma-separated host, host:port, redis:// or rediss:// URLs",
+            "KV-cache nodes, answered in `kvEndpoints` with passwords masked.",
+        ),
+    ] = ()
+    queue_size: Annotated[
+        int,
+        _setting("0 to 100000", "Requests that may wait for a permit; 0 refuses overflow at once.", ge=0, le=100_000),
+    ] = 0
+    queue_timeout_ms: Annotated[
+        int,
+        _setting("1 to 3600000", "Longest wait in the queue, milliseconds.", ge=1, le=3_600_000),
+    ] = 1000
+    simulated_latency_ms: Annotated[
+        int,
+        _setting("0 to 3600000", "How long the simulated model takes, milliseconds.", ge=0, le=3_600_000),
+    ] = 100
+    max_body_bytes: Annotated[
+        int,
+        _setting("1 to 1073741824", "Longest request body, bytes.", ge=1, le=1 << 30),
+    ] = 4 << 20
+    web_concurrency: Annotated[
+        int,
+        _setting("1 to 32", "Worker processes. Unset: the usable cores, within the CPU quota.", ge=1, le=32),
+    ]
+    bind: Annotated[
+        str,
+        _setting("host:port or [ipv6]:port", "Where to listen."),
+    ] = "0.0.0.0:8080"
+    admin_bind: Annotated[
+        str | None,
+        _setting(
+            "host:port or [ipv6]:port, on another port than BIND",
+            "Second listener; when set, `/metrics` is served only there, and probes on both.",
+        ),
+    ] = None
+    graceful_timeout_s: Annotated[
+        int,
+        _setting("1 to 86400", "How long a drain waits for requests in flight, seconds.", ge=1, le=86_400),
+    ] = 30
+    keepalive_s: Annotated[
+        int,
+        _setting("0 to 3600", "How long an idle connection is kept, seconds; 0 closes after each answer.", ge=0, le=3600),
+    ] = 75
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"],
+        _setting("debug, info, warning, error or critical", "Least level that is logged."),
+    ] = "info"
+    log_format: Annotated[
+        Literal["json", "console"],
+        _setting("json or console", "Log lines for machines or for people."),
+    ] = "json"
+    access_log: Annotated[
+        Literal["off", "errors", "all"],
+        _setting("off, errors or all", "Which requests to log; `errors` is status 400 and above."),
+    ] = "errors"
+    pod_name: Annotated[
+        str | None,
+        _setting("any text", "Answered as `routerPod`; `HOSTNAME` serves when it is unset."),
+    ] = None
+    prometheus_multiproc_dir: Annotated[
+        str | None,
+        _setting(
+            "a directory of the router's own",
+            "Where counters are kept while it runs: emptied at start, removed at exit. Unset: a new one in memory.",
+        ),
+    ] = None
+
+    @property
+    def kv_endpoints_masked(self) -> list[str]:
+        """The KV endpoints as given, passwords masked."""
+        return [mask_password(endpoint) for endpoint in self.kv_endpoints]
+
+    @property
+    def binds(self) -> list[str]:
+        """The addresses to listen on, the admin listener last."""
+        return [self.bind] if self.admin_bind is None else [self.bind, self.admin_bind]
+
+    @property
+    def admin_port(self) -> str | None:
+        """Port of the admin listener as WSGI's SERVER_PORT says it, or None without one."""
+        return None if self.admin_bind is None else self.admin_bind.rpartition(":")[2]
+
+
+def load_settings(environ: Mapping[str, str], cores: int) -> Settings:
+    """Validate the environment. `cores` is the default for WEB_CONCURRENCY; raises SettingsError."""
+    given = {name: value.strip() for name, value in environ.items() if value.strip()}
+    values: dict[str, Any] = {"web_concurrency": min(cores, 32)}
+    if "HOSTNAME" in given:
+        values["pod_name"] = given["HOSTNAME"]
+    for field in msgspec.structs.fields(Settings):
+        variable = field.name.upper()
+        if variable in given:
+            values[field.name] = _convert(variable, given[variable], field.type)
+    settings = Settings(**values)
+    if settings.admin_port == settings.bind.rpartition(":")[2]:
+        raise SettingsError(f"ADMIN_BIND={settings.admin_bind!r}: must be on another port than BIND={settings.bind!r}")
+    return settings
+
+
+def mask_password(endpoint: str) -> str:
+    """The endpoint with the password of its URL, if any, replaced by ***."""
+    return re.sub(r"(?<=://)([^:@/]*):.*(?=@)", r"\1:***", endpoint)
+
+
+def _redact(text: str) -> str:
+    """Text for an error message: whatever stands before an @ may hold a password."""
+    return re.sub(r"[^,\s]*@", "***@", text)
+
+
+def _convert(variable: str, text: str, annotated: Any) -> Any:
+    """One variable's text as its field's type."""
+    meta: Meta = annotated.__metadata__[0]
+    allowed = (meta.extra or {})["allowed"]
+    try:
+        if variable == "KV_ENDPOINTS":
+            return tuple(_kv_endpoint(item.strip()) for item in text.split(",") if item.strip())
+        if variable in ("BIND", "ADMIN_BIND"):
+            return _listen_address(text)
+        if variable == "PROMETHEUS_MULTIPROC_DIR" and not Path(text).is_absolute():
+            raise ValueError("must be an absolute path")
+        return msgspec.convert(text, annotated, strict=False)
+    except ValueError as error:  # msgspec.ValidationError is one
+        own_words = "" if isinstance(error, msgspec.ValidationError) else f" ({error})"
+        raise SettingsError(f"{variable}={_redact(text)!r}: must be {allowed}{own_words}") from None
+
+
+def _listen_address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError("the port is missing")
+    _check_port(port)
+    _check_host(host)
+    return text
+
+
+def _kv_endpoint(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        _check_host_and_port(text)
+        return text
+    if scheme not in ("redis", "rediss"):
+        raise ValueError(f"unknown scheme {_redact(scheme)!r}")
+    authority, slash, database = rest.partition("/")
+    if slash and not re.fullmatch(r"\d*", database, re.ASCII):
+        raise ValueError("a URL may hold user, password, host, port and a database number, nothing else")
+    _check_host_and_port(authority.rpartition("@")[2])
+    return text
+
+
+def _check_host_and_port(text: str) -> None:
+    host, colon, port = text.rpartition(":")
+    if colon and not text.endswith("]"):
+        _check_port(port)
+        _check_host(host)
+    else:
+        _check_host(text)
+
+
+def _check_port(port: str) -> None:
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise ValueError(f"{port!r} is not a port from 1 to 65535")
+
+
+def _check_host(host: str) -> None:
+    if not (len(host) <= 253 and (_HOST.fullmatch(host) or _IPV6.fullmatch(host))):
+        raise ValueError(f"{_redact(host)!r} is not a host name or address")

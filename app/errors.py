@@ -1,0 +1,90 @@
+"""What can go wrong, in the router's own words.
+
+These errors know nothing of HTTP: `resources/problems.py` maps each to a status code, in one place.
+Every error carries a `code`, a stable word that programs may rely on, and a message for people.
+"""
+
+
+class RouterError(Exception):
+    """Anything the router itself refuses or fails at."""
+
+    code = "internal_error"
+
+
+class SettingsError(RouterError):
+    """A setting that can't be used. The message is one line: the variable, its value, what is allowed."""
+
+    code = "bad_setting"
+
+
+class InvalidRequest(RouterError):
+    """A request body that can't be used. The message says where and what would be right."""
+
+    code = "invalid_request"
+
+
+class BodyTooLarge(RouterError):
+    """A request body longer than MAX_BODY_BYTES."""
+
+    code = "body_too_large"
+
+
+class UnsupportedBody(RouterError):
+    """A request body that is not JSON by its own declaration (multipart)."""
+
+    code = "unsupported_media_type"
+
+
+class Draining(RouterError):
+    """The server is shutting down and takes no new work."""
+
+    code = "draining"
+
+
+class Refused(RouterError):
+    """Overload: the request was refused and never reached a model.
+
+    `retry_after` is a whole number of seconds, 1 to 60: when a place is likely to be free.
+    """
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LimitReached(Refused):
+    """All permits are taken and there is no queue."""
+
+    code = "limit_reached"
+
+
+class QueueFull(Refused):
+    """All permits are taken and so is every place in the queue."""
+
+    code = "queue_full"
+
+
+class QueueTimeout(Refused):
+    """The request waited QUEUE_TIMEOUT_MS without getting a permit."""
+
+    code = "queue_timeout"
+
+
+class NoFreeSlot(RouterError):
+    """Every row of the shared table belongs to a live worker."""
+
+    code = "no_free_slot"
+
+
+class SharedStateMismatch(RouterError):
+    """The shared memory handed over by the previous binary has another layout or other limits."""
+
+    code = "shared_state_mismatch"
+
+
+class ClientGone(BaseException):
+    """The client closed its connection: stop working for it.
+
+    Thrown into the greenlet that serves the request, so it derives from BaseException, as GreenletExit does:
+    a handler's `except Exception` must not take it for a failure of its own.
+    """

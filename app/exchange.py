@@ -1,0 +1,146 @@
+"""One request and its answer: what is known of it, what it holds, and how that is given back exactly once.
+
+The outermost WSGI layer makes an `Exchange` for every request and ends it after the last byte, when the server closes
+the response, or at once when the application raises. Whatever was taken in between (the permit, the watch on the
+client) is given back there and nowhere else. It has to be the outermost layer: Falcon closes no stream on HEAD, nor
+when a middleware raises.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from app.disconnect import ClientWatch
+from app.errors import ClientGone, Refused
+from app.limiter import Limiter, Permit
+
+ENVIRON_KEY = "router.exchange"
+CLIENT_CLOSED_REQUEST = 499
+"""Status counted for a client that left before its answer was complete (nginx's convention; nobody receives it)."""
+
+Headers: TypeAlias = list[tuple[str, str]]
+_WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
+
+
+class Exchange:
+    """A request in progress. Times are seconds of `time.monotonic()`."""
+
+    __slots__ = (
+        "environ",
+        "model",
+        "model_s",
+        "permit",
+        "queue_s",
+        "refusal",
+        "request_id",
+        "route",
+        "started",
+        "status",
+        "watch",
+    )
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self.started = time.monotonic()
+        self.environ = environ
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        self.request_id = given if _WELL_FORMED_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        self.route: str | None = None
+        self.model = ""
+        self.status = 500
+        self.queue_s = 0.0
+        self.model_s = 0.0
+        self.refusal: str | None = None
+        self.permit: Permit | None = None
+        self.watch: ClientWatch | None = None
+
+    def admit(self, limiter: Limiter) -> None:
+        """Take a permit, waiting in the queue if need be. Raises a `Refused`, or ClientGone."""
+        sock = self.environ.get("gunicorn.socket")
+        if sock is not None:
+            self.watch = ClientWatch(sock.fileno())
+        began = time.monotonic()
+        try:
+            self.permit = limiter.acquire()
+        except Refused as refused:
+            self.refusal = refused.code
+            raise
+        finally:
+            self.queue_s = time.monotonic() - began
+
+    def seconds(self) -> float:
+        """Since the request's arrival."""
+        return time.monotonic() - self.started
+
+    def timing(self) -> str:
+        """Server-Timing (W3C): milliseconds in the queue, in the model, and in all so far."""
+        total = self.seconds()
+        return f"queue;dur={self.queue_s * 1e3:.3f}, model;dur={self.model_s * 1e3:.3f}, total;dur={total * 1e3:.3f}"
+
+    def give_back(self) -> None:
+        """Give back whatever this exchange holds. The watch goes first: nothing may be thrown after this."""
+        if self.watch is not None:
+            self.watch.stop()
+        if self.permit is not None:
+            self.permit.release()
+
+
+def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], None]) -> WSGIApplication:
+    """The outermost layer: every request gets an exchange, every answer its id and timing; `on_end` once, at the end."""
+
+    def outermost(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        exchange = environ[ENVIRON_KEY] = Exchange(environ)
+
+        def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
+            exchange.status = int(status[:3])
+            headers.append(("X-Request-Id", exchange.request_id))
+            headers.append(("Server-Timing", exchange.timing()))
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        answer = _Answer(exchange, on_end)
+        try:
+            answer.body = application(environ, start)
+        except BaseException as error:  # no server will call `close`: there is no response to close
+            answer.abandon(error)
+            raise
+        return answer
+
+    return outermost
+
+
+class _Answer:
+    """The response body; its `close`, which WSGI servers always call, ends the exchange."""
+
+    __slots__ = ("_complete", "_exchange", "_on_end", "body")
+
+    def __init__(self, exchange: Exchange, on_end: Callable[[Exchange], None]) -> None:
+        self._exchange = exchange
+        self._on_end: Callable[[Exchange], None] | None = on_end
+        self._complete = False
+        self.body: Iterable[bytes] = ()
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self.body
+        self._complete = True
+
+    def close(self) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is None:
+            return
+        exchange = self._exchange
+        try:
+            close_body = getattr(self.body, "close", None)
+            if close_body is not None:
+                close_body()
+        finally:
+            exchange.give_back()
+            if not self._complete:
+                exchange.status = CLIENT_CLOSED_REQUEST
+            on_end(exchange)
+
+    def abandon(self, error: BaseException) -> None:
+        """End the exchange of an application that raised instead of answering."""
+        self._complete = not isinstance(error, ClientGone)
+        self.close()

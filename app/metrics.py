@@ -1,0 +1,115 @@
+"""Every metric of the router: names, labels, buckets, and how they outlive workers.
+
+Two kinds:
+- Counters and histograms use prometheus-client's multi-process mode with files per worker **slot**, not per process id:
+  restarts add no files, and a worker's successor goes on counting where it stopped, also after a SIGKILL.
+- The gauges of the cap are read from the shared table at the moment of the scrape, so every worker answers the same.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, values
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from app.limiter import Limiter
+from app.slots import Slots
+
+SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
+)
+OVERHEAD_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+REFUSALS = ("limit_reached", "queue_full", "queue_timeout")
+
+
+def keep_files_per_slot(directory: Path, slot: Callable[[], object]) -> None:
+    """Switch prometheus-client to multi-process mode. Call before the first metric is made."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    values.ValueClass = values.MultiProcessValue(slot)
+
+
+class Metrics:
+    """The metrics that requests write, and the page that shows them all."""
+
+    def __init__(self, limiter: Limiter, slots: Slots, directory: Path) -> None:
+        self._limiter = limiter
+        self._slots = slots
+        self._directory = str(directory)
+        own = CollectorRegistry()  # holds nothing: the page reads the files of all workers instead
+        self.requests = Counter(
+            "router_requests_total",
+            "Inference requests answered, by status code; 499 is a client that left first.",
+            ("route", "model", "code"),
+            registry=own,
+        )
+        self.refusals = Counter(
+            "router_rejected_requests_total",
+            "Inference requests refused because of overload, which never reached a model.",
+            ("reason",),
+            registry=own,
+        )
+        self.request_seconds = Histogram(
+            "router_request_duration_seconds",
+            "From the request's arrival in the router to the last byte of its answer.",
+            ("route", "model"),
+            buckets=SECONDS,
+            registry=own,
+        )
+        self.queue_seconds = Histogram(
+            "router_queue_wait_seconds",
+            "Time that admitted requests waited for a permit.",
+            buckets=SECONDS,
+            registry=own,
+        )
+        self.model_seconds = Histogram(
+            "router_model_duration_seconds",
+            "Time that requests spent inside the model.",
+            ("model",),
+            buckets=SECONDS,
+            registry=own,
+        )
+        self.overhead_seconds = Histogram(
+            "router_overhead_seconds",
+            "The router's own share: request duration less queue wait less model duration.",
+            buckets=OVERHEAD_SECONDS,
+            registry=own,
+        )
+        # prometheus-client looks a child up on every `labels` call; there are few, so keep them.
+        self.requests_child = lru_cache(maxsize=4096)(self.requests.labels)
+        self.request_seconds_child = lru_cache(maxsize=4096)(self.request_seconds.labels)
+        self.model_seconds_child = lru_cache(maxsize=4096)(self.model_seconds.labels)
+        self.refusals_child = {reason: self.refusals.labels(reason) for reason in REFUSALS}
+
+    def page(self, accept: str) -> tuple[bytes, str]:
+        """The metrics of all workers, and their content type: OpenMetrics if `accept` prefers it, else text."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, self._directory)
+        registry.register(_SharedState(self._limiter, self._slots))
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+
+
+class _SharedState(Collector):
+    """What the shared table knows, at the moment of the scrape."""
+
+    def __init__(self, limiter: Limiter, slots: Slots) -> None:
+        self._limiter = limiter
+        self._slots = slots
+
+    def collect(self) -> Iterator[Metric]:
+        inflight, queued = self._limiter.snapshot()
+        for name, about, value in (
+            ("router_inflight_requests", "Permits taken: requests inside the model, over all workers.", inflight),
+            ("router_queued_requests", "Requests waiting for a permit, over all workers.", queued),
+            ("router_max_concurrency", "The cap, MAX_CONCURRENCY.", self._limiter.limit),
+            ("router_workers", "Worker processes alive.", self._slots.workers()),
+        ):
+            yield GaugeMetricFamily(name, about, value)
+        reclaimed = self._slots.table.cell("permits_reclaimed")[0]
+        yield CounterMetricFamily("router_permits_reclaimed", "Permits taken back from workers that died.", reclaimed)

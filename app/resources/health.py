@@ -1,0 +1,37 @@
+"""GET /healthz and GET /readyz. Neither takes a permit, and neither looks at the load."""
+
+from http import HTTPStatus
+
+import falcon
+
+from app.backends import Model
+from app.drain import Drain
+from app.errors import Draining
+from app.resources import problems
+
+
+class HealthzResource:
+    """The process lives: 200, whatever the load or the state of any dependency."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.data = b'{"status":"alive"}'
+
+    on_head = on_get
+
+
+class ReadyzResource:
+    """Requests can be served: 200, else 503 with the reason. Never 503 because the cap is reached."""
+
+    def __init__(self, model: Model, drain: Drain) -> None:
+        self._model = model
+        self._drain = drain
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if self._drain.begun:
+            problems.answer(resp, HTTPStatus.SERVICE_UNAVAILABLE, Draining.code, "the server is shutting down")
+        elif (reason := self._model.unusable()) is not None:
+            problems.answer(resp, HTTPStatus.SERVICE_UNAVAILABLE, "model_unusable", reason)
+        else:
+            resp.data = b'{"status":"ready"}'
+
+    on_head = on_get

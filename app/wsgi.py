@@ -1,0 +1,37 @@
+"""The start: the environment becomes settings, the settings become the router. The one module that reads `os.environ`.
+
+gunicorn.conf.py imports it in the arbiter, before any worker is forked: what is made here, all workers share.
+"""
+
+import logging.config
+import os
+import sys
+
+from app import logs
+from app.backends.simulated import SimulatedModel
+from app.config import load_settings
+from app.cores import usable_cores
+from app.errors import RouterError
+from app.lifecycle import Lifecycle
+from app.main import create_app
+
+INHERITED = "ROUTER_INHERITED"
+"""Set by a binary upgrade (USR2) for the program it starts; never set by a user."""
+
+try:
+    settings = load_settings(os.environ, usable_cores())
+    log_config = logs.configure(settings)
+    logging.config.dictConfig(log_config)
+    lifecycle = Lifecycle(settings, INHERITED, os.environ.pop(INHERITED, None))
+except RouterError as error:
+    sys.exit(f"router: {error}")
+
+application = create_app(
+    settings,
+    lifecycle.limiter,
+    lifecycle.metrics,
+    SimulatedModel(settings.model_ref, settings.simulated_latency_ms / 1000),
+    lifecycle.drain,
+)
+if "MAX_CONCURRENCY" not in os.environ:
+    logging.getLogger("router").info("MAX_CONCURRENCY is not set: the default %d applies", settings.max_concurrency)

@@ -1,0 +1,37 @@
+"""gunicorn's configuration: `gunicorn -c gunicorn.conf.py`. Settings come from the environment; see the README."""
+
+from gevent import monkey
+
+monkey.patch_all()  # before anything else is imported: with preload_app, the worker's own patching comes too late
+
+import os  # noqa: E402
+
+from app.capacity import reserve_connections  # noqa: E402
+from app.errors import SettingsError  # noqa: E402
+from app.wsgi import lifecycle, log_config, settings  # noqa: E402
+
+wsgi_app = "app.wsgi:application"
+worker_class = "app.worker.RouterWorker"
+workers = settings.web_concurrency
+try:
+    worker_connections = reserve_connections(settings)
+except SettingsError as error:
+    raise SystemExit(f"router: {error}") from None
+bind = settings.binds
+backlog = 4096
+keepalive = settings.keepalive_s
+graceful_timeout = settings.graceful_timeout_s
+timeout = 30  # seconds without a heartbeat until a worker counts as hung; it limits no request
+preload_app = True
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # heartbeats on a disk could stall
+control_socket_disable = True
+loglevel = settings.log_level
+logconfig_dict = log_config
+
+when_ready = lifecycle.when_ready
+pre_fork = lifecycle.pre_fork
+post_fork = lifecycle.post_fork
+post_worker_init = lifecycle.post_worker_init
+child_exit = lifecycle.child_exit
+pre_exec = lifecycle.pre_exec
+on_exit = lifecycle.on_exit
