@@ -23,6 +23,7 @@ keepalive = settings.keepalive_s
 graceful_timeout = settings.graceful_timeout_s
 timeout = 30  # seconds without a heartbeat until a worker counts as hung; it limits no request
 preload_app = True
+http_parser = "python"  # the strict one: the C parser takes bare LF and folded headers, which proxies read differently
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # heartbeats on a disk could stall
 control_socket_disable = True
 loglevel = settings.log_level

@@ -35,6 +35,7 @@ from app.errors import ClientGone
 
 _HEARTBEAT_S = 1.0
 _FIRST_REQUEST_GRACE_S = 0.5  # a drain lets a new connection, whose request may be under way, speak this long
+_HEAD_TIMEOUT_S = 30.0  # for a request's head to arrive whole, where KEEPALIVE_S is 0
 _LINGER_S = 1.0
 _LINGER_BYTES = 1 << 20
 _READ_CHUNK = 1 << 16
@@ -157,7 +158,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             parser = http.get_parser(self.cfg, client, addr)
             while self._wait_for_request(connection, parser):
                 request = None
-                with self.timeout_ctx():
+                with gevent.Timeout(self.cfg.keepalive or _HEAD_TIMEOUT_S, False):
                     request = next(parser)
                 if request is None or not self.handle_request(listener.getsockname(), request, client, addr):
                     break
@@ -179,9 +180,9 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         buffered = parser.unreader.take_buffered()
         if buffered:
             parser.unreader.unread(buffered)  # a pipelined request
-        elif not (self.alive or self.server_drains()) and connection.served:
+        elif connection.served and not self.alive:
             return False
-        else:
+        elif not getattr(connection.sock, "pending", int)():  # nothing decrypted and not yet read either
             try:
                 wait_read(connection.sock.fileno(), timeout=self.cfg.keepalive or None, timeout_exc=TimeoutError())
             except TimeoutError:
@@ -213,6 +214,8 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             finally:
                 if hasattr(chunks, "close"):
                     chunks.close()
+        except OSError:
+            raise  # the client went away: handle() knows which kinds to pass over
         except Exception:
             if response is not None and response.headers_sent:
                 self.log.exception("Error in mid-response; the connection is cut")

@@ -1,0 +1,32 @@
+"""Fixtures for tests against the real router."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.gate import Gate
+from tests.support.router import Router
+
+GATED = "tests.support.gated_wsgi"
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """An observer that holds requests inside the model."""
+    with Gate(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Router]]:
+    """Starts a router with these settings; stopped at the end of the test."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(Router(tmp_path, **settings))
+
+
+@pytest.fixture
+def start_gated(gate: Gate, start: Callable[..., Router]) -> Callable[..., Router]:
+    """Starts a router whose model enters the gate."""
+    return lambda **settings: start(app=f"{GATED}:application", TEST_GATE=gate.path, **settings)

@@ -1,0 +1,52 @@
+"""Many clients at once: a thread each, started together, joined before the test goes on."""
+
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import requests
+
+
+class Crowd:
+    """Runs `ask` in a thread per client and keeps what it returned, or the exception's name, by client number."""
+
+    def __init__(self, ask: Callable[[int], Any]) -> None:
+        self._ask = ask
+        self._threads: list[threading.Thread] = []
+        self.answers: dict[int, Any] = {}
+
+    def send(self, count: int) -> "Crowd":
+        """Start `count` more clients."""
+        first = len(self._threads)
+        fresh = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(first, first + count)]
+        self._threads += fresh
+        for thread in fresh:
+            thread.start()
+        return self
+
+    def join(self, seconds: float = 60) -> "Crowd":
+        """Wait for all of them; fail if one is still waiting after `seconds`."""
+        for thread in self._threads:
+            thread.join(seconds)
+            assert not thread.is_alive(), "a client is still waiting for its answer"
+        return self
+
+    def counts(self) -> Counter[Any]:
+        """How many clients got which answer."""
+        return Counter(self.answers.values())
+
+    def _run(self, number: int) -> None:
+        try:
+            self.answers[number] = self._ask(number)
+        except requests.RequestException as error:
+            self.answers[number] = type(error).__name__
+
+
+def raw_request(port: int, prompt: str = "hello", head: str = "", body: bytes | None = None) -> socket.socket:
+    """A connection on which a POST /infer was sent and nothing read."""
+    sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+    payload = f'{{"prompt": "{prompt}"}}'.encode() if body is None else body
+    sock.sendall(f"POST /infer HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+    return sock

@@ -1,0 +1,31 @@
+"""The router with a model that enters the test's gate (gate.py): `gunicorn -c gunicorn.conf.py tests.support.gated_wsgi`.
+
+The same settings, limiter, metrics and application as app/wsgi.py; only the model is another.
+"""
+
+import os
+import socket
+
+from app.backends import Inference
+from app.main import create_app
+from app.wsgi import lifecycle, settings
+
+
+class GatedModel:
+    """Inside the model is: connected to the gate."""
+
+    ref = settings.model_ref
+
+    def infer(self, request: Inference) -> None:
+        if request.options.get("raise"):
+            raise RuntimeError("the model was told to fail")
+        with socket.socket(socket.AF_UNIX) as gate:
+            gate.connect(os.environ["TEST_GATE"])
+            gate.sendall(request.prompt.encode() or b"-")
+            gate.recv(1)
+
+    def unusable(self) -> str | None:
+        return None
+
+
+application = create_app(settings, lifecycle.limiter, lifecycle.metrics, GatedModel(), lifecycle.drain)

@@ -1,0 +1,141 @@
+"""A real router for tests: gunicorn with the project's own configuration, on free loopback ports."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+    """Return as soon as the condition holds; fail after `seconds`. For states that can only be asked for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.01)
+
+
+class Router:
+    """`with Router(folder, MAX_CONCURRENCY=3) as router:` runs it; it is gone afterwards, whatever happens."""
+
+    def __init__(self, folder: Path, app: str | None = None, options: tuple[str, ...] = (), **settings: object) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_path = folder / f"router-{self.port}.log"
+        self._command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *options, *([app] if app else [])]
+        given = {name: str(value) for name, value in settings.items()}
+        self._env = {
+            **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "PYTHONPATH", "TMPDIR")},
+            "BIND": f"127.0.0.1:{self.port}",
+            "WEB_CONCURRENCY": "2",
+            "GRACEFUL_TIMEOUT_S": "20",
+            **given,
+        }
+        self._process: subprocess.Popen[bytes]
+
+    def start(self) -> "Router":
+        """Start, and wait until every worker answers for itself."""
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        until(lambda: self.exited() or len(self.workers()) == self.wanted_workers and self.ready(), "router is ready")
+        if self.exited():
+            raise AssertionError(f"the router exited with {self._process.returncode}:\n{self.log()}")
+        return self
+
+    def __enter__(self) -> "Router":
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if not self.exited():
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(10)
+        finally:
+            if error is not None:
+                sys.stderr.write(self.log())
+
+    @property
+    def wanted_workers(self) -> int:
+        return int(self._env["WEB_CONCURRENCY"])
+
+    @property
+    def pid(self) -> int:
+        """Process id of the arbiter."""
+        return self._process.pid
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers, oldest first."""
+        return children(self.pid)
+
+    def ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def exited(self) -> bool:
+        return self._process.poll() is not None
+
+    def wait_exit(self, seconds: float = 20) -> int:
+        """The exit code."""
+        return self._process.wait(seconds)
+
+    def signal(self, number: signal.Signals, pid: int | None = None) -> None:
+        os.kill(pid or self.pid, number)
+
+    def infer(self, prompt: str = "hello", **kwargs: Any) -> requests.Response:
+        """POST /infer on a connection of its own."""
+        body = {"prompt": prompt, **kwargs.pop("members", {})}
+        return requests.post(f"{self.url}/infer", json=body, timeout=60, **kwargs)
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of one scrape, by its name and labels as written."""
+        text = requests.get(f"{self.url}/metrics", timeout=20).text
+        return {name: float(value) for name, value in re.findall(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", text, re.MULTILINE)}
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The log's JSON lines."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the living children of a process, oldest first."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+    return [child for child in sorted(found) if _state(child) not in "ZX"]
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
