@@ -1,0 +1,136 @@
+"""Bare forked processes over one shared table: the limiter without any server around it."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gevent.hub import reinit
+
+from app import limiter, line, slots
+from app.limiter import Limiter
+from app.shared import SharedTable
+from app.slots import Slots
+
+
+@dataclass
+class Parent:
+    """The process that forks: the arbiter's part in these tests."""
+
+    limit: int
+    queue_size: int = 0
+    timeout_s: float = 20.0
+    pids: dict[int, int] = field(default_factory=dict)
+    doors: list[Limiter] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.table = SharedTable(
+            (*limiter.COLUMNS, *slots.COLUMNS),
+            (*limiter.CELLS, *slots.CELLS),
+            line.array_words(self.queue_size),
+        )
+        self.slots = Slots(self.table, self.limit, self.queue_size)
+
+    def close(self) -> None:
+        """Close the bells, which are many; the table itself goes with its last view."""
+        for door in self.doors:
+            if door._bell is not None:
+                door._bell.stop()
+        for bell in self.table.bells:
+            os.close(bell)
+
+    def door(self) -> Limiter:
+        """The limiter as a worker in this process would have it, with a slot of its own."""
+        return self._door(self.slots.claim())
+
+    def _door(self, slot: int) -> Limiter:
+        door = Limiter(self.table, self.limit, self.queue_size, self.timeout_s)
+        door.attach(slot)
+        self.doors.append(door)
+        return door
+
+    def fork(self, work: Callable[[Limiter], None]) -> int:
+        """Run `work` in a child with a slot of its own; answers the child's process id."""
+        slot = self.slots.claim()
+        pid = os.fork()
+        if pid:
+            self.pids[pid] = slot
+            return pid
+        try:
+            signal.alarm(100)  # whatever goes wrong, no child outlives the test
+            reinit()
+            self.slots.occupy(slot)
+            work(self._door(slot))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+            os._exit(1)
+
+    def reap(self, pid: int) -> int:
+        """Wait for a child, reclaim its slot as the arbiter does, and answer how it ended: exit code or -signal."""
+        _, status = os.waitpid(pid, 0)
+        self.slots.reclaim(self.pids.pop(pid))
+        return os.waitstatus_to_exitcode(status)
+
+    def reap_all(self) -> None:
+        """Wait for every child; fail if one failed."""
+        for pid in list(self.pids):
+            assert self.reap(pid) == 0, "a child failed; see its traceback"
+
+    def taken(self) -> int:
+        """Permits taken, from the table itself."""
+        with self.table.lock:
+            return sum(self.table.column("inflight")) + line.Line(self.table, self.queue_size).granted
+
+
+class Barrier:
+    """Processes wait here until the parent lets all go at once."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self._ready_read, self._ready_write = os.pipe()
+
+    def arrive(self) -> None:
+        """In a child: say so, and wait."""
+        os.write(self._ready_write, b".")
+        os.read(self._read, 1)
+
+    def wait_arrived(self, count: int) -> None:
+        """In the parent: until `count` children have arrived."""
+        while count:
+            count -= len(os.read(self._ready_read, count))
+
+    def close(self) -> None:
+        for fd in (self._read, self._write, self._ready_read, self._ready_write):
+            os.close(fd)
+
+    def lift(self, count: int) -> None:
+        """In the parent: let `count` children go."""
+        os.write(self._write, b"." * count)
+
+
+class KernelCount:
+    """An observer that the kernel keeps exact: a semaphore with as many tokens as may be inside.
+
+    Entering takes a token without waiting and fails if there is none: then more were inside than allowed.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._fd = os.eventfd(limit, os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+
+    def enter(self) -> None:
+        try:
+            os.eventfd_read(self._fd)
+        except BlockingIOError:
+            raise AssertionError("more are inside than the cap allows") from None
+
+    def leave(self) -> None:
+        os.eventfd_write(self._fd, 1)
+
+    def free(self) -> int:
+        """Tokens left, without taking any."""
+        with open(f"/proc/self/fdinfo/{self._fd}") as info:
+            (count,) = (line.split()[1] for line in info if line.startswith("eventfd-count"))
+        return int(count, 16)
