@@ -91,7 +91,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         listener.setblocking(1)
         tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
         server = StreamServer(
-            listener, handle=partial(self.handle, listener), spawn=Pool(self.worker_connections), **tls
+            listener, handle=partial(self.handle, listener.getsockname()), spawn=Pool(self.worker_connections), **tls
         )
         if self.cfg.workers > 1:
             server.max_accept = 1  # leave the next connection to the other workers
@@ -149,7 +149,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         return any(connection.busy for connection in self._connections)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """One connection, from accept to close."""
+        """One connection, from accept to close. `listener` is the address it came in at: the socket may be closed."""
         client.setblocking(1)
         connection = _Connection(client)
         self._connections.add(connection)
@@ -160,13 +160,13 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
                 request = None
                 with gevent.Timeout(self.cfg.keepalive or _HEAD_TIMEOUT_S, False):
                     request = next(parser)
-                if request is None or not self.handle_request(listener.getsockname(), request, client, addr):
+                if request is None or not self.handle_request(listener, request, client, addr):
                     break
                 connection.served, connection.busy = True, False
         except (StopIteration, http.errors.NoMoreData, ClientGone, gevent.GreenletExit):
             pass
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF):
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self.log.exception("Socket error processing request.")
         except Exception as error:
             self.handle_error(request, client, addr, error)
@@ -269,8 +269,10 @@ class _Response(wsgi.Response):  # type: ignore[misc]
 
 
 def _close(servers: list[StreamServer]) -> None:
+    """Accept no more, and let the greenlets of what was just accepted enter themselves as connections."""
     for server in servers:
         server.close()
+    gevent.sleep(0)
 
 
 def _linger(sock: Any) -> None:

@@ -16,6 +16,7 @@ class Crowd:
         self._ask = ask
         self._threads: list[threading.Thread] = []
         self.answers: dict[int, Any] = {}
+        self.errors: list[requests.RequestException] = []
 
     def send(self, count: int) -> "Crowd":
         """Start `count` more clients."""
@@ -42,6 +43,7 @@ class Crowd:
             self.answers[number] = self._ask(number)
         except requests.RequestException as error:
             self.answers[number] = type(error).__name__
+            self.errors.append(error)
 
 
 def raw_request(port: int, prompt: str = "hello", head: str = "", body: bytes | None = None) -> socket.socket:

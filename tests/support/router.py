@@ -16,6 +16,8 @@ from typing import Any
 import requests
 
 ROOT = Path(__file__).parents[2]
+GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
+"""The installed script, as users start it: `python -m gunicorn` can't be upgraded in place (USR2)."""
 
 
 def free_port() -> int:
@@ -42,7 +44,7 @@ class Router:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = folder / f"router-{self.port}.log"
-        self._command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *options, *([app] if app else [])]
+        self._command = [GUNICORN, "-c", "gunicorn.conf.py", *options, *([app] if app else [])]
         given = {name: str(value) for name, value in settings.items()}
         self._env = {
             **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "PYTHONPATH", "TMPDIR")},
@@ -73,8 +75,7 @@ class Router:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(10)
         finally:
-            if error is not None:
-                sys.stderr.write(self.log())
+            sys.stderr.write(self.log())  # pytest shows it if the test failed
 
     @property
     def wanted_workers(self) -> int:

@@ -1,0 +1,130 @@
+"""The queue over real workers."""
+
+from collections.abc import Callable
+
+import requests
+
+from tests.support.clients import Crowd, raw_request
+from tests.support.gate import Gate
+from tests.support.router import Router, until
+
+Start = Callable[..., Router]
+
+
+def queued(router: Router) -> float:
+    return router.metrics()["router_queued_requests"]
+
+
+def test_served_in_order_of_arrival_whichever_worker_holds_them(start_gated: Start, gate: Gate) -> None:
+    """Requests that arrive one after another, over two workers, enter the model in that order."""
+    router = start_gated(MAX_CONCURRENCY=1, QUEUE_SIZE=50, QUEUE_TIMEOUT_MS=30_000)
+    crowd = Crowd(lambda n: router.infer(f"nr {n}").status_code).send(1)
+    gate.wait_inside(1)
+    for n in range(1, 31):
+        crowd.send(1)
+        until(lambda: queued(router) == n, f"{n} wait")
+    for _ in range(31):
+        gate.wait_inside(1)
+        gate.let_go()
+    assert crowd.join().counts() == {200: 31}
+    assert gate.entered == [f"nr {n}" for n in range(31)]
+    assert gate.peak == 1
+
+
+def test_full_queue_and_late_waiter_are_refused_with_their_reason(start_gated: Start, gate: Gate) -> None:
+    """queue_full at once, queue_timeout after the wait, both with a computed Retry-After, neither in the model."""
+    router = start_gated(MAX_CONCURRENCY=1, QUEUE_SIZE=2, QUEUE_TIMEOUT_MS=1500)
+    first = Crowd(lambda _: router.infer().status_code).send(1)
+    gate.wait_inside(1)
+    waiting = Crowd(lambda _: router.infer()).send(2)
+    until(lambda: queued(router) == 2, "two wait")
+    full = router.infer()
+    assert (full.status_code, full.json()["code"]) == (429, "queue_full")
+    assert full.headers["Content-Type"] == "application/problem+json"
+    assert 1 <= int(full.headers["Retry-After"]) <= 60
+    for late in waiting.join().answers.values():
+        assert (late.status_code, late.json()["code"]) == (429, "queue_timeout")
+        assert 1 <= int(late.headers["Retry-After"]) <= 60
+    assert queued(router) == 0
+    gate.open()
+    assert first.join().counts() == {200: 1}
+    assert len(gate.entered) == 1
+    metrics = router.metrics()
+    assert metrics['router_rejected_requests_total{reason="queue_full"}'] == 1
+    assert metrics['router_rejected_requests_total{reason="queue_timeout"}'] == 2
+
+
+def test_without_a_queue_overflow_is_refused_at_once(start_gated: Start, gate: Gate) -> None:
+    """limit_reached, with Retry-After."""
+    router = start_gated(MAX_CONCURRENCY=1)
+    held = Crowd(lambda _: router.infer().status_code).send(1)
+    gate.wait_inside(1)
+    refused = router.infer()
+    assert (refused.status_code, refused.json()["code"]) == (429, "limit_reached")
+    assert refused.headers["Retry-After"] == "1"
+    gate.open()
+    held.join()
+
+
+def test_waiter_whose_client_left_leaves_the_queue_at_once(start_gated: Start, gate: Gate) -> None:
+    """It neither keeps a place nor reaches the model, and those behind it move up."""
+    router = start_gated(MAX_CONCURRENCY=1, QUEUE_SIZE=2, QUEUE_TIMEOUT_MS=60_000)
+    crowd = Crowd(lambda n: router.infer(f"nr {n}").status_code).send(1)
+    gate.wait_inside(1)
+    leaving = raw_request(router.port, "leaving")
+    until(lambda: queued(router) == 1, "it waits")
+    crowd.send(1)
+    until(lambda: queued(router) == 2, "another waits behind it")
+    leaving.close()
+    until(lambda: queued(router) == 1, "it left")
+    gate.let_go()
+    gate.wait_entered(2)
+    gate.open()
+    assert crowd.join().counts() == {200: 2}
+    assert gate.entered == ["nr 0", "nr 1"]
+
+
+def test_dead_workers_waiters_give_way_to_the_living(start_gated: Start, gate: Gate) -> None:
+    """SIGKILL of a worker with requests inside and waiting: its places go to those who still wait."""
+    import os
+    import signal
+
+    router = start_gated(MAX_CONCURRENCY=4, QUEUE_SIZE=20, QUEUE_TIMEOUT_MS=60_000)
+    crowd = Crowd(lambda _: router.infer().status_code).send(16)
+    gate.wait_inside(4)
+    until(lambda: queued(router) == 12, "12 wait")
+    os.kill(router.workers()[0], signal.SIGKILL)
+    until(lambda: crowd.counts()["ConnectionError"] > 0, "the dead worker's clients noticed")
+    until(lambda: router.metrics()["router_workers"] == 2, "the worker is replaced")
+    gate.wait_inside(min(4, 16 - crowd.counts()["ConnectionError"]))
+    gate.open()
+    counts = crowd.join().counts()
+    assert set(counts) == {200, "ConnectionError"}
+    assert gate.peak == 4
+    metrics = router.metrics()
+    assert (metrics["router_inflight_requests"], metrics["router_queued_requests"]) == (0, 0)
+
+
+def test_probes_answer_while_the_cap_and_the_queue_are_full_and_many_knock(start_gated: Start, gate: Gate) -> None:
+    """Every probe and scrape answers 200 while ten times as many clients as may be served are being refused."""
+    router = start_gated(MAX_CONCURRENCY=8, QUEUE_SIZE=8, QUEUE_TIMEOUT_MS=60_000, ACCESS_LOG="off")
+    held = Crowd(lambda _: router.infer().status_code).send(16)
+    gate.wait_inside(8)
+    until(lambda: queued(router) == 8, "the queue is full")
+    knocking = True
+
+    def knock(_: int) -> set[int]:
+        seen = set()
+        with requests.Session() as session:
+            while knocking:
+                seen.add(session.post(f"{router.url}/infer", json={"prompt": "x"}, timeout=20).status_code)
+        return seen
+
+    crowd = Crowd(knock).send(160)
+    for _ in range(20):
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert requests.get(router.url + path, timeout=20).status_code == 200
+    knocking = False
+    assert all(seen == {429} for seen in crowd.join().answers.values())
+    gate.open()
+    assert held.join().counts() == {200: 16}

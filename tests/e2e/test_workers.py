@@ -1,0 +1,140 @@
+"""Workers come and go (TTIN, TTOU, HUP, max_requests, USR2, too many of them): one cap, no permit lost."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from app.shared import SLOTS
+from tests.support.clients import Crowd
+from tests.support.gate import Gate
+from tests.support.router import Router, children, until
+from tests.support.start import run_to_exit
+
+Start = Callable[..., Router]
+
+
+def hold(router: Router, gate: Gate, count: int) -> Crowd:
+    """That many requests inside the model."""
+    inside = gate.inside
+    crowd = Crowd(lambda _: router.infer().status_code).send(count)
+    gate.wait_inside(inside + count)
+    return crowd
+
+
+def expect_full(router: Router, gate: Gate, limit: int) -> None:
+    """All permits are taken, whoever is asked."""
+    assert gate.inside == limit
+    refused = Crowd(lambda _: router.infer().status_code).send(12).join()
+    assert refused.counts() == {429: 12}
+    assert gate.peak == limit
+
+
+def expect_all_back(router: Router, gate: Gate, limit: int) -> None:
+    """Nothing is in flight, and a full `limit` can be admitted again, not one more."""
+    gate.open()
+    until(lambda: router.metrics()["router_inflight_requests"] == 0, "nothing is in flight")
+    gate.close()
+    crowd = hold(router, gate, limit)
+    expect_full(router, gate, limit)
+    gate.open()
+    assert crowd.join().counts() == {200: limit}
+
+
+def test_more_and_fewer_workers_share_one_cap(start_gated: Start, gate: Gate) -> None:
+    """TTIN twice, then TTOU twice with requests on every worker: the cap stays what it is, nobody is cut off."""
+    router = start_gated(MAX_CONCURRENCY=6)
+    crowd = hold(router, gate, 2)
+    for count in (3, 4):
+        router.signal(signal.SIGTTIN)
+        until(lambda: router.metrics()["router_workers"] == count, f"{count} workers")
+    crowd2 = hold(router, gate, 4)
+    expect_full(router, gate, 6)
+    for count in (1, 2):
+        router.signal(signal.SIGTTOU)
+        until(lambda: router.log().count("Handling signal: ttou") == count, "the signal is handled")
+    expect_full(router, gate, 6)
+    gate.open()
+    assert crowd.join().counts() + crowd2.join().counts() == {200: 6}
+    until(lambda: router.metrics()["router_workers"] == 2, "two workers")
+    expect_all_back(router, gate, 6)
+
+
+def test_reload_with_old_workers_still_draining_keeps_one_cap(start_gated: Start, gate: Gate) -> None:
+    """HUP while requests are inside: old and new workers together admit no more than the cap."""
+    router = start_gated(MAX_CONCURRENCY=4)
+    crowd = hold(router, gate, 3)
+    old = router.workers()
+    router.signal(signal.SIGHUP)
+    until(lambda: len(set(router.workers()) - set(old)) == 2, "two new workers")
+    crowd2 = hold(router, gate, 1)
+    expect_full(router, gate, 4)
+    gate.open()
+    assert crowd.join().counts() + crowd2.join().counts() == {200: 4}
+    until(lambda: not set(router.workers()) & set(old), "the old workers are gone")
+    expect_all_back(router, gate, 4)
+
+
+def test_recycling_of_workers_loses_no_request(start: Start) -> None:
+    """max_requests: workers end after a number of requests, and no client notices."""
+    router = start(MAX_CONCURRENCY=50, SIMULATED_LATENCY_MS=5, options=("--max-requests", "20"))
+    before = set(router.workers())
+    crowd = Crowd(lambda _: tuple(router.infer().status_code for _ in range(25))).send(8)
+    assert crowd.join().counts() == {(200,) * 25: 8}
+    assert not before & set(router.workers()), "the first workers were recycled"
+    metrics = router.metrics()
+    assert metrics["router_inflight_requests"] == 0
+    assert metrics['router_requests_total{code="200",model="simulated",route="/infer"}'] == 200
+
+
+def test_binary_upgrade_keeps_one_cap_and_hands_over_the_counters(start_gated: Start, gate: Gate) -> None:
+    """USR2: the new server shares the cap with the old while both run, and goes on alone when the old one ends."""
+    router = start_gated(MAX_CONCURRENCY=4)
+    crowd = hold(router, gate, 3)
+    old_workers = set(router.workers())
+    router.signal(signal.SIGUSR2)
+    until(lambda: set(router.workers()) - old_workers, "a second arbiter")
+    (arbiter,) = set(router.workers()) - old_workers
+    until(lambda: len(children(arbiter)) == 2, "the second arbiter's workers")
+    until(lambda: router.metrics()["router_workers"] == 4, "four workers in one table")
+    crowd2 = hold(router, gate, 1)
+    expect_full(router, gate, 4)
+    gate.open()
+    assert crowd.join().counts() + crowd2.join().counts() == {200: 4}
+    router.signal(signal.SIGTERM)
+    assert router.wait_exit() == 0
+    try:
+        expect_all_back(router, gate, 4)
+        metrics = router.metrics()
+        assert metrics["router_workers"] == 2
+        assert metrics['router_requests_total{code="200",model="simulated",route="/infer"}'] == 8
+        assert router.ready()
+    finally:
+        os.kill(arbiter, signal.SIGTERM)
+        until(lambda: not os.path.exists(f"/proc/{arbiter}"), "the second arbiter is gone")
+
+
+def test_upgrade_to_other_limits_is_refused() -> None:
+    """A program that would count differently doesn't join the table; the reason is one line."""
+    upgrade = run_to_exit({"MAX_CONCURRENCY": "5"}, inherit_from={"MAX_CONCURRENCY": "4"})
+    assert upgrade.returncode != 0
+    assert "needs the same MAX_CONCURRENCY" in upgrade.stderr
+    assert "Traceback" not in upgrade.stderr
+
+
+@pytest.mark.slow
+def test_worker_without_a_free_slot_fails_with_a_clear_line(start_gated: Start, gate: Gate) -> None:
+    """More live workers than slots: the new one exits and says why; rows are never shared; the server lives."""
+    router = start_gated(MAX_CONCURRENCY=3, WEB_CONCURRENCY=32)
+    crowd = hold(router, gate, 3)
+    for count in range(1, SLOTS - 32 + 2):
+        router.signal(signal.SIGTTIN)
+        until(lambda: router.log().count("Handling signal: ttin") == count, "the signal is handled")
+    until(lambda: f"all {SLOTS} worker slots" in router.log(), "the log says so", 60)
+    assert router.metrics()["router_workers"] <= SLOTS
+    assert not router.exited()
+    expect_full(router, gate, 3)
+    gate.open()
+    assert crowd.join().counts() == {200: 3}
+    assert router.ready()
