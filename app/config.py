@@ -82,7 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30
     keepalive_s: Annotated[
         int,
-        _setting("0 to 3600", "How long an idle connection is kept, seconds; 0 closes after each answer.", ge=0, le=3600),
+        _setting(
+            "0 to 3600", "How long an idle connection is kept, seconds; 0 closes after each answer.", ge=0, le=3600
+        ),
     ] = 75
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],

@@ -88,7 +88,7 @@ class Exchange:
 
 
 def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], None]) -> WSGIApplication:
-    """The outermost layer: every request gets an exchange, every answer its id and timing; `on_end` once, at the end."""
+    """The outermost layer: every request gets an exchange, every answer its id and timing; `on_end` runs once."""
 
     def outermost(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         exchange = environ[ENVIRON_KEY] = Exchange(environ)

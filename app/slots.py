@@ -34,7 +34,9 @@ class Slots(NamedTuple):
                     rows[0] = max(rows[0], slot + 1)
                     arbiters[slot] = os.getpid()
                     return slot
-        raise NoFreeSlot(f"all {SLOTS} worker slots belong to live workers; wait for old ones to exit or lower WEB_CONCURRENCY")
+        raise NoFreeSlot(
+            f"all {SLOTS} worker slots belong to live workers; wait for old ones to exit or lower WEB_CONCURRENCY"
+        )
 
     def occupy(self, slot: int) -> None:
         """Called by the worker itself, once it runs."""

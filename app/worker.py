@@ -2,8 +2,9 @@
 
 What differs from gunicorn's own gevent worker, which parses requests and writes responses here too:
 - **Drain.** A connection is idle while it waits for the first byte of a request, busy from there to the last byte of
-  the answer. When the worker stops, idle connections end at once and busy ones after their answer, which then says
-  `Connection: close`. The worker is gone as soon as nothing is busy.
+  the answer. When the worker stops, busy connections end after their answer, which then says `Connection: close`, and
+  idle ones at once, except that one opened or answered within the last half second, whose next request may be on its
+  way, has the rest of that time to speak. The worker is gone as soon as no connection is left that may be waited for.
 - **Who accepts meanwhile.** A worker that makes way for another stops accepting at once. When the whole server drains,
   workers with requests left go on accepting, so that `/readyz` can say 503; new work is refused by the application.
 - **Unread bodies.** A body the application did not read (413) is not waited for: the answer says `Connection: close`
@@ -15,6 +16,7 @@ Handlers that are still busy when `graceful_timeout` ends are stopped, which giv
 
 import errno
 import os
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
+from gevent.monkey import get_original
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gevent.socket import wait_read
@@ -33,8 +36,11 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.errors import ClientGone
 
+_poll = get_original("select", "poll")
+
 _HEARTBEAT_S = 1.0
-_FIRST_REQUEST_GRACE_S = 0.5  # a drain lets a new connection, whose request may be under way, speak this long
+_DRAIN_STEP_S = 0.05
+_GRACE_S = 0.5  # a connection opened or answered less than this ago may have a request on its way
 _HEAD_TIMEOUT_S = 30.0  # for a request's head to arrive whole, where KEEPALIVE_S is 0
 _LINGER_S = 1.0
 _LINGER_BYTES = 1 << 20
@@ -44,24 +50,38 @@ _READ_CHUNK = 1 << 16
 class _Connection:
     """A client's connection while the worker holds it."""
 
-    __slots__ = ("busy", "served", "sock")
+    __slots__ = ("busy", "quiet_since", "served", "sock")
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
         self.busy = False
         self.served = False
+        self.quiet_since = time.monotonic()
 
-    def end_if_idle(self) -> None:
-        """Wake the reader with an end of file. Bytes that had arrived are still read and answered."""
-        if not self.busy:
-            try:
-                self.sock.shutdown(socket.SHUT_RD)
-            except OSError:
-                pass  # the client was faster
+    def answered(self) -> None:
+        """The connection is idle again."""
+        self.busy, self.served, self.quiet_since = False, True, time.monotonic()
+
+    def may_be_spoken_on(self) -> bool:
+        """Whether a request is in progress or may be on its way."""
+        return self.busy or time.monotonic() - self.quiet_since < _GRACE_S
+
+    def end(self) -> None:
+        """End an idle connection, unless a request has just arrived: that one is read and answered."""
+        arrival = _poll()
+        try:
+            arrival.register(self.sock.fileno(), select.POLLIN)
+            if not arrival.poll(0):
+                self.sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, which closes
+        except (OSError, ValueError):
+            pass  # the client was faster
 
 
 class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """See the module's opening lines."""
+
+    alive: bool
+    sockets: list[Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -80,8 +100,9 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         servers = [self._serve(listener) for listener in self.sockets]
-        while self.alive and not self.server_drains():
-            self._beat()
+        while self.alive and not self.server_drains():  # the latter for a SIGTERM that came too early to be heard
+            self.notify()
+            self.every_second()
             self._sleep_until_signal(_HEARTBEAT_S)
         self.alive = False
         self._drain(servers)
@@ -98,10 +119,6 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         server.start()
         return server
 
-    def _beat(self) -> None:
-        self.notify()
-        self.every_second()
-
     def _sleep_until_signal(self, seconds: float) -> None:
         """gunicorn has Python write a byte to PIPE for every signal."""
         try:
@@ -111,42 +128,28 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             pass
 
     def _drain(self, servers: list[StreamServer]) -> None:
+        """Wait for the requests in progress, at most `graceful_timeout`; then cut off what is left."""
         deadline = time.monotonic() + self.cfg.graceful_timeout
-        grace_ends = time.monotonic() + _FIRST_REQUEST_GRACE_S
-        if not self.server_drains():
-            _close(servers)
-        while time.monotonic() < deadline:
-            in_grace = time.monotonic() < grace_ends
-            for connection in list(self._connections):
-                if connection.served or not in_grace:
-                    connection.end_if_idle()
-            # A server that drains as a whole has idle connections of probes, new ones too: they keep no worker alive.
-            if not any(c.busy or not (c.served or self.server_drains()) for c in self._connections):
-                break
-            self._ended.clear()
-            self._ended.wait(0.05 if in_grace else 0.5)
-            self.notify()
+        if self.server_drains():
+            # Go on accepting for probes; what they keep open doesn't keep this worker alive, requests do.
+            self._wait_while(deadline, lambda connection: connection.busy)
         _close(servers)
-        self._finish_accepted(deadline)
+        self._wait_while(deadline, _Connection.may_be_spoken_on)
         busy = sum(connection.busy for connection in self._connections)
         if busy:
             self.log.warning("graceful timeout: %d requests are cut off (pid %s)", busy, self.pid)
             for server in servers:
                 server.stop(timeout=1)
 
-    def _finish_accepted(self, deadline: float) -> None:
-        """What was accepted while the last busy connection ended is answered too; bounded like the drain itself."""
-        grace_ends = min(deadline, time.monotonic() + _FIRST_REQUEST_GRACE_S)
-        while self._connections and time.monotonic() < (deadline if self._any_busy() else grace_ends):
+    def _wait_while(self, deadline: float, holds: Callable[[_Connection], bool]) -> None:
+        """Until `holds` is true of no connection any more, ending those that are idle."""
+        while any(holds(connection) for connection in self._connections) and time.monotonic() < deadline:
             for connection in list(self._connections):
-                if connection.served:
-                    connection.end_if_idle()
+                if not connection.may_be_spoken_on():
+                    connection.end()
             self._ended.clear()
-            self._ended.wait(0.05)
+            self._ended.wait(_DRAIN_STEP_S)
             self.notify()
-
-    def _any_busy(self) -> bool:
-        return any(connection.busy for connection in self._connections)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """One connection, from accept to close. `listener` is the address it came in at: the socket may be closed."""
@@ -158,11 +161,11 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             parser = http.get_parser(self.cfg, client, addr)
             while self._wait_for_request(connection, parser):
                 request = None
-                with gevent.Timeout(self.cfg.keepalive or _HEAD_TIMEOUT_S, False):
+                with gevent.Timeout(self.cfg.keepalive or _HEAD_TIMEOUT_S, False):  # type: ignore[arg-type]  # False: end silently
                     request = next(parser)
                 if request is None or not self.handle_request(listener, request, client, addr):
                     break
-                connection.served, connection.busy = True, False
+                connection.answered()
         except (StopIteration, http.errors.NoMoreData, ClientGone, gevent.GreenletExit):
             pass
         except OSError as error:
@@ -180,8 +183,6 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         buffered = parser.unreader.take_buffered()
         if buffered:
             parser.unreader.unread(buffered)  # a pipelined request
-        elif connection.served and not self.alive:
-            return False
         elif not getattr(connection.sock, "pending", int)():  # nothing decrypted and not yet read either
             try:
                 wait_read(connection.sock.fileno(), timeout=self.cfg.keepalive or None, timeout_exc=TimeoutError())
@@ -263,8 +264,10 @@ class _Response(wsgi.Response):  # type: ignore[misc]
         self.request_body: _RequestBody
 
     def send_headers(self) -> None:
-        if not self.headers_sent and not (self._worker.alive and self.cfg.keepalive and self.request_body.finished()):
-            self.force_close()
+        if not self.headers_sent:
+            worker = self._worker
+            if not (worker.alive and self.cfg.keepalive and self.request_body.finished()) or worker.server_drains():
+                self.force_close()
         super().send_headers()
 
 
@@ -279,7 +282,7 @@ def _linger(sock: Any) -> None:
     """Discard what a client still sends of a body that was refused: closing over it would reset the connection and
     with it the answer on its way (RFC 9112 section 9.6)."""
     discarded = 0
-    with gevent.Timeout(_LINGER_S, False):
+    with gevent.Timeout(_LINGER_S, False):  # type: ignore[arg-type]  # False: end silently
         sock.shutdown(socket.SHUT_WR)
         while discarded < _LINGER_BYTES and (data := sock.recv(_READ_CHUNK)):
             discarded += len(data)

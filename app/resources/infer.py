@@ -8,10 +8,10 @@ from msgspec import UNSET, UnsetType
 
 from app.backends import Inference, Model
 from app.config import Settings
+from app.drain import Drain
 from app.errors import Draining, InvalidRequest
 from app.exchange import ENVIRON_KEY, Exchange
 from app.limiter import Limiter
-from app.drain import Drain
 from app.resources.body import parse_object, read_body
 
 ROUTE = "/infer"

@@ -135,7 +135,7 @@ def test_newcomer_does_not_overtake_those_who_wait() -> None:
 
 
 def test_no_wakeup_is_lost_in_100_000_handovers() -> None:
-    """4 processes with more askers than permits hand over 100,000 times; if one wake-up were lost, an asker would hang."""
+    """4 processes with more askers than permits, 100,000 times: if one wake-up were lost, an asker would hang."""
     each = 25_000
     parent, count = Parent(limit=2, queue_size=64, timeout_s=60), KernelCount(2)
     waited_read, waited_write = os.pipe()
@@ -181,7 +181,9 @@ def test_waiter_that_leaves_passes_its_permit_on(granted_by: str) -> None:
     held.release()
     assert own.snapshot() == (1, 2), "granted to the first"
     permit = second.get(timeout=10)
-    assert first.ready() and third.ready() and not first.successful()
+    assert first.ready()
+    assert third.ready()
+    assert not first.successful()
     assert own.snapshot() == (1, 0)
     permit.release()
     assert own.snapshot() == (0, 0)
@@ -218,60 +220,55 @@ def _release_to_another(own: Limiter) -> None:
     own.acquire().release()
 
 
+def _death_at(step: int, victims_act: Callable[[Limiter], None]) -> int:
+    """Kill a process at that line of what it does, check what it leaves behind, and answer how it ended."""
+    parent, taken = Parent(limit=2, queue_size=4), Barrier()
+    own = parent.door()
+    held = [own.acquire() for _ in range(2 if victims_act is _acquire_and_queue else 1)]
+    waiters = [gevent.spawn(own.acquire)] if victims_act is _acquire_and_queue else []
+    gevent.sleep(0)
+
+    def victim(other: Limiter) -> None:
+        if victims_act is _release_to_another:
+            permit = other.acquire()
+            taken.arrive()
+            sys.settrace(_die_at(step))
+            permit.release()
+        else:
+            sys.settrace(_die_at(step))
+            victims_act(other)
+        sys.settrace(None)
+
+    pid = parent.fork(victim)
+    if victims_act is _release_to_another:
+        taken.wait_arrived(1)
+        waiters = [gevent.spawn(own.acquire) for _ in range(2)]
+        gevent.sleep(0)
+        taken.lift(1)
+    _, status = os.waitpid(pid, 0)
+    assert parent.taken() <= 2
+    parent.slots.reclaim(parent.pids.pop(pid))
+    for permit in held:
+        permit.release()
+    for waiter in waiters:
+        waiter.get(timeout=10).release()
+    assert own.snapshot() == (0, 0)
+    again = [own.acquire(), own.acquire()]
+    for permit in again:
+        permit.release()
+    assert own.snapshot() == (0, 0)
+    parent.close()
+    taken.close()
+    return os.waitstatus_to_exitcode(status)
+
+
 @pytest.mark.parametrize("victims_act", [_acquire_free, _acquire_and_queue, _release_to_another])
 def test_death_before_any_line_of_code_leaves_a_sound_table(victims_act: Callable[[Limiter], None]) -> None:
     """SIGKILL before every single line of acquire, enqueue and release, with others waiting: after the dead worker is
     reclaimed nobody is stuck, nothing is leaked, and there was never more than the cap."""
     step = 0
-    while True:
-        limit = 2
-        parent, count = Parent(limit=limit, queue_size=4), KernelCount(limit)
-        own = parent.door()
-        held = [own.acquire() for _ in range(limit - 1)]
-        if victims_act is _acquire_and_queue:
-            held.append(own.acquire())
-            waiters = [gevent.spawn(own.acquire)]
-        else:
-            waiters = []
-        gevent.sleep(0)
-        taken = Barrier()
-
-        def victim(other: Limiter, step: int = step, taken: Barrier = taken) -> None:
-            if victims_act is _release_to_another:
-                permit = other.acquire()
-                taken.arrive()
-                sys.settrace(_die_at(step))
-                permit.release()
-            else:
-                sys.settrace(_die_at(step))
-                victims_act(other)
-            sys.settrace(None)
-
-        pid = parent.fork(victim)
-        if victims_act is _release_to_another:
-            taken.wait_arrived(1)
-            waiters = [gevent.spawn(own.acquire) for _ in range(2)]
-            gevent.sleep(0)
-            taken.lift(1)
-        _, status = os.waitpid(pid, 0)
-        assert parent.taken() <= limit
-        parent.slots.reclaim(parent.pids.pop(pid))
-        for permit in held:
-            permit.release()
-        for waiter in waiters:
-            waiter.get(timeout=10).release()
-        assert own.snapshot() == (0, 0)
-        again = [own.acquire() for _ in range(limit)]
-        for permit in again:
-            count.enter()
-        for permit in again:
-            permit.release()
-        assert own.snapshot() == (0, 0)
-        parent.close()
-        taken.close()
-        if os.waitstatus_to_exitcode(status) == 0:
-            break  # it lived to the end: every line had its turn
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    while (ending := _death_at(step, victims_act)) != 0:  # 0: it lived to the end, so every line had its turn
+        assert ending == -signal.SIGKILL
         step += 1
     assert step >= 5, "the victim was not killed inside the limiter"
 

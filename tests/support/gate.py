@@ -35,7 +35,9 @@ class Gate:
     def __enter__(self) -> "Gate":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.open()
         self._ended = True
         self._thread.join(5)
@@ -126,5 +128,3 @@ def _release(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_WR)
     except OSError:
         sock.close()
-
-

@@ -1,4 +1,4 @@
-"""The router with a model that enters the test's gate (gate.py): `gunicorn -c gunicorn.conf.py tests.support.gated_wsgi`.
+"""The router with a model that enters the test's gate (gate.py), for `gunicorn -c gunicorn.conf.py` to run.
 
 The same settings, limiter, metrics and application as app/wsgi.py; only the model is another.
 """

@@ -61,7 +61,7 @@ class Router:
             self._process = subprocess.Popen(
                 self._command, cwd=ROOT, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        until(lambda: self.exited() or len(self.workers()) == self.wanted_workers and self.ready(), "router is ready")
+        until(lambda: self.exited() or (len(self.workers()) == self.wanted_workers and self.ready()), "router is ready")
         if self.exited():
             raise AssertionError(f"the router exited with {self._process.returncode}:\n{self.log()}")
         return self
@@ -69,7 +69,9 @@ class Router:
     def __enter__(self) -> "Router":
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if not self.exited():
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -114,7 +116,9 @@ class Router:
     def metrics(self) -> dict[str, float]:
         """Every sample of one scrape, by its name and labels as written."""
         text = requests.get(f"{self.url}/metrics", timeout=20).text
-        return {name: float(value) for name, value in re.findall(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", text, re.MULTILINE)}
+        return {
+            name: float(value) for name, value in re.findall(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", text, re.MULTILINE)
+        }
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")

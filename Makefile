@@ -1,0 +1,109 @@
+# Two commands are all one needs: `make run` and `make test`. Both make .venv first, and renew it when its inputs change.
+
+PYTHON ?= python3
+BENCH ?= limiter goodput
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# The tests start `gunicorn`, `prometheus` and `promtool` by name.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: run test test-quick lint type format bench pins clean help dev prometheus wrk
+
+# Recipes `exec` what runs long: it is make's own child then, so Ctrl-C and SIGTERM reach it and nothing else.
+
+run: $(VENV)/.run  ## serve on 0.0.0.0:8080; settings come from the environment (README.md)
+	@exec $(BIN)/gunicorn -c gunicorn.conf.py
+
+test: lint type prometheus  ## every check: linters, types, layering, and all tests
+	@exec $(BIN)/python -m pytest
+
+test-quick: dev  ## the tests that need no server, in half a minute
+	@exec $(BIN)/python -m pytest -m "not slow" tests/unit tests/multiprocess
+
+lint: dev  ## ruff, its formatting, and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+type: dev  ## mypy, strict
+	$(BIN)/mypy
+
+format: dev  ## rewrite the code as `make lint` wants it
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: dev wrk  ## measure the limiter and the server; BENCH=limiter measures one
+	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit; done
+
+pins: check-python  ## renew constraints.txt with the newest releases that pyproject.toml allows
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(PYTHON) -m venv "$$folder" && \
+	"$$folder/bin/pip" install --quiet --disable-pip-version-check --editable '.[dev]' && \
+	"$$folder/bin/pip" freeze --exclude-editable > "$$folder/pins" && \
+	{ echo '# The exact releases that are run and tested. To renew: make pins'; cat "$$folder/pins"; } > constraints.txt
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find app tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# What the targets above need.
+
+.PHONY: check-python
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo 'make: $(PYTHON) must be Python 3.11 or newer; name another with PYTHON=python3.12' >&2; exit 1; }
+
+# On Debian, Python comes without what makes virtual environments, and without what compiles gunicorn_h1c.
+$(VENV)/.made: | check-python
+	@debian=$$($(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])') && missing= && \
+	{ $(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$debian-venv"; } && \
+	{ [ -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || \
+	missing="$$missing $$debian-dev"; } && \
+	{ command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; } && \
+	{ [ -z "$$missing" ] || { $(call apt_install,$$missing); }; }
+	@echo 'making $(VENV)'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'installing the pinned packages'
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'installing the pinned packages, and those of the checks'
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.run $@
+
+dev: $(VENV)/.dev
+
+# Debian's package is unpacked and not installed: installing would start a server on port 9090, now and at every boot.
+prometheus: $(VENV)/.made
+	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then exit; fi; \
+	echo 'fetching prometheus and promtool into $(BIN)'; \
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	( cd "$$folder" && { $(apt_download) prometheus 2>/dev/null || { $(apt_update) && $(apt_download) prometheus; }; } && \
+	dpkg-deb --extract prometheus_*.deb . ) && cp "$$folder"/usr/bin/prometheus "$$folder"/usr/bin/promtool $(BIN) || \
+	{ echo 'make: put prometheus and promtool on the PATH, then try again' >&2; exit 1; }
+
+wrk:
+	@command -v wrk >/dev/null || { $(call apt_install,wrk); }
+
+# Root installs as it is, others through sudo; whoever has neither is told what is missing, in one line.
+as_root = $$([ "$$(id -u)" = 0 ] || echo sudo)
+apt_update = $(as_root) apt-get -qq update
+apt_download = apt-get -qq -o APT::Sandbox::User="$$(id -un)" download
+define apt_install
+command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || command -v sudo >/dev/null; } || \
+	{ echo "make: install" $(1)", then try again" >&2; exit 1; }; \
+	echo "installing" $(1) && $(apt_update) && $(as_root) env DEBIAN_FRONTEND=noninteractive \
+	apt-get -qq install --yes --no-install-recommends $(1) >/dev/null
+endef

@@ -1,0 +1,238 @@
+"""Goodput under overload: how much of what the cap allows is served while many more clients ask for it.
+
+    python -m tests.bench.goodput [--seconds 10] [--retry-pause-ms 1000] [--help]
+
+Starts the real router on a free loopback port (2 workers, cap 256, a simulated model of 100 ms) and loads POST /infer
+with wrk, which keeps every client's connection open and asks again as soon as it is answered:
+
+    at the cap      256 clients     nobody is refused: what this machine can do at all
+    overload        512 clients     twice what the cap allows
+    10 x overload   5120 clients
+
+The overloads run twice. **Naive** clients ask again at once after a 429. That is the worst client there is, and it is
+as hungry as the router: wrk and the workers share the machine's cores, so on a small one this row measures who gets
+them. **Patient** clients first wait as they are told to: `Retry-After` is 1 second here, so `--retry-pause-ms` is 1000,
+spread evenly over half to one and a half of that so that they don't come back together.
+
+How to read it:
+
+- `200/s`: goodput, answers with status 200 in the measured seconds; the seconds before, when connections are made, are
+  left out. `of cap` is its share of cap / latency = 2560 a second, which no router could exceed. To hope for: 0.95.
+- `of b` is its share of the row `overload` with the same patience: what ten times the clients cost.
+- `429/s`: refusals in the same seconds. `else` counts answers with any other status, `broken` connections that failed
+  (also before the measured seconds); both should be 0.
+- `cores`: processor time of the workers, in cores. All cores busy, and `200/s` below the cap: the clients are in the way.
+- Probes are asked every `--probe-interval-ms` on a connection of their own each time, as Kubernetes does. Times are
+  milliseconds, from before the connection to the last byte, during the load. `failed` are those that took over 5 s or
+  had another status than 200.
+
+Everything is bounded in time, and the router is stopped also when something fails.
+"""
+
+import argparse
+import http.client
+import math
+import os
+import resource
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.router import Router, until
+
+SCRIPT = Path(__file__).with_suffix(".lua")
+PROBES = ("/healthz", "/readyz", "/metrics")
+PROBE_TIMEOUT_S = 5.0
+THREADS = 2
+
+
+class Load(NamedTuple):
+    """Clients and their patience."""
+
+    name: str
+    clients: int
+    pause_ms: int
+
+
+class Outcome(NamedTuple):
+    """What the clients of a load saw."""
+
+    served_a_second: float
+    refused_a_second: float
+    others: int
+    broken: int
+    cores: float
+
+
+class Probing:
+    """Asks for one path again and again until told to stop, and keeps how long each answer took."""
+
+    def __init__(self, port: int, path: str, interval_s: float) -> None:
+        self.path = path
+        self.times: list[float] = []
+        self.failed = 0
+        self._port = port
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more; returns when the last answer is in."""
+        self._stop.set()
+        self._thread.join(PROBE_TIMEOUT_S + 1)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            began = time.perf_counter()
+            if self._ask():
+                self.times.append(time.perf_counter() - began)
+            else:
+                self.failed += 1
+
+    def _ask(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PROBE_TIMEOUT_S)
+        try:
+            connection.request("GET", self.path, headers={"Connection": "close"})
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+def percentile(times: list[float], share: float) -> float:
+    """The least time that this share of all is not above; 0 without any."""
+    return sorted(times)[max(0, math.ceil(share * len(times)) - 1)] if times else 0.0
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """Processor time that these processes have used so far."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def run_load(router: Router, load: Load, warm_up_s: float, seconds: float) -> Outcome:
+    """Load the router with wrk, and count what was answered in the measured seconds."""
+    began = time.monotonic()
+    measured_from, measured_to = began + warm_up_s, began + warm_up_s + seconds
+    duration = math.ceil(warm_up_s + seconds + 1)
+    command = ["wrk", f"-t{THREADS}", f"-c{load.clients}", f"-d{duration}s", "--timeout", "10s", "-s", str(SCRIPT)]
+    command += [f"{router.url}/infer", "--", str(measured_from), str(measured_to), str(load.pause_ms)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as wrk:
+        try:
+            time.sleep(warm_up_s)
+            cpu_before = cpu_seconds(router.workers())
+            time.sleep(seconds)
+            cores = (cpu_seconds(router.workers()) - cpu_before) / (time.monotonic() - measured_from)
+            output, _ = wrk.communicate(timeout=60)
+        finally:
+            wrk.kill()
+    results = [line for line in output.splitlines() if line.startswith("RESULT ")]
+    if wrk.returncode or not results:
+        raise SystemExit(f"wrk failed:\n{output}")
+    served, refused, others, broken = (int(number) for number in results[0].split()[1:])
+    return Outcome(served / seconds, refused / seconds, others, broken, cores)
+
+
+def raise_file_limit(clients: int) -> None:
+    """wrk inherits the limit of open files and needs one for each client."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < clients + 100:
+        raise SystemExit(f"{clients} clients need as many open files, and the hard limit (ulimit -Hn) is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def measure(router: Router, args: argparse.Namespace) -> None:
+    """Run every load, one after the other, and print the two tables."""
+    possible = args.cap * 1000 / args.latency_ms
+    overload, tenfold = 2 * args.cap, 20 * args.cap
+    loads = [Load("at the cap", args.cap, 0)]
+    for who, pause_ms in (("naive", 0), ("patient", args.retry_pause_ms)):
+        loads += [Load(f"b overload, {who}", overload, pause_ms), Load(f"c 10 x overload, {who}", tenfold, pause_ms)]
+    print(
+        f"{os.cpu_count()} cores; cap {args.cap}, model {args.latency_ms} ms: at most {possible:.0f} answers a second"
+    )
+    print(f"{args.seconds:g} s each; patient clients pause {args.retry_pause_ms} ms after a 429")
+    print(
+        f"\n{'':<26}{'clients':>8}{'200/s':>8}{'of cap':>8}{'of b':>8}{'429/s':>8}{'else':>6}{'broken':>8}{'cores':>7}"
+    )
+    probed: list[tuple[Load, list[Probing]]] = []
+    of_overload: dict[int, float] = {}
+    for load in loads:
+        probings = [Probing(router.port, path, args.probe_interval_ms / 1000) for path in PROBES]
+        for probing in probings:
+            probing.start()
+        outcome = run_load(router, load, args.warm_up, args.seconds)
+        for probing in probings:
+            probing.stop()
+        probed.append((load, probings))
+        served = outcome.served_a_second
+        if load.clients == overload:
+            of_overload[load.pause_ms] = served
+        of_b = f"{served / of_overload[load.pause_ms]:.3f}" if load.clients == tenfold else ""
+        print(
+            f"{load.name:<26}{load.clients:>8}{served:>8.0f}{served / possible:>8.3f}{of_b:>8}"
+            f"{outcome.refused_a_second:>8.0f}{outcome.others:>6}{outcome.broken:>8}{outcome.cores:>7.2f}",
+            flush=True,
+        )
+        until(lambda: router.metrics()["router_inflight_requests"] == 0, "nothing is in flight after a load")
+    print(f"\n{'probes, milliseconds':<26}{'':<10}{'count':>8}{'p50':>8}{'p99':>8}{'most':>8}{'failed':>8}")
+    for load, probings in probed:
+        for probing in probings:
+            p50, p99, most = (percentile(probing.times, share) * 1000 for share in (0.5, 0.99, 1.0))
+            print(
+                f"{load.name:<26}{probing.path:<10}{len(probing.times):>8}"
+                f"{p50:>8.1f}{p99:>8.1f}{most:>8.1f}{probing.failed:>8}"
+            )
+
+
+def main() -> None:
+    """See the module's opening lines."""
+    parser = argparse.ArgumentParser(description="Goodput under overload, and how long probes take meanwhile.")
+    parser.add_argument("--seconds", type=float, default=10, help="measured seconds a load (default 10)")
+    parser.add_argument("--warm-up", type=float, default=4, help="seconds of load before those (default 4)")
+    parser.add_argument("--retry-pause-ms", type=int, default=1000, help="patient clients' pause (default 1000)")
+    parser.add_argument("--probe-interval-ms", type=int, default=100, help="between two probes (default 100)")
+    parser.add_argument("--cap", type=int, default=256, help="MAX_CONCURRENCY (default 256)")
+    parser.add_argument("--latency-ms", type=int, default=100, help="SIMULATED_LATENCY_MS (default 100)")
+    parser.add_argument("--workers", type=int, default=2, help="WEB_CONCURRENCY (default 2)")
+    parser.add_argument("--queue-size", type=int, default=0, help="QUEUE_SIZE (default 0)")
+    args = parser.parse_args()
+    if args.retry_pause_ms < 1:
+        parser.error("--retry-pause-ms must be at least 1: the naive clients are those without a pause")
+    raise_file_limit(20 * args.cap)
+    with tempfile.TemporaryDirectory(prefix="router-bench-") as folder:
+        router = Router(
+            Path(folder),
+            MAX_CONCURRENCY=args.cap,
+            SIMULATED_LATENCY_MS=args.latency_ms,
+            WEB_CONCURRENCY=args.workers,
+            QUEUE_SIZE=args.queue_size,
+            ACCESS_LOG="off",
+            LOG_LEVEL="warning",
+            GRACEFUL_TIMEOUT_S=5,
+            PROMETHEUS_MULTIPROC_DIR=f"{folder}/metrics",
+        )
+        with router:  # which kills what is left at the end
+            try:
+                measure(router, args)
+            finally:
+                router.signal(signal.SIGTERM)
+                router.wait_exit(20)
+
+
+if __name__ == "__main__":
+    main()

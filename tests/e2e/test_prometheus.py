@@ -1,0 +1,133 @@
+"""A real Prometheus server scrapes the running router."""
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.support.clients import Crowd
+from tests.support.gate import Gate
+from tests.support.router import Router, free_port, until
+
+Start = Callable[..., Router]
+
+
+class Prometheus:
+    """Debian's prometheus on loopback, scraping one router twice a second; ended by its process id."""
+
+    def __init__(self, folder: Path, target: int) -> None:
+        self.url = f"http://127.0.0.1:{(port := free_port())}"
+        config = folder / "prometheus.yml"
+        job = {"job_name": "router", "scrape_interval": "500ms", "scrape_timeout": "500ms"}
+        scrape = {"scrape_configs": [{**job, "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}]}
+        config.write_text(json.dumps(scrape))  # JSON is YAML
+        command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
+        self._process = subprocess.Popen(
+            [*command, f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+
+    def __enter__(self) -> "Prometheus":
+        until(self._up, "prometheus has scraped the router", 30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def value(self, query: str) -> float | None:
+        """The one value that a query answers, or None while there is none."""
+        answer: dict[str, Any] = requests.get(f"{self.url}/api/v1/query", {"query": query}, timeout=5).json()
+        results = answer["data"]["result"]
+        return float(results[0]["value"][1]) if results else None
+
+    def _up(self) -> bool:
+        try:
+            return self.value("up") == 1
+        except (requests.RequestException, KeyError):
+            return False
+
+
+def test_prometheus_reads_what_is_in_flight_and_what_was_refused(
+    start_gated: Start, gate: Gate, tmp_path: Path
+) -> None:
+    """While a load holds N requests inside, Prometheus says N; of refusals it says exactly what the clients counted."""
+    router = start_gated(MAX_CONCURRENCY=9, QUEUE_SIZE=4, QUEUE_TIMEOUT_MS=600_000)
+    with Prometheus(tmp_path, router.port) as prometheus:
+        held = Crowd(lambda _: router.infer().status_code).send(13)
+        gate.wait_inside(9)
+        refused = Crowd(lambda _: router.infer().status_code).send(40).join().counts()[429]
+        assert refused == 40
+        until(lambda: prometheus.value("router_inflight_requests") == 9, "9 in flight")
+        until(lambda: prometheus.value("router_queued_requests") == 4, "4 waiting")
+        until(lambda: prometheus.value("sum(router_rejected_requests_total)") == refused, "the refusals")
+        assert prometheus.value('router_requests_total{code="429"}') == refused
+        assert prometheus.value("router_max_concurrency") == 9
+        assert prometheus.value("router_workers") == 2
+        gate.open()
+        assert held.join().counts() == {200: 13}
+        until(lambda: prometheus.value("router_inflight_requests") == 0, "none in flight")
+        until(lambda: prometheus.value('router_requests_total{code="200"}') == 13, "13 served")
+        assert prometheus.value("router_queue_wait_seconds_count") == 13
+
+
+def test_promtool_finds_nothing_to_complain_of(start: Start) -> None:
+    """Names, units, help texts and types are as Prometheus wants them."""
+    router = start(SIMULATED_LATENCY_MS=0)
+    router.infer()
+    page = requests.get(f"{router.url}/metrics", timeout=5).content
+    check = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False, timeout=20)
+    assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
+
+
+def test_page_comes_in_both_formats(start: Start) -> None:
+    """OpenMetrics to who prefers it, text to everybody else."""
+    router = start()
+    text = requests.get(f"{router.url}/metrics", timeout=5)
+    assert text.headers["Content-Type"].startswith("text/plain; version=")
+    accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    open_metrics = requests.get(f"{router.url}/metrics", headers=accept, timeout=5)
+    assert open_metrics.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert open_metrics.text.endswith("# EOF\n")
+
+
+def test_counters_survive_a_killed_worker_and_series_do_not_grow(start: Start) -> None:
+    """10 SIGKILLs of workers: every request counted before is still counted, in no more series than before."""
+    router = start(SIMULATED_LATENCY_MS=0)
+    served = 'router_requests_total{code="200",model="simulated",route="/infer"}'
+    for _ in range(10):
+        assert router.infer().status_code == 200
+    until(lambda: router.metrics().get(served) == 10, "all are counted")
+    before = router.metrics()
+    for count in range(1, 11):
+        router.signal(signal.SIGKILL, router.workers()[0])
+        until(lambda: len(router.workers()) == 2, "the worker is replaced")
+        assert router.infer().status_code == 200
+        until(lambda: router.metrics()[served] == 10 + count, "what was counted before still is")
+    assert router.metrics().keys() == before.keys()
+
+
+def test_probes_and_scrapes_are_not_counted(start: Start) -> None:
+    """Only inference counts."""
+    router = start()
+    for path in ("/healthz", "/readyz", "/metrics", "/nothing"):
+        requests.get(router.url + path, timeout=5)
+    assert not [name for name in router.metrics() if name.startswith("router_requests_total")]
+
+
+def test_slow_reader_of_probes_harms_nobody(start: Start) -> None:
+    """Connections that say nothing keep nobody from being served."""
+    router = start(SIMULATED_LATENCY_MS=0)
+    silent = [socket.create_connection(("127.0.0.1", router.port)) for _ in range(200)]
+    assert router.infer().status_code == 200
+    for sock in silent:
+        sock.close()

@@ -1,0 +1,89 @@
+"""Starting: what stops it, and what it says."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.router import Router, until
+from tests.support.start import run_to_exit
+
+Start = Callable[..., Router]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("MAX_CONCURRENCY", "0", "1 to 1000000"),
+        ("MAX_CONCURRENCY", "many", "1 to 1000000"),
+        ("QUEUE_SIZE", "-1", "0 to 100000"),
+        ("KV_ENDPOINTS", "ok,redis://u:secret@:99999", "comma-separated"),
+        ("BIND", "8080", "host:port"),
+        ("LOG_FORMAT", "xml", "json or console"),
+    ],
+)
+def test_bad_setting_stops_the_start_with_one_line(variable: str, value: str, said: str) -> None:
+    """One line that names the variable and what is allowed; not a traceback, not a loop of dying workers."""
+    result = run_to_exit({variable: value})
+    assert result.returncode != 0
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith(f"router: {variable}=")
+    assert said in line
+    assert "secret" not in line
+    assert result.stdout == ""
+
+
+def test_cap_that_the_workers_cannot_hold_stops_the_start() -> None:
+    """More permits than file descriptors can be had: the start fails and names both numbers."""
+    result = run_to_exit({"MAX_CONCURRENCY": "1000000"})
+    assert result.returncode != 0
+    (line,) = result.stderr.strip().splitlines()[-1:]
+    assert "MAX_CONCURRENCY=1000000" in line
+    assert "open files" in line
+    assert "Traceback" not in result.stderr
+
+
+def test_large_cap_raises_the_limits_to_fit(start: Start) -> None:
+    """The soft limit of open files grows with the cap, and is what a worker really has."""
+    router = start(MAX_CONCURRENCY=6000, QUEUE_SIZE=1000)
+    limits = Path(f"/proc/{router.workers()[0]}/limits").read_text()
+    (open_files,) = [line.split() for line in limits.splitlines() if line.startswith("Max open files")]
+    assert int(open_files[3]) >= 2 * 7000
+
+
+def test_default_cap_is_logged_as_such(start: Start) -> None:
+    """An operator who forgot MAX_CONCURRENCY reads it in the log; one who set it doesn't."""
+    assert "default 10 applies" in start().log()
+    assert "default 10 applies" not in start(MAX_CONCURRENCY=10).log()
+
+
+def test_metrics_directory_is_emptied_at_start_and_removed_at_exit(start: Start, tmp_path: Path) -> None:
+    """Counters of an earlier run are not continued, and nothing is left behind."""
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    (folder / "counter_0.db").write_bytes(b"left by an earlier run")
+    router = start(PROMETHEUS_MULTIPROC_DIR=folder, SIMULATED_LATENCY_MS=0)
+    router.infer()
+    served = 'router_requests_total{code="200",model="simulated",route="/infer"}'
+    until(lambda: router.metrics().get(served) == 1, "one request is counted, and none of the earlier run")
+    router.signal(signal.SIGTERM)
+    router.wait_exit()
+    assert not folder.exists()
+
+
+def test_checking_the_configuration_leaves_nothing_behind() -> None:
+    """`gunicorn --check-config` makes and removes its directory."""
+    before = set(os.listdir("/dev/shm"))
+    assert run_to_exit({}, None, "--check-config").returncode == 0
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+def test_arbiter_killed_takes_its_workers_along(start: Start) -> None:
+    """SIGKILL of the arbiter: no worker serves on without it."""
+    router = start()
+    workers = router.workers()
+    router.signal(signal.SIGKILL)
+    router.wait_exit()
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "the workers are gone")

@@ -1,0 +1,378 @@
+"""Settings: what every variable takes and refuses, and that no message ever holds a password."""
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+
+from app.config import Settings, load_settings, mask_password
+from app.errors import SettingsError
+
+FIELDS = msgspec.structs.fields(Settings)
+VARIABLES = [field.name.upper() for field in FIELDS]
+
+DEFAULTS = {
+    "MODEL_REF": "simulated",
+    "MAX_CONCURRENCY": 10,
+    "KV_ENDPOINTS": (),
+    "QUEUE_SIZE": 0,
+    "QUEUE_TIMEOUT_MS": 1000,
+    "SIMULATED_LATENCY_MS": 100,
+    "MAX_BODY_BYTES": 4 * 1024 * 1024,
+    "WEB_CONCURRENCY": 3,  # the cores that the tests give
+    "BIND": "0.0.0.0:8080",
+    "ADMIN_BIND": None,
+    "GRACEFUL_TIMEOUT_S": 30,
+    "KEEPALIVE_S": 75,
+    "LOG_LEVEL": "info",
+    "LOG_FORMAT": "json",
+    "ACCESS_LOG": "errors",
+    "POD_NAME": None,
+    "PROMETHEUS_MULTIPROC_DIR": None,
+}
+
+# Variable, least, most, and the bounds as a message names them.
+NUMBERS = [
+    ("MAX_CONCURRENCY", 1, 1_000_000, "1 to 1000000"),
+    ("QUEUE_SIZE", 0, 100_000, "0 to 100000"),
+    ("QUEUE_TIMEOUT_MS", 1, 3_600_000, "1 to 3600000"),
+    ("SIMULATED_LATENCY_MS", 0, 3_600_000, "0 to 3600000"),
+    ("MAX_BODY_BYTES", 1, 1_073_741_824, "1 to 1073741824"),
+    ("WEB_CONCURRENCY", 1, 32, "1 to 32"),
+    ("GRACEFUL_TIMEOUT_S", 1, 86_400, "1 to 86400"),
+    ("KEEPALIVE_S", 0, 3600, "0 to 3600"),
+]
+
+WORDS = [
+    ("LOG_LEVEL", ("debug", "info", "warning", "error", "critical"), "debug, info, warning, error or critical"),
+    ("LOG_FORMAT", ("json", "console"), "json or console"),
+    ("ACCESS_LOG", ("off", "errors", "all"), "off, errors or all"),
+]
+
+NO_ADDRESSES = ["8080", "host", ":8080", "h:", "h:0", "h:65536", "h:-1", "h:http", "h:\uff18\uff10", "unix:/run/x"]
+NO_ADDRESSES += ["::1:80", "a b:80", "-h:80", "h_-:80", "[xyz]:80", "h:80,h:81", f"{'x' * 64}:80", f"{'x.' * 127}:80"]
+ADDRESSES = ["0.0.0.0:8080", "localhost:1", "[::]:65535", "[::1]:80", "router-0.router.svc.cluster.local:8080"]
+ADDRESS_WORDS = "host:port or [ipv6]:port"
+
+KV_WORDS = "comma-separated host, host:port, redis:// or rediss:// URLs"
+
+# Text, and why it is refused, in the message's own words.
+NO_ENDPOINTS = [
+    ("h:0", "port"),
+    ("h:65536", "port"),
+    ("h:", "port"),
+    ("h:x", "port"),
+    ("::1:6379", "host"),
+    ("a b", "host"),
+    ("h/1", "host"),
+    (":6379", "host"),
+    ("redis://", "host"),
+    ("redis://u:p@", "host"),
+    ("redis://h?db=1", "host"),
+    ("http://h", "scheme"),
+    ("REDIS://h", "scheme"),
+    ("unix:///run/redis", "scheme"),
+    ("redis://h/x", "database"),
+    ("redis://h/1/2", "database"),
+    ("a, b, http://c", "scheme"),
+]
+
+# An accepted endpoint, and how an answer shows it.
+MASKED = [
+    ("redis://user:SECRET@h:6379/0", "redis://user:***@h:6379/0"),
+    ("rediss://user:SECRET@h", "rediss://user:***@h"),
+    ("redis://:SECRET@h", "redis://:***@h"),
+    ("redis://user:SEC@RET@h:1", "redis://user:***@h:1"),
+    ("redis://user:SEC:RET@h:1", "redis://user:***@h:1"),
+    ("redis://user:SECRET@[::1]:6379", "redis://user:***@[::1]:6379"),
+    ("redis://user:@h", "redis://user:***@h"),
+    ("redis://us@er:SECRET@h", "redis://us@er:***@h"),
+    ("redis://us%40er:SEC%2CRET@h", "redis://us%40er:***@h"),
+    ("redis://user@h:6379", "redis://user@h:6379"),
+    ("redis://h:6379/1", "redis://h:6379/1"),
+    ("h:6379", "h:6379"),
+    ("[::1]:6379", "[::1]:6379"),
+]
+
+# Refused for whatever reason, with a password inside.
+PASSWORDS = [
+    "user:SECRET@h",
+    "user:SECRET@h:6379",
+    "user:SECRET@h:6379/1",
+    ":SECRET@h",
+    "h:SECRET@",
+    "http://user:SECRET@h",
+    "://user:SECRET@h",
+    "redis:user:SECRET@h",
+    "redis:/user:SECRET@h",
+    "user:SECRET://x@h",
+    "redis://user:SECRET@h:0",
+    "redis://user:SECRET@h/x",
+    "redis://user:SECRET@h?x=1",
+    "redis://user:SECRET@",
+    "redis://user:pw/SECRET@h",
+    "redis://user:SECRET/pw@h",
+    "redis://user:pw@SECRET@h:0",
+    "redis://user:SECRET,pw@h",
+    "redis://user:SECRET pw@h:0",
+    "redis://user:SECRET\npw@h:0",
+    "h, redis://user:SECRET@a, user:SECRET@b, h:0",
+    "redis://user:SECRET@h, nonsense:x",
+]
+
+
+def load(**environ: str) -> Settings:
+    """The settings of this environment, on a machine of 3 cores."""
+    return load_settings(environ, 3)
+
+
+def value(variable: str, text: str) -> object:
+    """What a variable set to this text becomes."""
+    return getattr(load(**{variable: text}), variable.lower())
+
+
+def refusal(**environ: str) -> str:
+    """The one line that says why this environment is refused."""
+    with pytest.raises(SettingsError) as caught:
+        load(**environ)
+    message = str(caught.value)
+    assert message.splitlines() == [message]
+    return message
+
+
+def test_every_setting_has_a_default_here() -> None:
+    """A setting that is added is added to these tables too."""
+    assert set(DEFAULTS) == set(VARIABLES)
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_unset_means_the_default(variable: str) -> None:
+    """Without its variable, a setting has its documented default."""
+    assert getattr(load(), variable.lower()) == DEFAULTS[variable]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t \n"])
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_blank_means_unset(variable: str, blank: str) -> None:
+    """A variable that is set to nothing, as YAML templates leave them, counts as unset."""
+    assert value(variable, blank) == DEFAULTS[variable]
+
+
+def test_settings_are_frozen() -> None:
+    """Settings can't change while the server runs."""
+    settings = load()
+    with pytest.raises(AttributeError):
+        settings.max_concurrency = 1  # type: ignore[misc]
+
+
+def test_other_variables_are_ignored() -> None:
+    """What the environment holds besides is nobody's business."""
+    assert load(PATH="/bin", max_concurrency="5", MAX_CONCURRENCY_="6") == load()
+
+
+@pytest.mark.parametrize(("variable", "least", "most", "_"), NUMBERS)
+def test_number_takes_its_bounds(variable: str, least: int, most: int, _: str) -> None:
+    """Both bounds belong to the range, and white space around a number does no harm."""
+    assert value(variable, str(least)) == least
+    assert value(variable, f" {most}\n") == most
+
+
+@pytest.mark.parametrize(("variable", "least", "most", "bounds"), NUMBERS)
+def test_number_out_of_bounds_is_refused(variable: str, least: int, most: int, bounds: str) -> None:
+    """A number past either bound is refused in a line that names variable, value and bounds."""
+    for text in (str(least - 1), str(most + 1), "9" * 50):
+        assert refusal(**{variable: text}) == f"{variable}='{text}': must be {bounds}"
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "1.5", "0x10", "1_000", "+5", "05", "1 2", "true", "null", "nan", "\u0663", "[1]"]
+)
+@pytest.mark.parametrize(("variable", "_", "__", "bounds"), NUMBERS)
+def test_no_number_is_refused(variable: str, _: int, __: int, bounds: str, text: str) -> None:
+    """What is not a plain whole number is refused, not guessed at."""
+    assert refusal(**{variable: text}) == f"{variable}={text!r}: must be {bounds}"
+
+
+@pytest.mark.parametrize(("variable", "words", "allowed"), WORDS)
+def test_word_must_be_one_of_the_list(variable: str, words: tuple[str, ...], allowed: str) -> None:
+    """A setting with named choices takes each of them, as written, and refuses the rest."""
+    assert [value(variable, word) for word in words] == list(words)
+    for text in (words[0].upper(), f"{words[0]}x", "x\ny", "1"):
+        assert refusal(**{variable: text}) == f"{variable}={text!r}: must be {allowed}"
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (5, 5), (32, 32), (200, 32)])
+def test_workers_default_to_the_cores(cores: int, workers: int) -> None:
+    """Without WEB_CONCURRENCY there is a worker a core, at most 32; with it, as many as it says."""
+    assert load_settings({}, cores).web_concurrency == workers
+    assert load_settings({"WEB_CONCURRENCY": "2"}, cores).web_concurrency == 2
+
+
+@pytest.mark.parametrize("text", ["m", "meta/Llama-3.1:8b", "a b", "x" * 200])
+def test_model_ref_takes_printable_text(text: str) -> None:
+    """A model's name is 1 to 200 printable ASCII characters."""
+    assert value("MODEL_REF", text) == text
+
+
+@pytest.mark.parametrize("text", ["x" * 201, "é", "a\nb", "a\x00b", "\udcff"])
+def test_model_ref_refuses_the_rest(text: str) -> None:
+    """A name that would not survive logs and labels is refused."""
+    assert refusal(MODEL_REF=text) == f"MODEL_REF={text!r}: must be 1 to 200 printable characters"
+
+
+def test_metrics_directory_is_an_absolute_path() -> None:
+    """A relative directory would depend on where the server is started."""
+    assert value("PROMETHEUS_MULTIPROC_DIR", "/run/metrics") == "/run/metrics"
+    message = refusal(PROMETHEUS_MULTIPROC_DIR="metrics")
+    assert message.startswith("PROMETHEUS_MULTIPROC_DIR='metrics': must be a directory of the router's own")
+    assert "absolute" in message
+
+
+@pytest.mark.parametrize(
+    ("environ", "pod"),
+    [
+        ({}, None),
+        ({"HOSTNAME": "h"}, "h"),
+        ({"POD_NAME": "p"}, "p"),
+        ({"POD_NAME": "p", "HOSTNAME": "h"}, "p"),
+        ({"POD_NAME": " ", "HOSTNAME": "h"}, "h"),
+        ({"POD_NAME": "null"}, "null"),
+    ],
+)
+def test_pod_is_pod_name_else_hostname(environ: dict[str, str], pod: str | None) -> None:
+    """POD_NAME says which pod answers; HOSTNAME serves where it is unset."""
+    assert load(**environ).pod_name == pod
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_address_to_listen_on(text: str) -> None:
+    """BIND and ADMIN_BIND take a host or a bracketed IPv6 address, and a port."""
+    assert load(BIND=text).binds == [text]
+    settings = load(BIND="h:9", ADMIN_BIND=text)
+    assert settings.binds == ["h:9", text]
+    assert settings.admin_port == text.rpartition(":")[2]
+
+
+@pytest.mark.parametrize("variable", ["BIND", "ADMIN_BIND"])
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+def test_no_address_to_listen_on(variable: str, text: str) -> None:
+    """What gunicorn could not listen on is refused at once."""
+    message = refusal(**{variable: text})
+    assert message.startswith(f"{variable}={text!r}: must be {ADDRESS_WORDS}")
+    assert ("port is missing" in message) == (":" not in text)
+
+
+def test_without_admin_bind_there_is_one_listener() -> None:
+    """ADMIN_BIND unset: everything on BIND."""
+    settings = load(BIND="h:1")
+    assert (settings.binds, settings.admin_port) == (["h:1"], None)
+
+
+@pytest.mark.parametrize("admin", ["0.0.0.0:8080", "127.0.0.1:8080", "[::1]:8080", "127.0.0.1:08080"])
+def test_two_listeners_need_two_ports(admin: str) -> None:
+    """Listeners are told apart by their port, however it is written."""
+    assert admin in refusal(ADMIN_BIND=admin)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoints"),
+    [
+        ("h", ("h",)),
+        ("kv-0.kv.default.svc.cluster.local", ("kv-0.kv.default.svc.cluster.local",)),
+        ("h:6379", ("h:6379",)),
+        ("10.0.0.1:1", ("10.0.0.1:1",)),
+        ("[::1]", ("[::1]",)),
+        ("[fe80::1]:65535", ("[fe80::1]:65535",)),
+        ("redis://h", ("redis://h",)),
+        ("redis://h/", ("redis://h/",)),
+        ("redis://h:6379/15", ("redis://h:6379/15",)),
+        ("rediss://user:pw@[::1]:6379/0", ("rediss://user:pw@[::1]:6379/0",)),
+        (" a ,\tb:1,, [::1]:2\n,redis://c ,", ("a", "b:1", "[::1]:2", "redis://c")),
+        (",", ()),
+        (" , ,", ()),
+    ],
+)
+def test_kv_endpoints(text: str, endpoints: tuple[str, ...]) -> None:
+    """KV_ENDPOINTS is a list of hosts and URLs, in order, blanks trimmed and empty places dropped."""
+    assert value("KV_ENDPOINTS", text) == endpoints
+
+
+@pytest.mark.parametrize(("text", "reason"), NO_ENDPOINTS)
+def test_no_kv_endpoint(text: str, reason: str) -> None:
+    """One bad endpoint refuses the list, with the reason."""
+    message = refusal(KV_ENDPOINTS=text)
+    assert message.startswith("KV_ENDPOINTS=")
+    assert KV_WORDS in message
+    assert reason in message.rpartition(KV_WORDS)[2]
+
+
+@pytest.mark.parametrize(("endpoint", "shown"), MASKED)
+def test_password_is_masked_in_answers(endpoint: str, shown: str) -> None:
+    """An answer shows everything of an endpoint but its password."""
+    assert mask_password(endpoint) == shown
+    assert load(KV_ENDPOINTS=f"first, {endpoint}").kv_endpoints_masked == ["first", shown]
+
+
+@pytest.mark.parametrize("text", PASSWORDS)
+def test_password_is_in_no_message(text: str) -> None:
+    """However wrong an endpoint is, the message about it does not show its password."""
+    assert "SECRET" not in refusal(KV_ENDPOINTS=text)
+
+
+@pytest.mark.parametrize("variable", [name for name in VARIABLES if name not in ("KV_ENDPOINTS", "POD_NAME")])
+@pytest.mark.parametrize("text", ["redis://user:SECRET@h:1:é", "user:SECRET@é"])
+def test_password_in_the_wrong_variable_is_in_no_message(variable: str, text: str) -> None:
+    """Somebody who mixes variables up does not find the password in the log."""
+    assert "SECRET" not in refusal(**{variable: text})
+
+
+@effort(deadline=None)
+@example(user="user", before="", after="\n")
+@example(user="us@er", before="", after="")
+@example(user="user", before="", after=",")
+@given(
+    user=st.text("ab@%", max_size=4),
+    before=st.text("@:/,[] \n?#0a", max_size=6),
+    after=st.text("@:/,[] \n?#0a", max_size=6),
+)
+def test_password_never_shows(user: str, before: str, after: str) -> None:
+    """Whatever a URL's password is made of, it shows neither in answers nor in messages."""
+    text = f"redis://{user}:{before}SECRET{after}@h:6379/0"
+    try:
+        shown = str(load(KV_ENDPOINTS=text).kv_endpoints_masked)
+    except SettingsError as error:
+        shown = str(error)
+    assert "SECRET" not in shown
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{"POD_NAME": "pod\udcff"}, {"HOSTNAME": "pod\udcff"}, {"KV_ENDPOINTS": "redis://us\udcffer@h"}],
+    ids=lambda environ: next(iter(environ)),
+)
+def test_what_loads_can_be_answered(environ: dict[str, str]) -> None:
+    """Bytes that are no text (Python reads them as lone surrogates) never become a setting that no JSON can hold."""
+    try:
+        settings = load(**environ)
+    except SettingsError:
+        return
+    msgspec.json.encode([settings.pod_name, settings.kv_endpoints_masked])
+
+
+_ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates too
+_NEARLY_RIGHT = st.text("redis:/@,[].0123456789ab -_\n", max_size=30)
+
+
+@effort(deadline=None)
+@given(st.dictionaries(st.sampled_from([*VARIABLES, "HOSTNAME"]), _ANY_TEXT | _NEARLY_RIGHT, max_size=4))
+def test_any_text_loads_or_is_refused_in_one_line(environ: dict[str, str]) -> None:
+    """Whatever the environment holds: settings, or one line that starts with the variable at fault."""
+    try:
+        load_settings(environ, 3)
+    except SettingsError as error:
+        message = str(error)
+    else:
+        return
+    assert message.splitlines() == [message]
+    assert message.startswith(tuple(f"{variable}=" for variable in environ))
