@@ -130,9 +130,10 @@ def load_settings(environ: Mapping[str, str], cores: int) -> Settings:
     """Validate the environment. `cores` is the default for WEB_CONCURRENCY; raises SettingsError."""
     given = {name: value.strip() for name, value in environ.items() if value.strip()}
     values: dict[str, Any] = {"web_concurrency": min(cores, 32)}
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     if "HOSTNAME" in given:
-        values["pod_name"] = given["HOSTNAME"]
-    for field in msgspec.structs.fields(Settings):
+        values["pod_name"] = _convert("HOSTNAME", given["HOSTNAME"], fields["pod_name"].type)
+    for field in fields.values():
         variable = field.name.upper()
         if variable in given:
             values[field.name] = _convert(variable, given[variable], field.type)
@@ -144,12 +145,16 @@ def load_settings(environ: Mapping[str, str], cores: int) -> Settings:
 
 def mask_password(endpoint: str) -> str:
     """The endpoint with the password of its URL, if any, replaced by ***."""
-    return re.sub(r"(?<=://)([^:@/]*):.*(?=@)", r"\1:***", endpoint)
+    scheme, _, rest = endpoint.partition("://")
+    userinfo, at, address = rest.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    return f"{scheme}://{user}:***@{address}" if at and colon else endpoint
 
 
 def _redact(text: str) -> str:
     """Text for an error message: whatever stands before an @ may hold a password."""
-    return re.sub(r"[^,\s]*@", "***@", text)
+    _, at, rest = text.rpartition("@")
+    return f"***@{rest}" if at else text
 
 
 def _convert(variable: str, text: str, annotated: Any) -> Any:
@@ -157,6 +162,7 @@ def _convert(variable: str, text: str, annotated: Any) -> Any:
     meta: Meta = annotated.__metadata__[0]
     allowed = (meta.extra or {})["allowed"]
     try:
+        text.encode()  # bytes of the environment that are no UTF-8 could be read, but not answered
         if variable == "KV_ENDPOINTS":
             return tuple(_kv_endpoint(item.strip()) for item in text.split(",") if item.strip())
         if variable in ("BIND", "ADMIN_BIND"):
@@ -165,7 +171,7 @@ def _convert(variable: str, text: str, annotated: Any) -> Any:
             raise ValueError("must be an absolute path")
         return msgspec.convert(text, annotated, strict=False)
     except ValueError as error:  # msgspec.ValidationError is one
-        own_words = "" if isinstance(error, msgspec.ValidationError) else f" ({error})"
+        own_words = "" if isinstance(error, (msgspec.ValidationError, UnicodeError)) else f" ({error})"
         raise SettingsError(f"{variable}={_redact(text)!r}: must be {allowed}{own_words}") from None
 
 
@@ -184,7 +190,7 @@ def _kv_endpoint(text: str) -> str:
         _check_host_and_port(text)
         return text
     if scheme not in ("redis", "rediss"):
-        raise ValueError(f"unknown scheme {_redact(scheme)!r}")
+        raise ValueError("the scheme must be redis or rediss")
     authority, slash, database = rest.partition("/")
     if slash and not re.fullmatch(r"\d*", database, re.ASCII):
         raise ValueError("a URL may hold user, password, host, port and a database number, nothing else")
@@ -201,11 +207,14 @@ def _check_host_and_port(text: str) -> None:
         _check_host(text)
 
 
+# The reasons below repeat nothing of what was given: a piece of it may be a piece of a password.
+
+
 def _check_port(port: str) -> None:
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise ValueError(f"{port!r} is not a port from 1 to 65535")
+    if not (re.fullmatch(r"[1-9]\d{0,4}", port, re.ASCII) and int(port) <= 65535):
+        raise ValueError("the port must be a number from 1 to 65535")
 
 
 def _check_host(host: str) -> None:
     if not (len(host) <= 253 and (_HOST.fullmatch(host) or _IPV6.fullmatch(host))):
-        raise ValueError(f"{_redact(host)!r} is not a host name or address")
+        raise ValueError("the host must be a host name, an IPv4 address or an IPv6 address in brackets")

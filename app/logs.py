@@ -27,7 +27,8 @@ def configure(settings: Settings) -> dict[str, Any]:
     if settings.log_format == "json":
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        render = [structlog.dev.ConsoleRenderer()]
+        # Plain tracebacks: the fancy ones print local variables, secrets among them.
+        render = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     level = settings.log_level.upper()
     own = {"handlers": ["stderr"], "level": level, "propagate": False}
     return {

@@ -91,7 +91,10 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self._directory)
         registry.register(_SharedState(self._limiter, self._slots))
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is none; whoever sends it can read the plain format
+            encode, content_type = choose_encoder("")
         return encode(registry), content_type
 
 
