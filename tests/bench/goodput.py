@@ -21,7 +21,8 @@ How to read it:
 - `of b` is its share of the row `overload` with the same patience: what ten times the clients cost.
 - `429/s`: refusals in the same seconds. `else` counts answers with any other status, `broken` connections that failed
   (also before the measured seconds); both should be 0.
-- `cores`: processor time of the workers, in cores. All cores busy, and `200/s` below the cap: the clients are in the way.
+- `cores`: processor time of the workers, in cores. Where it and wrk's own use up what the machine has, `200/s` below
+  the cap says that the processor is the limit.
 - Probes are asked every `--probe-interval-ms` on a connection of their own each time, as Kubernetes does. Times are
   milliseconds, from before the connection to the last byte, during the load. `failed` are those that took over 5 s or
   had another status than 200.
@@ -34,6 +35,7 @@ import http.client
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -103,9 +105,10 @@ class Probing:
             connection.request("GET", self.path, headers={"Connection": "close"})
             answer = connection.getresponse()
             answer.read()
-            return answer.status == 200
         except (OSError, http.client.HTTPException):
             return False
+        else:
+            return answer.status == 200
         finally:
             connection.close()
 
@@ -155,55 +158,57 @@ def raise_file_limit(clients: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def run_probed_load(router: Router, load: Load, args: argparse.Namespace) -> tuple[Outcome, list[Probing]]:
+    """Run a load, and ask the probes meanwhile."""
+    probings = [Probing(router.port, path, args.probe_interval_ms / 1000) for path in PROBES]
+    for probing in probings:
+        probing.start()
+    outcome = run_load(router, load, args.warm_up, args.seconds)
+    for probing in probings:
+        probing.stop()
+    until(lambda: router.metrics()["router_inflight_requests"] == 0, "nothing is in flight after a load")
+    return outcome, probings
+
+
 def measure(router: Router, args: argparse.Namespace) -> None:
     """Run every load, one after the other, and print the two tables."""
     possible = args.cap * 1000 / args.latency_ms
     overload, tenfold = 2 * args.cap, 20 * args.cap
-    loads = [Load("at the cap", args.cap, 0)]
+    loads = [Load("a at the cap", args.cap, 0)]
     for who, pause_ms in (("naive", 0), ("patient", args.retry_pause_ms)):
         loads += [Load(f"b overload, {who}", overload, pause_ms), Load(f"c 10 x overload, {who}", tenfold, pause_ms)]
-    print(
-        f"{os.cpu_count()} cores; cap {args.cap}, model {args.latency_ms} ms: at most {possible:.0f} answers a second"
-    )
-    print(f"{args.seconds:g} s each; patient clients pause {args.retry_pause_ms} ms after a 429")
-    print(
-        f"\n{'':<26}{'clients':>8}{'200/s':>8}{'of cap':>8}{'of b':>8}{'429/s':>8}{'else':>6}{'broken':>8}{'cores':>7}"
-    )
+    print(f"{os.cpu_count()} cores; cap {args.cap}, model {args.latency_ms} ms: at most {possible:.0f} answers/s")
+    print(f"{args.seconds:g} s each; patient clients pause {args.retry_pause_ms} ms after a 429\n")
+    print_cells("", "clients", "200/s", "of cap", "of b", "429/s", "else", "broken", "cores")
     probed: list[tuple[Load, list[Probing]]] = []
-    of_overload: dict[int, float] = {}
+    of_b: dict[int, float] = {}
     for load in loads:
-        probings = [Probing(router.port, path, args.probe_interval_ms / 1000) for path in PROBES]
-        for probing in probings:
-            probing.start()
-        outcome = run_load(router, load, args.warm_up, args.seconds)
-        for probing in probings:
-            probing.stop()
+        outcome, probings = run_probed_load(router, load, args)
         probed.append((load, probings))
         served = outcome.served_a_second
         if load.clients == overload:
-            of_overload[load.pause_ms] = served
-        of_b = f"{served / of_overload[load.pause_ms]:.3f}" if load.clients == tenfold else ""
-        print(
-            f"{load.name:<26}{load.clients:>8}{served:>8.0f}{served / possible:>8.3f}{of_b:>8}"
-            f"{outcome.refused_a_second:>8.0f}{outcome.others:>6}{outcome.broken:>8}{outcome.cores:>7.2f}",
-            flush=True,
-        )
-        until(lambda: router.metrics()["router_inflight_requests"] == 0, "nothing is in flight after a load")
-    print(f"\n{'probes, milliseconds':<26}{'':<10}{'count':>8}{'p50':>8}{'p99':>8}{'most':>8}{'failed':>8}")
+            of_b[load.pause_ms] = served
+        share_of_b = f"{served / of_b[load.pause_ms]:.3f}" if load.clients == tenfold else ""
+        rates = (f"{served:.0f}", f"{served / possible:.3f}", share_of_b, f"{outcome.refused_a_second:.0f}")
+        print_cells(load.name, load.clients, *rates, outcome.others, outcome.broken, f"{outcome.cores:.2f}")
+    print()
+    print_cells("probes, milliseconds", "", "count", "p50", "p99", "most", "failed")
     for load, probings in probed:
         for probing in probings:
-            p50, p99, most = (percentile(probing.times, share) * 1000 for share in (0.5, 0.99, 1.0))
-            print(
-                f"{load.name:<26}{probing.path:<10}{len(probing.times):>8}"
-                f"{p50:>8.1f}{p99:>8.1f}{most:>8.1f}{probing.failed:>8}"
-            )
+            times = (f"{percentile(probing.times, share) * 1000:.1f}" for share in (0.5, 0.99, 1.0))
+            print_cells(load.name, probing.path, len(probing.times), *times, probing.failed)
+
+
+def print_cells(name: str, *cells: object) -> None:
+    """A row of a table."""
+    print(f"{name:<26}" + "".join(f"{cell!s:>9}" for cell in cells), flush=True)
 
 
 def main() -> None:
     """See the module's opening lines."""
     parser = argparse.ArgumentParser(description="Goodput under overload, and how long probes take meanwhile.")
     parser.add_argument("--seconds", type=float, default=10, help="measured seconds a load (default 10)")
-    parser.add_argument("--warm-up", type=float, default=4, help="seconds of load before those (default 4)")
+    parser.add_argument("--warm-up", type=float, default=6, help="seconds of load before those (default 6)")
     parser.add_argument("--retry-pause-ms", type=int, default=1000, help="patient clients' pause (default 1000)")
     parser.add_argument("--probe-interval-ms", type=int, default=100, help="between two probes (default 100)")
     parser.add_argument("--cap", type=int, default=256, help="MAX_CONCURRENCY (default 256)")
@@ -213,6 +218,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.retry_pause_ms < 1:
         parser.error("--retry-pause-ms must be at least 1: the naive clients are those without a pause")
+    if shutil.which("wrk") is None:
+        parser.error("wrk is not installed")
     raise_file_limit(20 * args.cap)
     with tempfile.TemporaryDirectory(prefix="router-bench-") as folder:
         router = Router(

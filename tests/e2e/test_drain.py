@@ -19,8 +19,9 @@ Start = Callable[..., Router]
 def read_all(sock: socket.socket) -> bytes:
     """Everything until the server closes."""
     data = b""
-    while chunk := sock.recv(65536):
-        data += chunk
+    with sock:
+        while chunk := sock.recv(65536):
+            data += chunk
     return data
 
 
