@@ -1,6 +1,5 @@
-# The full image has the C compiler that gunicorn_h1c needs. Both stages are of one Python and one Debian release, so
-# that what is compiled here runs there.
-FROM python:3.11-bookworm AS builder
+# Both stages are of one Python and one Debian release, so that what is installed here runs there.
+FROM python:3.11-slim-bookworm AS builder
 WORKDIR /src
 RUN python -m venv --without-pip /opt/router
 COPY pyproject.toml constraints.txt README.md ./

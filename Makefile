@@ -61,14 +61,10 @@ check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	{ echo 'make: $(PYTHON) must be Python 3.11 or newer; name another with PYTHON=python3.12' >&2; exit 1; }
 
-# On Debian, Python comes without what makes virtual environments, and without what compiles gunicorn_h1c.
+# On Debian, Python comes without what makes virtual environments.
 $(VENV)/.made: | check-python
-	@debian=$$($(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])') && missing= && \
-	{ $(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$debian-venv"; } && \
-	{ [ -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || \
-	missing="$$missing $$debian-dev"; } && \
-	{ command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; } && \
-	{ [ -z "$$missing" ] || { $(call apt_install,$$missing); }; }
+	@debian=$$($(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])') && \
+	{ $(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call apt_install,$$debian-venv); }; }
 	@echo 'making $(VENV)'
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
