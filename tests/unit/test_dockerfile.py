@@ -108,7 +108,7 @@ def test_both_stages_have_the_python_that_the_project_asks_for() -> None:
     tag = re.fullmatch(r"python:(3\.\d+)-slim-([a-z]+)", last)
     assert tag, last
     python, debian = tag.groups()
-    assert builder == f"python:{python}-{debian} AS builder"
+    assert builder == f"python:{python}-slim-{debian} AS builder"
     assert python in SpecifierSet(PROJECT["requires-python"])
 
 
