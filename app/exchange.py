@@ -58,17 +58,21 @@ class Exchange:
 
     def admit(self, limiter: Limiter) -> None:
         """Take a permit, waiting in the queue if need be. Raises a `Refused`, or ClientGone."""
-        sock = self.environ.get("gunicorn.socket")
-        if sock is not None:
-            self.watch = ClientWatch(sock.fileno())
         began = time.monotonic()
         try:
-            self.permit = limiter.acquire()
+            self.permit = limiter.acquire(before_waiting=self._watch_client)
         except Refused as refused:
             self.refusal = refused.code
             raise
         finally:
             self.queue_s = time.monotonic() - began
+        self._watch_client()
+
+    def _watch_client(self) -> None:
+        """From now on the client's leaving is noticed. Not before there is something to stop: a refusal is quick."""
+        sock = self.environ.get("gunicorn.socket")
+        if sock is not None and self.watch is None:
+            self.watch = ClientWatch(sock.fileno())
 
     def seconds(self) -> float:
         """Since the request's arrival."""

@@ -17,7 +17,7 @@ Knows nothing of HTTP. Uses gevent to wait, and never yields while it holds the 
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import ceil
 from typing import Any
 
@@ -90,8 +90,11 @@ class Limiter:
             self._bell = get_hub().loop.io(fd, 1)
             self._bell.start(self._on_bell, fd)
 
-    def acquire(self) -> Permit:
-        """Take a permit, waiting in the queue if there is one. Raises LimitReached, QueueFull or QueueTimeout."""
+    def acquire(self, before_waiting: Callable[[], object] | None = None) -> Permit:
+        """Take a permit, waiting in the queue if there is one. Raises LimitReached, QueueFull or QueueTimeout.
+
+        `before_waiting` is called if the caller has to wait, before it does; the place in the line is its own already.
+        """
         slot = self._slot
         with self._lock:
             # The whole decision lies between lock and unlock, and its one store is the last thing done: a SIGKILL
@@ -111,7 +114,7 @@ class Limiter:
         if waiter is None:
             full = f"all {self.limit} permits and all {self.queue_size} places in the queue are taken"
             raise QueueFull(full, self.retry_after())
-        return self._wait(waiter)
+        return self._wait(waiter, before_waiting)
 
     def retry_after(self) -> int:
         """Seconds, 1 to 60, until a newcomer would get a permit: the line ahead over the observed service rate.
@@ -142,8 +145,10 @@ class Limiter:
             woken = self._grant() if self.queue_size else ()
         self._ring(woken)
 
-    def _wait(self, waiter: _Waiter) -> Permit:
+    def _wait(self, waiter: _Waiter, before_waiting: Callable[[], object] | None) -> Permit:
         try:
+            if before_waiting is not None:
+                before_waiting()
             waiter.event.wait(self._timeout_s)
         except BaseException:  # the client left, or the worker is being stopped
             self._leave(waiter, keep=False)

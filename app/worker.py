@@ -7,6 +7,9 @@ What differs from gunicorn's own gevent worker, which parses requests and writes
   way, has the rest of that time to speak. The worker is gone as soon as no connection is left that may be waited for.
 - **Who accepts meanwhile.** A worker that makes way for another stops accepting at once. When the whole server drains,
   workers with requests left go on accepting, so that `/readyz` can say 503; new work is refused by the application.
+- **Turns.** In one turn of the event loop only so many connections that were served before may begin another request
+  (`_Turnstile`). Without that, a turn under overload lasts as long as refusing every client that knocks, a second and
+  more, and meanwhile no finished request is answered, no permit returns, no probe is accepted.
 - **Unread bodies.** A body the application did not read (413) is not waited for: the answer says `Connection: close`
   and what still arrives is discarded for a moment, so that the client gets to read the answer.
 - **`Expect: 100-continue`** is answered when the application first reads, so a refused body need not be sent.
@@ -19,12 +22,15 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import gevent
+from gevent import get_hub
 from gevent.event import Event
+from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -40,6 +46,8 @@ _poll = get_original("select", "poll")
 
 _HEARTBEAT_S = 1.0
 _DRAIN_STEP_S = 0.05
+_BEGIN_A_TURN = 3  # about a millisecond's worth of requests
+_ACCEPT_A_TURN = 16  # more than can begin, or probes would wait in the kernel; few, to leave some to other workers
 _GRACE_S = 0.5  # a connection opened or answered less than this ago may have a request on its way
 _HEAD_TIMEOUT_S = 30.0  # for a request's head to arrive whole, where KEEPALIVE_S is 0
 _LINGER_S = 1.0
@@ -77,6 +85,32 @@ class _Connection:
             pass  # the client was faster
 
 
+class _Turnstile:
+    """Lets at most `_BEGIN_A_TURN` pass in one turn of the event loop, in order; the others wait for the next turns."""
+
+    def __init__(self) -> None:
+        self._loop = get_hub().loop
+        self._left = _BEGIN_A_TURN
+        self._waiting: deque[Waiter[None]] = deque()
+        self._turn = self._loop.prepare(ref=False)
+        self._turn.start(self._begin_turn)
+
+    def pass_through(self) -> None:
+        if self._left and not self._waiting:
+            self._left -= 1
+            return
+        waiter: Waiter[None] = Waiter()
+        self._waiting.append(waiter)
+        waiter.get()
+
+    def _begin_turn(self) -> None:
+        """Before the loop looks for events: call back those that may pass, so that it looks and doesn't wait."""
+        self._left = _BEGIN_A_TURN
+        while self._left and self._waiting:
+            self._left -= 1
+            self._loop.run_callback(self._waiting.popleft().switch, None)
+
+
 class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """See the module's opening lines."""
 
@@ -91,6 +125,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """Upkeep to be done with every heartbeat; set by a hook."""
         self._connections: set[_Connection] = set()
         self._ended = Event()
+        self._turnstile: _Turnstile
 
     def patch(self) -> None:
         """gunicorn.conf.py has patched the standard library already; wrap the listeners, that's all."""
@@ -99,6 +134,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         ]
 
     def run(self) -> None:
+        self._turnstile = _Turnstile()
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive and not self.server_drains():  # the latter for a SIGTERM that came too early to be heard
             self.notify()
@@ -115,7 +151,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             listener, handle=partial(self.handle, listener.getsockname()), spawn=Pool(self.worker_connections), **tls
         )
         if self.cfg.workers > 1:
-            server.max_accept = 1  # leave the next connection to the other workers
+            server.max_accept = _ACCEPT_A_TURN
         server.start()
         return server
 
@@ -189,6 +225,8 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             except TimeoutError:
                 return False
         connection.busy = True
+        if connection.served:
+            self._turnstile.pass_through()
         return True
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
