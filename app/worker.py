@@ -89,26 +89,34 @@ class _Turnstile:
     """Lets at most `_BEGIN_A_TURN` pass in one turn of the event loop, in order; the others wait for the next turns."""
 
     def __init__(self) -> None:
-        self._loop = get_hub().loop
+        loop = get_hub().loop
         self._left = _BEGIN_A_TURN
         self._waiting: deque[Waiter[None]] = deque()
-        self._turn = self._loop.prepare(ref=False)
+        self._turn = loop.prepare(ref=False)
         self._turn.start(self._begin_turn)
+        self._next = loop.timer(0)  # while somebody waits, the loop looks for events and doesn't wait for them
 
     def pass_through(self) -> None:
         if self._left and not self._waiting:
             self._left -= 1
             return
         waiter: Waiter[None] = Waiter()
+        if not self._waiting:
+            self._next.start(self._let_pass)
         self._waiting.append(waiter)
         waiter.get()
 
     def _begin_turn(self) -> None:
-        """Before the loop looks for events: call back those that may pass, so that it looks and doesn't wait."""
         self._left = _BEGIN_A_TURN
-        while self._left and self._waiting:
+
+    def _let_pass(self) -> None:
+        """In the hub, once a turn: run the requests that may begin."""
+        self._next.stop()
+        for _ in range(min(self._left, len(self._waiting))):
             self._left -= 1
-            self._loop.run_callback(self._waiting.popleft().switch, None)
+            self._waiting.popleft().switch(None)
+        if self._waiting:
+            self._next.start(self._let_pass)
 
 
 class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
