@@ -46,7 +46,7 @@ _poll = get_original("select", "poll")
 
 _HEARTBEAT_S = 1.0
 _DRAIN_STEP_S = 0.05
-_BEGIN_A_TURN = 3  # about a millisecond's worth of requests
+_BEGIN_A_TURN = 8  # a few milliseconds' worth of requests
 _ACCEPT_A_TURN = 16  # more than can begin, or probes would wait in the kernel; few, to leave some to other workers
 _GRACE_S = 0.5  # a connection opened or answered less than this ago may have a request on its way
 _HEAD_TIMEOUT_S = 30.0  # for a request's head to arrive whole, where KEEPALIVE_S is 0
