@@ -8,8 +8,7 @@ What differs from gunicorn's own gevent worker, which parses requests and writes
 - **Who accepts meanwhile.** A worker that makes way for another stops accepting at once. When the whole server drains,
   workers with requests left go on accepting, so that `/readyz` can say 503; new work is refused by the application.
 - **Turns.** In one turn of the event loop only so many connections that were served before may begin another request
-  (`_Turnstile`). Without that, a turn under overload lasts as long as refusing every client that knocks, a second and
-  more, and meanwhile no finished request is answered, no permit returns, no probe is accepted.
+  (`turnstile.py`). A connection's first request never waits there: it may be a probe.
 - **Unread bodies.** A body the application did not read (413) is not waited for: the answer says `Connection: close`
   and what still arrives is discarded for a moment, so that the client gets to read the answer.
 - **`Expect: 100-continue`** is answered when the application first reads, so a refused body need not be sent.
@@ -22,15 +21,12 @@ import os
 import select
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import gevent
-from gevent import get_hub
 from gevent.event import Event
-from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -41,12 +37,12 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.errors import ClientGone
+from app.turnstile import Turnstile
 
 _poll = get_original("select", "poll")
 
 _HEARTBEAT_S = 1.0
 _DRAIN_STEP_S = 0.05
-_BEGIN_A_TURN = 8  # a few milliseconds' worth of requests
 _ACCEPT_A_TURN = 16  # more than can begin, or probes would wait in the kernel; few, to leave some to other workers
 _GRACE_S = 0.5  # a connection opened or answered less than this ago may have a request on its way
 _HEAD_TIMEOUT_S = 30.0  # for a request's head to arrive whole, where KEEPALIVE_S is 0
@@ -85,40 +81,6 @@ class _Connection:
             pass  # the client was faster
 
 
-class _Turnstile:
-    """Lets at most `_BEGIN_A_TURN` pass in one turn of the event loop, in order; the others wait for the next turns."""
-
-    def __init__(self) -> None:
-        loop = get_hub().loop
-        self._left = _BEGIN_A_TURN
-        self._waiting: deque[Waiter[None]] = deque()
-        self._turn = loop.prepare(ref=False)
-        self._turn.start(self._begin_turn)
-        self._next = loop.timer(0)  # while somebody waits, the loop looks for events and doesn't wait for them
-
-    def pass_through(self) -> None:
-        if self._left and not self._waiting:
-            self._left -= 1
-            return
-        waiter: Waiter[None] = Waiter()
-        if not self._waiting:
-            self._next.start(self._let_pass)
-        self._waiting.append(waiter)
-        waiter.get()
-
-    def _begin_turn(self) -> None:
-        self._left = _BEGIN_A_TURN
-
-    def _let_pass(self) -> None:
-        """In the hub, once a turn: run the requests that may begin."""
-        self._next.stop()
-        for _ in range(min(self._left, len(self._waiting))):
-            self._left -= 1
-            self._waiting.popleft().switch(None)
-        if self._waiting:
-            self._next.start(self._let_pass)
-
-
 class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """See the module's opening lines."""
 
@@ -133,7 +95,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """Upkeep to be done with every heartbeat; set by a hook."""
         self._connections: set[_Connection] = set()
         self._ended = Event()
-        self._turnstile: _Turnstile
+        self._turnstile: Turnstile
 
     def patch(self) -> None:
         """gunicorn.conf.py has patched the standard library already; wrap the listeners, that's all."""
@@ -142,7 +104,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         ]
 
     def run(self) -> None:
-        self._turnstile = _Turnstile()
+        self._turnstile = Turnstile()
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive and not self.server_drains():  # the latter for a SIGTERM that came too early to be heard
             self.notify()

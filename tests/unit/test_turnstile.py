@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import gevent
 
-from app.worker import _BEGIN_A_TURN, _Turnstile
+from app.turnstile import BEGIN_A_TURN, Turnstile
 
 
 def test_few_pass_in_a_turn_in_order_and_nobody_is_forgotten() -> None:
@@ -16,22 +16,22 @@ def test_few_pass_in_a_turn_in_order_and_nobody_is_forgotten() -> None:
     passed_by_turn = [0]
     sampler = loop.prepare()
     sampler.start(lambda: passed_by_turn.append(len(passed)))
-    turnstile = _Turnstile()
+    turnstile = Turnstile()
 
     def ask(number: int) -> None:
         turnstile.pass_through()
         passed.append(number)
 
-    count = 10 * _BEGIN_A_TURN
+    count = 10 * BEGIN_A_TURN
     gevent.joinall([gevent.spawn(ask, number) for number in range(count)], timeout=10, raise_error=True)
     sampler.stop()
     keep_alive.stop()
     assert passed == list(range(count))
-    assert max(later - earlier for earlier, later in pairwise([*passed_by_turn, count])) <= 2 * _BEGIN_A_TURN
+    assert max(later - earlier for earlier, later in pairwise([*passed_by_turn, count])) <= 2 * BEGIN_A_TURN
 
 
 def test_a_few_never_wait() -> None:
     """Without overload nobody is held up: whoever comes alone passes without a switch."""
-    turnstile = _Turnstile()
-    for _ in range(_BEGIN_A_TURN):
+    turnstile = Turnstile()
+    for _ in range(BEGIN_A_TURN):
         turnstile.pass_through()

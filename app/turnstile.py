@@ -1,0 +1,48 @@
+"""Few requests begin in one turn of the event loop, so that a turn stays short whatever the load.
+
+A turn runs everything that is ready. Under overload that is every client that knocks: refusing them all takes a second
+and more, and meanwhile no finished request is answered, no permit returns and no probe is accepted. With the turnstile
+whoever is over the number waits for the next turns, in order, and what has begun goes on in between.
+"""
+
+from collections import deque
+
+from gevent import get_hub
+from gevent.hub import Waiter
+
+BEGIN_A_TURN = 8  # a few milliseconds' worth of requests
+
+
+class Turnstile:
+    """Lets at most `BEGIN_A_TURN` pass in a turn of the calling thread's event loop."""
+
+    def __init__(self) -> None:
+        loop = get_hub().loop
+        self._left = BEGIN_A_TURN
+        self._waiting: deque[Waiter[None]] = deque()
+        self._turn = loop.prepare(ref=False)
+        self._turn.start(self._begin_turn)
+        self._next = loop.timer(0)  # while somebody waits, the loop looks for events and doesn't wait for them
+
+    def pass_through(self) -> None:
+        """Return when the caller may go on: at once, unless more have come in this turn than may pass."""
+        if self._left and not self._waiting:
+            self._left -= 1
+            return
+        waiter: Waiter[None] = Waiter()
+        if not self._waiting:
+            self._next.start(self._let_pass)
+        self._waiting.append(waiter)
+        waiter.get()
+
+    def _begin_turn(self) -> None:
+        self._left = BEGIN_A_TURN
+
+    def _let_pass(self) -> None:
+        """In the hub, once a turn: run the requests that may begin."""
+        self._next.stop()
+        for _ in range(min(self._left, len(self._waiting))):
+            self._left -= 1
+            self._waiting.popleft().switch(None)
+        if self._waiting:
+            self._next.start(self._let_pass)
