@@ -65,6 +65,7 @@ def test_prometheus_reads_what_is_in_flight_and_what_was_refused(
     with Prometheus(tmp_path, router.port) as prometheus:
         held = Crowd(lambda _: router.infer().status_code).send(13)
         gate.wait_inside(9)
+        until(lambda: router.metrics()["router_queued_requests"] == 4, "4 wait")
         refused = Crowd(lambda _: router.infer().status_code).send(40).join().counts()[429]
         assert refused == 40
         until(lambda: prometheus.value("router_inflight_requests") == 9, "9 in flight")
