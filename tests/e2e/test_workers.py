@@ -115,6 +115,26 @@ def test_binary_upgrade_keeps_one_cap_and_hands_over_the_counters(start_gated: S
         until(lambda: not os.path.exists(f"/proc/{arbiter}"), "the second arbiter is gone")
 
 
+def test_old_server_killed_in_mid_upgrade_leaks_nothing(start_gated: Start, gate: Gate) -> None:
+    """USR2, then SIGKILL of the old arbiter, which can reap nobody any more: the new server takes back what it held."""
+    router = start_gated(MAX_CONCURRENCY=3)
+    crowd = hold(router, gate, 3)
+    old_workers = set(router.workers())
+    router.signal(signal.SIGUSR2)
+    until(lambda: router.metrics()["router_workers"] == 4, "four workers in one table")
+    (arbiter,) = set(router.workers()) - old_workers
+    router.signal(signal.SIGKILL)
+    try:
+        router.wait_exit()
+        assert crowd.join().counts() == {"ConnectionError": 3}
+        until(lambda: router.ready() and router.metrics()["router_workers"] == 2, "the new server's two workers")
+        assert router.metrics()["router_permits_reclaimed_total"] == 3
+        expect_all_back(router, gate, 3)
+    finally:
+        os.kill(arbiter, signal.SIGTERM)
+        until(lambda: not os.path.exists(f"/proc/{arbiter}"), "the second arbiter is gone")
+
+
 def test_upgrade_to_other_limits_is_refused() -> None:
     """A program that would count differently doesn't join the table; the reason is one line."""
     upgrade = run_to_exit({"MAX_CONCURRENCY": "5"}, inherit_from={"MAX_CONCURRENCY": "4"})
