@@ -1,27 +1,47 @@
-"""Whether this server is shutting down as a whole, told by the arbiter to all its workers through the shared table.
+"""Whether this server is shutting down as a whole, told by the arbiter to each of its workers in the worker's own row.
 
 A worker that merely makes way for another (HUP, TTOU, max_requests) is no drain: the server goes on. During a binary
-upgrade two servers share the table, so the cell holds the process id of the arbiter that drains.
+upgrade two servers share the table; each marks the rows of its own workers, so neither ends the other's drain.
 """
 
 import os
 
 from app.shared import SharedTable
 
-CELLS = ("draining_arbiter",)
+COLUMNS = ("draining",)
 
 
 class Drain:
     """Begun by an arbiter, seen by its workers."""
 
     def __init__(self, table: SharedTable) -> None:
-        self._arbiter = table.cell("draining_arbiter")
+        self._draining = table.column("draining")
+        self._arbiters = table.column("arbiter_pid")
+        self._begun_here = False
+        self._slot: int | None = None
 
     def begin(self) -> None:
-        """Called in the arbiter, before it signals its workers."""
-        self._arbiter[0] = os.getpid()
+        """In the arbiter, before it signals its workers.
+
+        Runs in a signal handler, so it must not take the lock: the code it interrupts may hold it. It needs none: a
+        row's mark is written by its arbiter only, and this flag, stored first, reaches the workers forked later.
+        """
+        self._begun_here = True
+        for slot, arbiter in enumerate(self._arbiters):
+            if arbiter == os.getpid():
+                self._draining[slot] = 1
+
+    def mark(self, slot: int) -> None:
+        """In the arbiter, for a slot it has just claimed: clear what the row said, or tell the new worker too."""
+        self._draining[slot] = 0
+        if self._begun_here:
+            self._draining[slot] = 1
+
+    def attach(self, slot: int) -> None:
+        """In the worker: this is its row."""
+        self._slot = slot
 
     @property
     def begun(self) -> bool:
         """Asked in a worker: whether its arbiter drains."""
-        return self._arbiter[0] == os.getppid()
+        return self._slot is not None and self._draining[self._slot] == 1

@@ -41,8 +41,8 @@ class Lifecycle:
         self._inherit_as = inherit_as
         table, _, directory = (inherited or "").partition(";")
         self._table = SharedTable(
-            (*limiter.COLUMNS, *slots.COLUMNS),
-            (*limiter.CELLS, *slots.CELLS, *drain.CELLS),
+            (*limiter.COLUMNS, *slots.COLUMNS, *drain.COLUMNS),
+            (*limiter.CELLS, *slots.CELLS),
             line.array_words(settings.queue_size),
             identity=f"MAX_CONCURRENCY={settings.max_concurrency} QUEUE_SIZE={settings.queue_size}",
             inherited=table or None,
@@ -89,6 +89,7 @@ class Lifecycle:
         self.slots.reclaim_orphans(os.getpid())
         try:
             worker.slot = self.slots.claim()
+            self.drain.mark(worker.slot)
         except NoFreeSlot as error:
             worker.slot = None
             _log.error("worker can't start", reason=str(error))
@@ -98,14 +99,21 @@ class Lifecycle:
         if worker.slot is None:
             time.sleep(_SLOTLESS_PAUSE_S)  # so that the arbiter doesn't fork as fast as it can
             sys.exit(1)  # not gunicorn's WORKER_BOOT_ERROR, which would stop the whole server
+        if not self.slots.occupy(worker.slot, worker.ppid):
+            sys.exit(1)  # the arbiter died meanwhile, and somebody took its slots back
         self._slot = worker.slot
-        self.slots.occupy(worker.slot)
+        self.drain.attach(worker.slot)
         worker.server_drains = lambda: self.drain.begun
-        worker.every_second = lambda: self.slots.reclaim_orphans(os.getppid())
+        worker.upkeep = self._upkeep
 
     def post_worker_init(self, worker: Any) -> None:
         """In the worker, when its event loop is new: listen to the bell."""
         self.limiter.attach(worker.slot)
+
+    def _upkeep(self) -> None:
+        """In the worker, every second: mend what a process that died at a bad moment left undone."""
+        self.slots.reclaim_orphans(os.getppid())
+        self.limiter.pick_up()
 
     def child_exit(self, arbiter: Any, worker: Any) -> None:
         """A worker was reaped, however it died: take back what it held."""
@@ -120,8 +128,8 @@ class Lifecycle:
         arbiter.cfg.env_orig[self._inherit_as] = f"{self._table.handover()};{self._directory}"
 
     def on_exit(self, arbiter: Any) -> None:
-        """Remove the metrics directory, unless the other binary of an upgrade still uses it."""
-        if arbiter.reexec_pid == arbiter.master_pid == 0:
+        """Remove the metrics directory, unless the other binary of an upgrade lives and still uses it."""
+        if not slots.alive(arbiter.reexec_pid) and not slots.alive(arbiter.master_pid):
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _remove_unused(self, maker: int) -> None:

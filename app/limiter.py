@@ -131,7 +131,14 @@ class Limiter:
     def snapshot(self) -> tuple[int, int]:
         """Permits taken and requests waiting, over all workers, at one moment."""
         with self._lock:
-            return self._taken(), self._waiting()
+            # A worker killed between its two stores on joining the line is granted before it counts as queued.
+            return self._taken(), max(0, self._waiting())
+
+    def pick_up(self) -> None:
+        """Pick up what was granted here. The bell says when; this is for a grant whose giver died before ringing it."""
+        if self.queue_size:
+            with self._lock:
+                self._pick_up()
 
     def _release(self, served_s: float) -> None:
         slot = self._slot
@@ -175,8 +182,7 @@ class Limiter:
     def _on_bell(self, fd: int) -> None:
         """In the hub: pick up what was granted to this worker, oldest first, and let those requests go on."""
         _quiet(fd)
-        with self._lock:
-            self._pick_up()
+        self.pick_up()
 
     # What follows needs the lock.
 

@@ -6,7 +6,7 @@ cells and one array. Every cell has one writer at a time: its row's worker, or w
 **The lock dies with its holder.** It is a robust, process-shared POSIX mutex inside the block (pthread_mutexattr_
 setrobust(3)). When a process is SIGKILLed while holding it, the kernel frees it and the next to lock is told so
 (EOWNERDEAD); `multiprocessing.Lock` would hang every survivor for ever. A `fcntl` lock has the same property, but
-costs 1.7 µs a turn where this costs 0.4 µs (tests/bench/limiter.py prints both). It excludes processes, not the
+costs three times as much a turn (tests/bench/limiter.py prints both). It excludes processes, not the
 greenlets of one process: nothing may yield while it is held.
 
 **What a dead holder leaves behind** is a prefix of its stores. So whoever writes under the lock commits with a single

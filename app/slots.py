@@ -7,6 +7,7 @@ are reclaimed by whoever notices (`reclaim_orphans`, run every second by every w
 """
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 from app.errors import NoFreeSlot
@@ -38,9 +39,16 @@ class Slots(NamedTuple):
             f"all {SLOTS} worker slots belong to live workers; wait for old ones to exit or lower WEB_CONCURRENCY"
         )
 
-    def occupy(self, slot: int) -> None:
-        """Called by the worker itself, once it runs."""
-        self.table.column("worker_pid")[slot] = os.getpid()
+    def occupy(self, slot: int, owner: int) -> bool:
+        """Called by the worker itself, once it runs; `owner` is its arbiter. Answers whether the slot is still theirs.
+
+        It is not if the arbiter died between claim and now: another may have reclaimed the slot, and claimed it anew.
+        """
+        with self.table.lock:
+            if self.table.column("arbiter_pid")[slot] != owner:
+                return False
+            self.table.column("worker_pid")[slot] = os.getpid()
+            return True
 
     def workers(self) -> int:
         """How many workers live."""
@@ -85,16 +93,17 @@ class Slots(NamedTuple):
         freed = 0
         for slot in range(self.table.cell("rows")[0]):
             owner = arbiters[slot]
-            if owner not in (0, arbiter) and not _alive(owner) and not _alive(workers[slot]):
+            if owner not in (0, arbiter) and not alive(owner) and not alive(workers[slot]):
                 freed += self.reclaim(slot, owner)
         return freed
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def alive(pid: int) -> bool:
+    """Whether a process runs. A zombie doesn't: it can do nothing more, and its parent may never reap it."""
+    if not pid:
         return False
-    except PermissionError:
-        return True
-    return pid > 0
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"

@@ -91,7 +91,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self.server_drains: Callable[[], bool] = lambda: False
         """Whether the whole server shuts down, not just this worker; set by a hook."""
-        self.every_second: Callable[[], object] = lambda: None
+        self.upkeep: Callable[[], object] = lambda: None
         """Upkeep to be done with every heartbeat; set by a hook."""
         self._connections: set[_Connection] = set()
         self._ended = Event()
@@ -108,7 +108,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive and not self.server_drains():  # the latter for a SIGTERM that came too early to be heard
             self.notify()
-            self.every_second()
+            self.upkeep()
             self._sleep_until_signal(_HEARTBEAT_S)
         self.alive = False
         self._drain(servers)

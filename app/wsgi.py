@@ -33,5 +33,5 @@ application = create_app(
     SimulatedModel(settings.model_ref, settings.simulated_latency_ms / 1000),
     lifecycle.drain,
 )
-if "MAX_CONCURRENCY" not in os.environ:
+if not os.environ.get("MAX_CONCURRENCY", "").strip():
     logging.getLogger("router").info("MAX_CONCURRENCY is not set: the default %d applies", settings.max_concurrency)

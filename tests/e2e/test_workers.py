@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
+import requests
 
 from app.shared import SLOTS
 from tests.support.clients import Crowd
@@ -113,6 +114,34 @@ def test_binary_upgrade_keeps_one_cap_and_hands_over_the_counters(start_gated: S
     finally:
         os.kill(arbiter, signal.SIGTERM)
         until(lambda: not os.path.exists(f"/proc/{arbiter}"), "the second arbiter is gone")
+
+
+def test_each_server_of_an_upgrade_drains_for_itself(start_gated: Start, gate: Gate) -> None:
+    """TERM to both, one after the other: the second drain neither ends the first nor is ended by it."""
+    router = start_gated(MAX_CONCURRENCY=4, WEB_CONCURRENCY=1)
+    crowd = hold(router, gate, 1)
+    (old_worker,) = router.workers()
+    router.signal(signal.SIGUSR2)
+    until(lambda: router.metrics()["router_workers"] == 2, "a worker each")
+    (arbiter,) = set(router.workers()) - {old_worker}
+    try:
+        while gate.inside < 4:  # until each worker has some, so that both servers wait for an answer
+            inside = gate.inside
+            crowd.send(1)
+            gate.wait_inside(inside + 1)
+        router.signal(signal.SIGTERM)
+        until(lambda: "Handling signal: term" in router.log(), "the first heard it")
+        router.signal(signal.SIGTERM, arbiter)
+        until(lambda: router.log().count("Handling signal: term") == 2, "the second heard it")
+        statuses = {requests.get(f"{router.url}/readyz", timeout=5).status_code for _ in range(30)}
+        assert statuses == {503}
+        assert router.infer().status_code == 503
+    finally:
+        gate.open()
+        router.wait_exit()
+        until(lambda: not os.path.exists(f"/proc/{arbiter}"), "the second arbiter is gone")
+    assert crowd.join().counts() == {200: 4}
+    assert not list(router.log_path.parent.glob("metrics-*")), "the last to go removes the metrics"
 
 
 def test_old_server_killed_in_mid_upgrade_leaks_nothing(start_gated: Start, gate: Gate) -> None:

@@ -146,7 +146,7 @@ def test_orphans_of_a_dead_arbiter_are_reclaimed_once() -> None:
         slot = parent.slots.claim()
         worker = os.fork()
         if worker == 0:
-            parent.slots.occupy(slot)
+            parent.slots.occupy(slot, os.getppid())
             parent._door(slot).acquire()
             os._exit(0)
         os.waitpid(worker, 0)  # died without its row being reclaimed, and so does this arbiter
@@ -160,6 +160,64 @@ def test_orphans_of_a_dead_arbiter_are_reclaimed_once() -> None:
     assert parent.slots.reclaim_orphans(os.getpid()) == 1
     assert parent.slots.reclaim_orphans(os.getpid()) == 0
     assert parent.taken() == 1
+
+
+def test_zombies_hold_nothing() -> None:
+    """A dead arbiter or worker that nobody waits for is dead all the same: its row is reclaimed."""
+    parent = Parent(limit=4)
+    own = parent.door()
+
+    def worker(other: Limiter) -> None:
+        other.acquire()
+
+    pid = parent.fork(worker)
+    slot = parent.pids.pop(pid)
+    until(lambda: " Z " in Path(f"/proc/{pid}/stat").read_text(), "it is a zombie")
+    parent.table.column("arbiter_pid")[slot] = pid  # its arbiter is as dead as it is
+    assert parent.slots.reclaim_orphans(os.getpid()) == 1
+    os.waitpid(pid, 0)
+    assert own.snapshot() == (0, 0)
+
+
+def test_successors_row_is_not_reclaimed_with_its_predecessors() -> None:
+    """Of two who notice an orphan the second does nothing: the row may be a living worker's by then."""
+    parent = Parent(limit=4)
+    slot = parent.slots.claim()
+    arbiters, inflight = parent.table.column("arbiter_pid"), parent.table.column("inflight")
+    dead, inflight[slot] = 2**22 + 1, 1  # no process id: they end before
+    arbiters[slot] = dead
+    assert parent.slots.reclaim(slot, dead) == 1
+    assert parent.slots.claim() == slot
+    inflight[slot] = 1
+    assert parent.slots.reclaim(slot, dead) == 0
+    assert inflight[slot] == 1
+
+
+def test_worker_whose_slot_was_taken_back_does_not_use_it() -> None:
+    """Its arbiter died between claim and start, and another claimed the slot: the two must not share a row."""
+    parent = Parent(limit=4)
+    slot = parent.slots.claim()
+    former = os.getpid()
+    parent.table.column("arbiter_pid")[slot] = former + 1
+    assert not parent.slots.occupy(slot, former)
+    assert parent.table.column("worker_pid")[slot] == 0
+
+
+def test_grant_whose_giver_died_before_ringing_is_picked_up() -> None:
+    """Granted and not rung: the waiter's worker finds it with its next upkeep."""
+    parent = Parent(limit=1, queue_size=2)
+    own, other = parent.door(), parent.door()
+    held = other.acquire()
+    waiter = gevent.spawn(own.acquire)
+    gevent.sleep(0)
+    bell = parent.table.bells[0]
+    held.release()
+    os.eventfd_read(bell)  # as if it had never rung
+    gevent.sleep(0.01)
+    assert not waiter.ready()
+    own.pick_up()
+    waiter.get(timeout=10).release()
+    assert own.snapshot() == (0, 0)
 
 
 def test_queue_refuses_when_full_and_when_waited_too_long() -> None:

@@ -61,7 +61,7 @@ class Parent:
         try:
             signal.alarm(100)  # whatever goes wrong, no child outlives the test
             reinit()
-            self.slots.occupy(slot)
+            assert self.slots.occupy(slot, os.getppid())
             work(self._door(slot))
             os._exit(0)
         except BaseException:

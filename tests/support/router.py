@@ -51,6 +51,7 @@ class Router:
             "BIND": f"127.0.0.1:{self.port}",
             "WEB_CONCURRENCY": "2",
             "GRACEFUL_TIMEOUT_S": "20",
+            "PROMETHEUS_MULTIPROC_DIR": str(folder / f"metrics-{self.port}"),  # a router that is killed can't remove it
             **given,
         }
         self._process: subprocess.Popen[bytes]

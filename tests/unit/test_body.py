@@ -104,8 +104,8 @@ class Server:
         self.seen: list[Inference] = []
         settings = load_settings({"MAX_CONCURRENCY": "1", "MAX_BODY_BYTES": str(LIMIT), "ACCESS_LOG": "off"}, 1)
         self.table = table = SharedTable(
-            (*limiter.COLUMNS, *slots.COLUMNS),
-            (*limiter.CELLS, *slots.CELLS, *drain.CELLS),
+            (*limiter.COLUMNS, *slots.COLUMNS, *drain.COLUMNS),
+            (*limiter.CELLS, *slots.CELLS),
             line.array_words(settings.queue_size),
         )
         owners = Slots(table, settings.max_concurrency, settings.queue_size)

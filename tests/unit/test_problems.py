@@ -45,14 +45,16 @@ class Server:
         self.why_unusable: str | None = None
         settings = load_settings({"MAX_CONCURRENCY": "1", "ACCESS_LOG": "off", **environ}, 1)
         self.table = SharedTable(
-            (*limiter.COLUMNS, *slots.COLUMNS),
-            (*limiter.CELLS, *slots.CELLS, *drain.CELLS),
+            (*limiter.COLUMNS, *slots.COLUMNS, *drain.COLUMNS),
+            (*limiter.CELLS, *slots.CELLS),
             line.array_words(settings.queue_size),
         )
         owners = Slots(self.table, settings.max_concurrency, settings.queue_size)
         self.limiter = Limiter(self.table, settings.max_concurrency)
         self.limiter.attach(owners.claim())
-        self._app = create_app(settings, self.limiter, Metrics(self.limiter, owners, folder), self, Drain(self.table))
+        self._drain = Drain(self.table)
+        self._drain.attach(0)
+        self._app = create_app(settings, self.limiter, Metrics(self.limiter, owners, folder), self, self._drain)
 
     def close(self) -> None:
         """Close the bells: every table has one for each worker that might be."""
@@ -69,8 +71,8 @@ class Server:
         return self.why_unusable
 
     def drain(self) -> None:
-        """As the arbiter, this process's parent, would."""
-        self.table.cell("draining_arbiter")[0] = os.getppid()
+        """As the arbiter would; this process claimed the slot, so it is the one."""
+        self._drain.begin()
 
     def ask(
         self, method: str, path: str, body: bytes = b'{"prompt":"hello"}', request_id: str = "id", port: int = 80

@@ -48,7 +48,7 @@ def answers() -> dict[str, Any]:
     """Ask a router of default settings all that the tests below want to know. Runs in a process of its own."""
     # Not imported at the top: to import it is to build a router from the environment.
     wsgi = importlib.import_module("app.wsgi")
-    worker = types.SimpleNamespace()
+    worker = types.SimpleNamespace(ppid=os.getpid())
     wsgi.lifecycle.pre_fork(None, worker)
     wsgi.lifecycle.post_fork(None, worker)
     wsgi.lifecycle.post_worker_init(worker)
