@@ -6,12 +6,9 @@ that say so in the worker.
 
 import atexit
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,10 +20,10 @@ from app.drain import Drain
 from app.errors import NoFreeSlot
 from app.limiter import Limiter
 from app.metrics import Metrics, keep_files_per_slot
+from app.metrics_directory import open_directory
 from app.shared import SharedTable
 from app.slots import Slots
 
-_MEMORY = Path("/dev/shm")
 _SLOTLESS_PAUSE_S = 1.0
 
 _log = structlog.get_logger("router.lifecycle")
@@ -54,11 +51,10 @@ class Lifecycle:
             self._table, settings.max_concurrency, settings.queue_size, settings.queue_timeout_ms / 1000
         )
         self.drain = Drain(self._table)
-        self._directory = Path(directory) if directory else _new_directory(settings.prometheus_multiproc_dir)
-        if not directory:
-            atexit.register(self._remove_unused, os.getpid())
-        keep_files_per_slot(self._directory, lambda: f"{os.getpid()}_arbiter" if self._slot is None else self._slot)
-        self.metrics = Metrics(self.limiter, self.slots, self._directory)
+        self._directory = open_directory(settings.prometheus_multiproc_dir, directory or None)
+        atexit.register(self._leave_unused, os.getpid())
+        keep_files_per_slot(self._directory.path, lambda: "arbiter" if self._slot is None else self._slot)
+        self.metrics = Metrics(self.limiter, self.slots, self._directory.path)
 
     def when_ready(self, arbiter: Any) -> None:
         """Say what is served, and have SIGTERM announced in the shared table before the workers hear of it."""
@@ -125,26 +121,13 @@ class Lifecycle:
 
     def pre_exec(self, arbiter: Any) -> None:
         """In the process that becomes the next binary (USR2): let it inherit the table and the metrics directory."""
-        arbiter.cfg.env_orig[self._inherit_as] = f"{self._table.handover()};{self._directory}"
+        arbiter.cfg.env_orig[self._inherit_as] = f"{self._table.handover()};{self._directory.path}"
 
     def on_exit(self, arbiter: Any) -> None:
-        """Remove the metrics directory, unless the other binary of an upgrade lives and still uses it."""
-        if not slots.alive(arbiter.reexec_pid) and not slots.alive(arbiter.master_pid):
-            shutil.rmtree(self._directory, ignore_errors=True)
+        """Remove the metrics directory, unless the other binary of an upgrade still uses it."""
+        self._directory.leave()
 
-    def _remove_unused(self, maker: int) -> None:
+    def _leave_unused(self, maker: int) -> None:
         """At the end of a program that never became a server (`gunicorn --check-config`, a failed start)."""
         if os.getpid() == maker and not self._started:
-            shutil.rmtree(self._directory, ignore_errors=True)
-
-
-def _new_directory(configured: str | None) -> Path:
-    """The configured metrics directory, emptied, or a new one: in memory where that can be written."""
-    if configured is None:
-        parent = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-        return Path(tempfile.mkdtemp(prefix="router-metrics-", dir=parent))
-    directory = Path(configured)
-    directory.mkdir(parents=True, exist_ok=True)
-    for file in directory.glob("*.db"):
-        file.unlink()
-    return directory
+            self._directory.leave()

@@ -84,6 +84,31 @@ def test_checking_the_configuration_leaves_nothing_behind() -> None:
     assert directories() <= before
 
 
+def test_directory_left_by_a_killed_server_is_removed_at_the_next_start(start: Start) -> None:
+    """SIGKILL leaves the metrics directory; the next start removes it, and none that is in use."""
+
+    def directory(router: Router) -> Path:
+        opened = [Path(os.readlink(fd)) for fd in Path(f"/proc/{router.pid}/fd").iterdir()]
+        (found,) = {path for path in opened if path.name.startswith("router-metrics-")}
+        return found
+
+    killed, living = start(PROMETHEUS_MULTIPROC_DIR=""), start(PROMETHEUS_MULTIPROC_DIR="")
+    abandoned, used = directory(killed), directory(living)
+    workers = killed.workers()
+    killed.signal(signal.SIGKILL)
+    killed.wait_exit()
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "its workers are gone")
+    assert abandoned.exists()
+    third = start(PROMETHEUS_MULTIPROC_DIR="")
+    assert not abandoned.exists()
+    assert used.exists()
+    for router in (living, third):
+        path = directory(router)
+        router.signal(signal.SIGTERM)
+        router.wait_exit()
+        assert not path.exists()
+
+
 def test_arbiter_killed_takes_its_workers_along(start: Start) -> None:
     """SIGKILL of the arbiter: no worker serves on without it."""
     router = start()

@@ -1,0 +1,77 @@
+"""The directory of the metrics files: emptied or made at the start, removed by whoever uses it last.
+
+Every server that uses a directory holds a shared lock (flock(2)) on it, through a descriptor that its workers inherit:
+the kernel frees the lock when the last of these processes ends, however it ends. So the lock tells a directory in use
+from one that a SIGKILL left behind, which the next start removes.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_PREFIX = "router-metrics-"
+_MEMORY = Path("/dev/shm")  # noqa: S108  # only looked into; what is made there is made by mkdtemp
+
+
+class MetricsDirectory:
+    """This server's use of a directory."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def leave(self) -> None:
+        """Stop using it, and remove it if nobody else does.
+
+        To turn a shared lock into an exclusive one, the kernel gives up the first before it tries for the second. So of
+        two servers that leave at the same moment, at least one finds itself alone.
+        """
+        if _lock_alone(self._descriptor):
+            shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._descriptor)
+
+
+def open_directory(configured: str | None, inherited: str | None) -> MetricsDirectory:
+    """The one of the program before this one, or the configured one, emptied, or a new one, in memory if it can be."""
+    if inherited is not None:
+        return _use(Path(inherited))
+    if configured is not None:
+        directory = Path(configured)
+        directory.mkdir(parents=True, exist_ok=True)
+        for file in directory.glob("*.db"):
+            file.unlink()
+        return _use(directory)
+    parent = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    _remove_abandoned(parent)
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        used = _use(directory)
+        if directory.exists():  # another start may have taken it for abandoned before it was locked
+            return used
+
+
+def _use(directory: Path) -> MetricsDirectory:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return MetricsDirectory(directory, descriptor)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for directory in parent.glob(f"{_PREFIX}*"):
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # gone by now, or another user's
+        if _lock_alone(descriptor):
+            shutil.rmtree(directory, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _lock_alone(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
