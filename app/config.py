@@ -86,6 +86,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "0 to 3600", "How long an idle connection is kept, seconds; 0 closes after each answer.", ge=0, le=3600
         ),
     ] = 75
+    stall_timeout_s: Annotated[
+        int,
+        _setting(
+            "1 to 3600",
+            "How long a client may send no more of its request, or take no more of its answer, seconds.",
+            ge=1,
+            le=3600,
+        ),
+    ] = 30
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
         _setting("debug, info, warning, error or critical", "Least level that is logged."),

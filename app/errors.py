@@ -23,6 +23,18 @@ class InvalidRequest(RouterError):
     code = "invalid_request"
 
 
+class MalformedRequest(RouterError):
+    """Bytes that are no request, or none that is accepted. Its status is the parser's: 400, 414, 417, 431 or 501."""
+
+    code = "malformed_request"
+
+
+class BodyStalled(RouterError):
+    """A request body of which nothing more came for STALL_TIMEOUT_S."""
+
+    code = "request_timeout"
+
+
 class BodyTooLarge(RouterError):
     """A request body longer than MAX_BODY_BYTES."""
 

@@ -126,7 +126,12 @@ class _Answer:
         self.body: Iterable[bytes] = ()
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self.body
+        try:
+            yield from self.body
+        except Exception:
+            self._exchange.status = 500  # it failed in the middle, whatever its head said
+            self._complete = True
+            raise
         self._complete = True
 
     def close(self) -> None:

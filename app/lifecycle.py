@@ -101,6 +101,7 @@ class Lifecycle:
         self.drain.attach(worker.slot)
         worker.server_drains = lambda: self.drain.begun
         worker.upkeep = self._upkeep
+        worker.stall_timeout_s = float(self._settings.stall_timeout_s)
 
     def post_worker_init(self, worker: Any) -> None:
         """In the worker, when its event loop is new: listen to the bell."""

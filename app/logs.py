@@ -43,5 +43,5 @@ def configure(settings: Settings) -> dict[str, Any]:
         },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
         "root": {"handlers": ["stderr"], "level": level},
-        "loggers": {"gunicorn.error": own, "gunicorn.access": own, "router": own},
+        "loggers": {"gunicorn.error": own, "gunicorn.access": own, "router": own, "router.access": {"level": "INFO"}},
     }

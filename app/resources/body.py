@@ -6,7 +6,7 @@ import falcon
 import msgspec
 from gunicorn.http.errors import ParseException
 
-from app.errors import BodyTooLarge, InvalidRequest, UnsupportedBody
+from app.errors import BodyStalled, BodyTooLarge, InvalidRequest, UnsupportedBody
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -14,7 +14,7 @@ _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 def read_body(req: falcon.Request, limit: int) -> bytes:
     """The whole body. A declared length over `limit` is refused unread, a chunked body as soon as it exceeds it.
 
-    Raises UnsupportedBody for multipart, BodyTooLarge, or InvalidRequest for a body that ends early.
+    Raises UnsupportedBody for multipart, BodyTooLarge, BodyStalled, or InvalidRequest for a body that ends early.
     """
     if (req.content_type or "").lower().startswith("multipart/"):
         raise UnsupportedBody("multipart bodies are not accepted; send JSON")
@@ -26,6 +26,8 @@ def read_body(req: falcon.Request, limit: int) -> bytes:
         body: bytes = req.env["wsgi.input"].read(limit + 1 if length is None else length)
     except ParseException as error:
         raise InvalidRequest(f"the chunked body is malformed: {error}") from error
+    except TimeoutError as error:
+        raise BodyStalled("nothing more of the body came; see STALL_TIMEOUT_S") from error
     except OSError as error:
         raise InvalidRequest("the connection broke while the body was read") from error
     if len(body) > limit:

@@ -1,16 +1,13 @@
-"""Errors become problem documents (RFC 9457), here and nowhere else.
-
-Members: `type` (about:blank: the title is the status phrase, as the RFC has it), `title`, `status`, `detail` for
-people, and `code`, a stable word for programs.
-"""
+"""Errors become problem documents (RFC 9457), here and nowhere else."""
 
 from http import HTTPStatus
 
 import falcon
-import msgspec
 import structlog
 
+from app import problem
 from app.errors import (
+    BodyStalled,
     BodyTooLarge,
     Draining,
     InvalidRequest,
@@ -25,6 +22,7 @@ from app.exchange import ENVIRON_KEY
 
 _STATUS: dict[type[RouterError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
+    BodyStalled: HTTPStatus.REQUEST_TIMEOUT,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedBody: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     LimitReached: HTTPStatus.TOO_MANY_REQUESTS,
@@ -34,16 +32,6 @@ _STATUS: dict[type[RouterError], HTTPStatus] = {
 }
 
 _log = structlog.get_logger("router.problems")
-
-
-class Problem(msgspec.Struct):
-    """A problem document."""
-
-    title: str
-    status: int
-    detail: str
-    code: str
-    type: str = "about:blank"
 
 
 def install(app: "falcon.App[falcon.Request, falcon.Response]") -> None:
@@ -56,14 +44,18 @@ def install(app: "falcon.App[falcon.Request, falcon.Response]") -> None:
 def answer(resp: falcon.Response, status: HTTPStatus, code: str, detail: str) -> None:
     """Answer with a problem document."""
     resp.status = f"{status.value} {status.phrase}"
-    resp.content_type = "application/problem+json"
-    resp.data = msgspec.json.encode(Problem(status.phrase, status.value, detail, code))
+    resp.content_type = problem.CONTENT_TYPE
+    resp.data = problem.document(status.phrase, status.value, detail, code)
 
 
 def _router_error(req: falcon.Request, resp: falcon.Response, error: RouterError, _: object) -> None:
     if isinstance(error, Refused):
         resp.set_header("Retry-After", str(error.retry_after))
-    answer(resp, _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR), error.code, str(error))
+    status = _STATUS.get(type(error))
+    if status is None:
+        _unexpected(req, resp, error, None)  # none that a request should meet
+    else:
+        answer(resp, status, error.code, str(error))
 
 
 def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _: object) -> None:
@@ -72,7 +64,8 @@ def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPEr
     if error.headers:
         resp.set_headers(error.headers)
     detail = error.description or _detail(req, status)
-    answer(resp, status, status.name.lower(), detail)
+    code = InvalidRequest.code if status is HTTPStatus.BAD_REQUEST else status.name.lower()
+    answer(resp, status, code, detail)
 
 
 def _detail(req: falcon.Request, status: HTTPStatus) -> str:
