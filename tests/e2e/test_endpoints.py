@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import requests
 
+from tests.support.malformed import MALFORMED
 from tests.support.router import Router, free_port
 
 Start = Callable[..., Router]
@@ -139,9 +140,26 @@ def test_pipelined_requests_are_answered_in_order(router: Router) -> None:
     assert re.findall(rb'"prompt":"\d"|alive"', answer) == [b'"prompt":"1"', b'"prompt":"2"', b'alive"']
 
 
-def test_bare_line_feeds_are_refused(router: Router) -> None:
-    """What proxies may read in two ways is not read at all."""
-    assert exchange(router, b"GET /healthz HTTP/1.1\nHost: x\n\n").startswith(b"HTTP/1.1 400 ")
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_requests_get_a_problem_document_too(router: Router, name: str) -> None:
+    """What the parser refuses is answered like every other error, id and timing included, and reaches the client."""
+    sent, status = MALFORMED[name]
+    head, _, body = exchange(router, sent).partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    for field in (
+        b"Content-Type: application/problem+json",
+        b"X-Request-Id: ",
+        b"Server-Timing: ",
+        b"Connection: close",
+    ):
+        assert field in head
+    assert (json.loads(body)["status"], json.loads(body)["code"]) == (status, "malformed_request")
+
+
+def test_unknown_method_is_bad_input(router: Router) -> None:
+    """A method that HTTP doesn't know is the client's mistake, under a code that stands in the README."""
+    answer = requests.request("FOO", f"{router.url}/infer", timeout=5)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
 
 
 def test_metrics_move_to_the_admin_listener(start: Start) -> None:

@@ -20,7 +20,7 @@ from app import drain, limiter, line, slots
 from app.backends import Inference
 from app.config import load_settings
 from app.drain import Drain
-from app.errors import BodyTooLarge, ClientGone, InvalidRequest, UnsupportedBody
+from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UnsupportedBody
 from app.limiter import Limiter
 from app.main import create_app
 from app.metrics import Metrics
@@ -295,11 +295,17 @@ def test_body_that_ends_early_is_refused() -> None:
         read_body(request(Stream(b"{}"), 20), LIMIT)
 
 
-@pytest.mark.parametrize("error", [InvalidChunkSize(b"x"), ConnectionResetError(), TimeoutError()], ids=repr)
+@pytest.mark.parametrize("error", [InvalidChunkSize(b"x"), ConnectionResetError()], ids=repr)
 def test_broken_body_is_a_bad_request(error: Exception) -> None:
     """A chunked body that breaks its own rules, or a connection that breaks, is the client's fault, not a 500."""
     with pytest.raises(InvalidRequest):
         read_body(request(Stream(error=error), None), LIMIT)
+
+
+def test_body_that_stalls_is_a_timeout() -> None:
+    """A client that stops sending is told so; it is no failure of the router's."""
+    with pytest.raises(BodyStalled):
+        read_body(request(Stream(error=TimeoutError()), 5), LIMIT)
 
 
 def test_client_that_left_is_no_bad_request() -> None:

@@ -25,6 +25,7 @@ DEFAULTS = {
     "ADMIN_BIND": None,
     "GRACEFUL_TIMEOUT_S": 30,
     "KEEPALIVE_S": 75,
+    "STALL_TIMEOUT_S": 30,
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "json",
     "ACCESS_LOG": "errors",
@@ -42,6 +43,7 @@ NUMBERS = [
     ("WEB_CONCURRENCY", 1, 32, "1 to 32"),
     ("GRACEFUL_TIMEOUT_S", 1, 86_400, "1 to 86400"),
     ("KEEPALIVE_S", 0, 3600, "0 to 3600"),
+    ("STALL_TIMEOUT_S", 1, 3600, "1 to 3600"),
 ]
 
 WORDS = [

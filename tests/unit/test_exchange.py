@@ -177,7 +177,7 @@ ENDINGS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "closed twice": (close_twice, 200),
     "closed unread": (close_unread, 499),
     "closed half read": (close_half_read, 499),
-    "iteration raises": (break_in_iteration, 499),
+    "iteration raises": (break_in_iteration, 500),
     "close raises": (break_in_close, 200),
     "nothing to read": (answer_nothing, 200),
     "application raises": (raising(Broken()), 500),

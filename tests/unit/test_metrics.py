@@ -79,7 +79,7 @@ class Server:
 
     def start_worker(self, work: Callable[["Server"], object]) -> "Worker":
         """Fork a worker that does this and is SIGKILLed then."""
-        worker = SimpleNamespace(slot=None, pid=0)
+        worker = SimpleNamespace(slot=None, pid=0, ppid=os.getpid())
         self.lifecycle.pre_fork(None, worker)
         worker.pid = os.fork()
         if not worker.pid:

@@ -25,6 +25,7 @@ PROBLEM = "application/problem+json"
 # What a request may run into, and how it is answered: status, code, Retry-After.
 ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
     (errors.InvalidRequest("why"), 400, "invalid_request", None),
+    (errors.BodyStalled("why"), 408, "request_timeout", None),
     (errors.BodyTooLarge("why"), 413, "body_too_large", None),
     (errors.UnsupportedBody("why"), 415, "unsupported_media_type", None),
     (errors.LimitReached("why", 1), 429, "limit_reached", "1"),
@@ -33,7 +34,13 @@ ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
     (errors.Draining("why"), 503, "draining", None),
 ]
 # These stop a start or belong to a group; no request meets them.
-NO_ANSWERS = {errors.SettingsError, errors.NoFreeSlot, errors.SharedStateMismatch, errors.Refused}
+NO_ANSWERS = {
+    errors.SettingsError,
+    errors.NoFreeSlot,
+    errors.SharedStateMismatch,
+    errors.Refused,
+    errors.MalformedRequest,  # answered before there is a request; see tests/e2e/test_endpoints.py
+}
 
 
 class Server:

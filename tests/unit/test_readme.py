@@ -22,9 +22,10 @@ from falcon import testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config import Settings, load_settings
-from app.errors import RouterError
+from app.errors import MalformedRequest, RouterError
 from app.resources import problems
 from app.resources.infer import ROUTE
+from tests.support.malformed import MALFORMED
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -191,8 +192,10 @@ def test_errors_table_is_what_the_router_answers(router: dict[str, Answer]) -> N
         for answer in router.values()
         if answer.status >= 400 and answer.body
     }
+    refused_by_parser = ", ".join(str(status) for status in sorted({status for _, status in MALFORMED.values()}))
+    others = {("500", f"`{RouterError.code}`"), (refused_by_parser, f"`{MalformedRequest.code}`")}
     rows = table("Errors")
-    assert {row[:2] for row in rows} == mapped | answered | literal_problems() | {("500", f"`{RouterError.code}`")}
+    assert {row[:2] for row in rows} == mapped | answered | literal_problems() | others
     assert len({row[1] for row in rows}) == len(rows)
 
 

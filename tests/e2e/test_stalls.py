@@ -1,0 +1,145 @@
+"""Clients that stop in the middle: each is cut off in time and holds no permit beyond it."""
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from tests.support.router import Router, until
+
+Start = Callable[..., Router]
+
+BEGUN = {
+    "half a head": b"GET /heal",
+    "half a body": b'POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{"prompt":',
+    "half a chunk": b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n20\r\n{",
+    "a stray empty line": b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n\r\n",
+}
+
+
+def connect(router: Router, sent: bytes = b"", receive_buffer: int | None = None) -> socket.socket:
+    """A client that has sent this much and stops."""
+    sock = socket.socket()
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.settimeout(20)
+    sock.connect(("127.0.0.1", router.port))
+    sock.sendall(sent)
+    return sock
+
+
+def large_request(length: int) -> bytes:
+    """A request whose answer, the prompt echoed, is larger than what the kernel would take in."""
+    body = json.dumps({"prompt": "x" * length}).encode()
+    return b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """Everything until the server closes or cuts."""
+    data = b""
+    try:
+        while chunk := sock.recv(65536):
+            data += chunk
+    except ConnectionResetError:
+        pass
+    return data
+
+
+def test_client_that_does_not_read_loses_its_permit(start: Start) -> None:
+    """Answers that nobody takes hold their permits for STALL_TIMEOUT_S and no longer."""
+    router = start(MAX_CONCURRENCY=2, SIMULATED_LATENCY_MS=1, STALL_TIMEOUT_S=1, MAX_BODY_BYTES=20_000_000)
+    deaf = [connect(router, large_request(10_000_000), receive_buffer=4096) for _ in range(2)]
+    until(lambda: router.metrics()["router_inflight_requests"] == 2, "both are being answered")
+    until(lambda: router.metrics()["router_inflight_requests"] == 0, "their permits are back")
+    assert router.infer().status_code == 200
+    for sock in deaf:
+        sock.close()
+
+
+def test_client_that_reads_slowly_is_served_to_the_end(start: Start) -> None:
+    """It is progress that counts, not the whole: an answer may take longer than STALL_TIMEOUT_S."""
+    router = start(SIMULATED_LATENCY_MS=1, STALL_TIMEOUT_S=1, MAX_BODY_BYTES=20_000_000)
+    length = 12_000_000
+    with connect(router, large_request(length), receive_buffer=1 << 18) as sock:
+        began, received = time.monotonic(), 0
+        while time.monotonic() - began < 2.5:  # not to wait for something: to be slow is what is tested
+            received += len(sock.recv(1 << 18))
+            time.sleep(0.1)
+        assert received < length, "the answer fitted into the kernel's buffers; this tested nothing"
+        rest = 0
+        while rest + received < length:
+            chunk = sock.recv(1 << 20)
+            assert chunk, "cut off in the middle"
+            rest += len(chunk)
+
+
+@pytest.mark.parametrize("name", [name for name in BEGUN if name.startswith("half")])
+def test_request_that_stops_arriving_is_given_up(start: Start, name: str) -> None:
+    """Half a request: the connection ends after STALL_TIMEOUT_S; half a body is told why."""
+    router = start(STALL_TIMEOUT_S=1, MAX_CONCURRENCY=1)
+    with connect(router, BEGUN[name]) as sock:
+        answer = read_to_end(sock)
+    assert (b" 408 " in answer) == (name != "half a head")
+    assert router.infer().status_code == 200
+
+
+def test_silent_connection_ends_although_none_is_kept_alive(start: Start) -> None:
+    """KEEPALIVE_S=0 says how long an idle connection is kept after an answer, not that a silent one stays for ever."""
+    router = start(KEEPALIVE_S=0, STALL_TIMEOUT_S=1)
+    with connect(router) as sock:
+        assert sock.recv(1) == b""
+
+
+def test_idle_connection_ends_after_keepalive(start: Start) -> None:
+    """A connection nothing more is asked on is closed after KEEPALIVE_S."""
+    router = start(KEEPALIVE_S=1)
+    with connect(router, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") as sock:
+        assert read_to_end(sock).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_begun_request_delays_no_drain(start: Start, name: str) -> None:
+    """SIGTERM with a request that doesn't go on arriving: the server is gone in a moment, not after its timeout."""
+    router = start(GRACEFUL_TIMEOUT_S=60, WEB_CONCURRENCY=1)
+    with connect(router, BEGUN[name]) as sock:
+        if name.startswith("a stray"):
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        router.ready()  # a round trip through the same worker: what was sent before has been read
+        began = time.monotonic()
+        router.signal(signal.SIGTERM)
+        assert router.wait_exit(30) == 0
+        assert time.monotonic() - began < 15, "it waited for what would never come"
+    assert "cut off" not in router.log()
+
+
+def test_client_that_left_after_an_early_byte_is_noticed(start: Start) -> None:
+    """Bytes behind the request don't hide that the client is gone."""
+    router = start(MAX_CONCURRENCY=1, SIMULATED_LATENCY_MS=60_000)
+    sock = connect(router, b'POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{"prompt":"x"}G')
+    until(lambda: router.metrics()["router_inflight_requests"] == 1, "it is being served")
+    sock.close()
+    until(lambda: router.metrics()["router_inflight_requests"] == 0, "its permit is back")
+
+
+def test_pipelined_request_is_no_disconnect(start: Start) -> None:
+    """A second request that arrives while the first is served is answered after it."""
+    router = start(MAX_CONCURRENCY=1, SIMULATED_LATENCY_MS=700)
+    first = b'POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{"prompt":"x"}'
+    with connect(router, first) as sock:
+        until(lambda: router.metrics()["router_inflight_requests"] == 1, "the first is being served")
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert read_to_end(sock).count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_more_connections_than_permits_are_held_and_probes_still_answered(start: Start) -> None:
+    """1,500 connections that say nothing: more than gunicorn holds by default; everybody else is still served."""
+    router = start(WEB_CONCURRENCY=1, SIMULATED_LATENCY_MS=0)
+    silent = [connect(router) for _ in range(1500)]
+    assert requests.get(f"{router.url}/healthz", timeout=10).status_code == 200
+    assert router.infer().status_code == 200
+    for sock in silent:
+        sock.close()

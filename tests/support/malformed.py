@@ -1,0 +1,17 @@
+"""Bytes that are no acceptable request, and the status each gets."""
+
+MALFORMED: dict[str, tuple[bytes, int]] = {
+    "bare line feeds": (b"GET /healthz HTTP/1.1\nHost: x\n\n", 400),
+    "no HTTP": (b"hello\r\n\r\n", 400),
+    "method in lower case": (b"get /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "negative length": (b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+    "two lengths": (b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+    "length and chunks": (
+        b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    "long path": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+    "unknown expectation": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: wonders\r\n\r\n", 417),
+    "long header": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431),
+    "unknown coding": (b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: rot13\r\n\r\n", 501),
+}
