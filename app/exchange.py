@@ -83,12 +83,12 @@ class Exchange:
         total = self.seconds()
         return f"queue;dur={self.queue_s * 1e3:.3f}, model;dur={self.model_s * 1e3:.3f}, total;dur={total * 1e3:.3f}"
 
-    def give_back(self) -> None:
+    def give_back(self, served: bool = True) -> None:
         """Give back whatever this exchange holds. The watch goes first: nothing may be thrown after this."""
         if self.watch is not None:
             self.watch.stop()
         if self.permit is not None:
-            self.permit.release()
+            self.permit.release(served)
 
 
 def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], None]) -> WSGIApplication:
@@ -144,7 +144,7 @@ class _Answer:
             if close_body is not None:
                 close_body()
         finally:
-            exchange.give_back()
+            exchange.give_back(served=self._complete)
             if not self._complete:
                 exchange.status = CLIENT_CLOSED_REQUEST
             on_end(exchange)

@@ -56,10 +56,13 @@ class Permit:
         self._limiter: Limiter | None = limiter
         self._taken_at = time.monotonic()
 
-    def release(self) -> None:
+    def release(self, served: bool = True) -> None:
+        """Give it back. Not `served` (the client left): how long it was held says nothing of how long service takes."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
-            limiter._release(time.monotonic() - self._taken_at)
+            if served:
+                limiter._observe(time.monotonic() - self._taken_at)
+            limiter._release()
 
 
 class Limiter:
@@ -97,8 +100,9 @@ class Limiter:
         """
         slot = self._slot
         with self._lock:
-            # The whole decision lies between lock and unlock, and its one store is the last thing done: a SIGKILL
-            # before it takes nothing, a SIGKILL after it leaves the permit in this worker's row, to be reclaimed.
+            # The whole decision lies between lock and unlock. To admit is its one store: a SIGKILL before it takes
+            # nothing, a SIGKILL after it leaves the permit in this worker's row, to be reclaimed. To join the line is
+            # one store too, that of the cursor (line.py); the count of the queued that follows is mended by reclaim.
             free = self.limit - self._taken()
             if free > 0 and (not self.queue_size or self._waiting() == 0):
                 self._inflight[slot] += 1
@@ -140,11 +144,13 @@ class Limiter:
             with self._lock:
                 self._pick_up()
 
-    def _release(self, served_s: float) -> None:
-        slot = self._slot
-        mean = self._service_us[slot]
+    def _observe(self, served_s: float) -> None:
+        mean = self._service_us[self._slot]
         served_us = int(served_s * 1e6) + 1
-        self._service_us[slot] = mean + (served_us - mean) // _SMOOTHING if mean else served_us
+        self._service_us[self._slot] = mean + (served_us - mean) // _SMOOTHING if mean else served_us
+
+    def _release(self) -> None:
+        slot = self._slot
         with self._lock:
             # First give back, then grant: killed in between, a permit is free and somebody waits, until this worker is
             # reaped and its reaper grants. The other order would let one in too many.

@@ -1,13 +1,15 @@
 """The memory that all workers share: a table of counters, the lock over it, and a bell per worker.
 
 The table has a row per worker slot and a column per counter, all 64-bit integers; beside it stand named single
-cells and one array. Every cell has one writer at a time: its row's worker, or whoever holds the lock.
+cells and one array. What decides about permits (`inflight`, `queued`, the line) and who owns a row is written under the
+lock only. `service_us`, an estimate, is written by its row's worker alone, and `draining` by its arbiter.
 
 **The lock dies with its holder.** It is a robust, process-shared POSIX mutex inside the block (pthread_mutexattr_
 setrobust(3)). When a process is SIGKILLed while holding it, the kernel frees it and the next to lock is told so
 (EOWNERDEAD); `multiprocessing.Lock` would hang every survivor for ever. A `fcntl` lock has the same property, but
 costs three times as much a turn (tests/bench/limiter.py prints both). It excludes processes, not the
-greenlets of one process: nothing may yield while it is held.
+greenlets of one process: nothing may yield while it is held. A holder that is frozen (SIGSTOP) and not killed holds it
+on, and everybody waits until it is thawed or killed.
 
 **What a dead holder leaves behind** is a prefix of its stores. So whoever writes under the lock commits with a single
 aligned store, and orders its stores so that every prefix is safe: a permit may be missing for a moment, never double.

@@ -104,6 +104,7 @@ def test_worker_that_makes_way_cuts_off_after_the_graceful_timeout_and_gives_bac
     until(lambda: not old & set(router.workers()), "the old workers are gone")
     assert b"200 OK" not in read_all(client)
     until(lambda: router.metrics()["router_inflight_requests"] == 0, "its permit is back")
+    assert router.metrics()["router_permits_reclaimed_total"] == 0, "given back by itself, not taken from the dead"
 
 
 def test_rolling_reload_under_steady_load_fails_no_request(start: Start) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable
 
 import requests
@@ -128,3 +129,46 @@ def test_probes_answer_while_the_cap_and_the_queue_are_full_and_many_knock(start
     assert all(seen == {429} for seen in crowd.join().answers.values())
     gate.open()
     assert held.join().counts() == {200: 4}
+
+
+def test_probes_pass_those_who_knock_also_on_kept_connections(start_gated: Start, gate: Gate) -> None:
+    """300 requests and two probes, all ready at once, on connections used before: the probes are soon answered."""
+    router = start_gated(MAX_CONCURRENCY=1, WEB_CONCURRENCY=1, ACCESS_LOG="all")
+    (worker,) = router.workers()
+    held = Crowd(lambda _: router.infer().status_code).send(1)
+    gate.wait_inside(1)
+    ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    first_probe = connect(router.port, ask)
+    knockers = [connect(router.port, ask) for _ in range(300)]
+    last_probe = connect(router.port, ask)
+    everybody = [first_probe, *knockers, last_probe]
+    for sock in everybody:
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    before = len(accesses(router))
+    os.kill(worker, signal.SIGSTOP)
+    for sock in knockers:
+        sock.sendall(b'POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{"prompt":"x"}')
+    for sock in (first_probe, last_probe):
+        sock.sendall(ask)
+    os.kill(worker, signal.SIGCONT)
+    for sock in everybody:
+        assert sock.recv(65536)
+        sock.close()
+    answered = accesses(router)[before:]
+    assert len(answered) == 302
+    places = [place for place, path in enumerate(answered) if path == "/healthz"]
+    assert max(places) < 100, "a probe waited for the crowd"
+    gate.open()
+    held.join()
+
+
+def connect(port: int, request: bytes) -> socket.socket:
+    """A connection on which this was sent."""
+    sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+    sock.sendall(request)
+    return sock
+
+
+def accesses(router: Router) -> list[str]:
+    """The paths of the access log, in the order in which their requests ended."""
+    return [event["path"] for event in router.events() if event.get("logger") == "router.access"]

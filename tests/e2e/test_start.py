@@ -109,6 +109,29 @@ def test_directory_left_by_a_killed_server_is_removed_at_the_next_start(start: S
         assert not path.exists()
 
 
+@pytest.mark.parametrize("workers_seen", [1, 2])
+def test_termination_in_mid_start_is_heard(tmp_path: Path, workers_seen: int) -> None:
+    """SIGTERM while workers are only just being forked: the server goes, not after its timeout."""
+    router = Router(tmp_path, GRACEFUL_TIMEOUT_S=60)
+    try:
+        router.launch()
+        until(lambda: len(router.workers()) == workers_seen, "that many workers are forked")
+        router.signal(signal.SIGTERM)
+        assert router.wait_exit(20) == 0
+    finally:
+        router.stop()
+
+
+def test_no_control_socket_is_opened(start: Start, tmp_path: Path) -> None:
+    """gunicorn's remote control is off: nothing listens on a Unix socket."""
+    router = start(HOME=tmp_path, XDG_RUNTIME_DIR=tmp_path)
+    inodes = {os.readlink(fd) for fd in Path(f"/proc/{router.pid}/fd").iterdir()}
+    sockets = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    listening = {f"socket:[{inode}]" for _, _, _, flags, _, _, inode, *_ in sockets if flags == "00010000"}
+    assert not listening & inodes
+    assert not list(tmp_path.glob("**/gunicorn.ctl"))
+
+
 def test_arbiter_killed_takes_its_workers_along(start: Start) -> None:
     """SIGKILL of the arbiter: no worker serves on without it."""
     router = start()

@@ -182,6 +182,7 @@ def test_worker_without_a_free_slot_fails_with_a_clear_line(start_gated: Start, 
         until(lambda: router.log().count("Handling signal: ttin") == count, "the signal is handled")
     until(lambda: f"all {SLOTS} worker slots" in router.log(), "the log says so", 60)
     assert router.metrics()["router_workers"] <= SLOTS
+    assert router.log().count(f"all {SLOTS} worker slots") < 20, "it tries again as fast as it can"
     assert not router.exited()
     expect_full(router, gate, 3)
     gate.open()

@@ -38,8 +38,8 @@ class Parent:
         for door in self.doors:
             if door._bell is not None:
                 door._bell.stop()
-        for bell in self.table.bells:
-            os.close(bell)
+        for fd in (self.table._fd, *self.table.bells):
+            os.close(fd)
 
     def door(self) -> Limiter:
         """The limiter as a worker in this process would have it, with a slot of its own."""

@@ -57,15 +57,19 @@ class Router:
         self._process: subprocess.Popen[bytes]
 
     def start(self) -> "Router":
-        """Start, and wait until every worker answers for itself."""
-        with self.log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        """Start, and wait until every worker is there and one answers."""
+        self.launch()
         until(lambda: self.exited() or (len(self.workers()) == self.wanted_workers and self.ready()), "router is ready")
         if self.exited():
             raise AssertionError(f"the router exited with {self._process.returncode}:\n{self.log()}")
         return self
+
+    def launch(self) -> None:
+        """Start, and wait for nothing."""
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
 
     def __enter__(self) -> "Router":
         return self.start()
@@ -73,6 +77,10 @@ class Router:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Whatever state it is in, it is gone afterwards."""
         try:
             if not self.exited():
                 os.killpg(self._process.pid, signal.SIGKILL)
