@@ -23,7 +23,8 @@ How to read it:
   (also before the measured seconds); both should be 0.
 - `cores`: processor time of the workers, in cores. Where it and wrk's own use up what the machine has, `200/s` below
   the cap says that the processor is the limit.
-- Probes are asked every `--probe-interval-ms` on a connection of their own each time, as Kubernetes does. Times are
+- Probes are asked every `--probe-interval-ms`, on a new connection each time, as Kubernetes does, and `kept` on one
+  that is kept, as Prometheus does. Times are
   milliseconds, from before the connection to the last byte, during the load. `failed` are those that took over 5 s or
   had another status than 200.
 
@@ -73,8 +74,10 @@ class Outcome(NamedTuple):
 class Probing:
     """Asks for one path again and again until told to stop, and keeps how long each answer took."""
 
-    def __init__(self, port: int, path: str, interval_s: float) -> None:
+    def __init__(self, port: int, path: str, interval_s: float, *, kept: bool) -> None:
         self.path = path
+        self.name = f"{path} kept" if kept else path
+        self._kept = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_S) if kept else None
         self.times: list[float] = []
         self.failed = 0
         self._port = port
@@ -100,17 +103,19 @@ class Probing:
                 self.failed += 1
 
     def _ask(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PROBE_TIMEOUT_S)
+        connection = self._kept or http.client.HTTPConnection("127.0.0.1", self._port, timeout=PROBE_TIMEOUT_S)
         try:
-            connection.request("GET", self.path, headers={"Connection": "close"})
+            connection.request("GET", self.path)
             answer = connection.getresponse()
             answer.read()
         except (OSError, http.client.HTTPException):
+            connection.close()  # one that is kept opens itself anew
             return False
         else:
             return answer.status == 200
         finally:
-            connection.close()
+            if connection is not self._kept:
+                connection.close()
 
 
 def percentile(times: list[float], share: float) -> float:
@@ -160,7 +165,11 @@ def raise_file_limit(clients: int) -> None:
 
 def run_probed_load(router: Router, load: Load, args: argparse.Namespace) -> tuple[Outcome, list[Probing]]:
     """Run a load, and ask the probes meanwhile."""
-    probings = [Probing(router.port, path, args.probe_interval_ms / 1000) for path in PROBES]
+    probings = [
+        Probing(router.port, path, args.probe_interval_ms / 1000, kept=kept)
+        for path in PROBES
+        for kept in (False, True)
+    ]
     for probing in probings:
         probing.start()
     outcome = run_load(router, load, args.warm_up, args.seconds)
@@ -196,7 +205,7 @@ def measure(router: Router, args: argparse.Namespace) -> None:
     for load, probings in probed:
         for probing in probings:
             times = (f"{percentile(probing.times, share) * 1000:.1f}" for share in (0.5, 0.99, 1.0))
-            print_cells(load.name, probing.path, len(probing.times), *times, probing.failed)
+            print_cells(load.name, probing.name, len(probing.times), *times, probing.failed)
 
 
 def print_cells(name: str, *cells: object) -> None:
