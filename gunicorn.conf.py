@@ -23,6 +23,7 @@ keepalive = settings.keepalive_s
 graceful_timeout = settings.graceful_timeout_s
 timeout = 30  # seconds without a heartbeat until a worker counts as hung; it limits no request
 preload_app = True
+forwarder_headers = ""  # nobody in front may change the path by a header named SCRIPT_NAME or PATH_INFO
 http_parser = "python"  # strict; gunicorn_h1c, if installed, takes bare LF, which other servers read differently
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # heartbeats on a disk could stall
 control_socket_disable = True
@@ -30,6 +31,7 @@ loglevel = settings.log_level
 logconfig_dict = log_config
 
 when_ready = lifecycle.when_ready
+on_reload = lifecycle.on_reload
 pre_fork = lifecycle.pre_fork
 post_fork = lifecycle.post_fork
 post_worker_init = lifecycle.post_worker_init

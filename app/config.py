@@ -12,11 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from app.addresses import check_host, check_host_and_port, check_port, check_url
 from app.errors import SettingsError
-
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]")
 
 
 def _setting(allowed: str, about: str, **bounds: Any) -> Meta:
@@ -31,7 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _setting(
             "1 to 200 printable characters",
             "Name of the model served, as answered in `modelRef`.",
-            pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?$",
+            pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z",
         ),
     ] = "simulated"
     max_concurrency: Annotated[
@@ -57,6 +54,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         _setting("0 to 3600000", "How long the simulated model takes, milliseconds.", ge=0, le=3_600_000),
     ] = 100
+    simulated_token_ms: Annotated[
+        int,
+        _setting(
+            "0 to 3600000", "How long it takes for each token that it generates, milliseconds.", ge=0, le=3_600_000
+        ),
+    ] = 0
+    backends: Annotated[
+        tuple[str, ...],
+        _setting(
+            "comma-separated http:// or https:// URLs",
+            "Model servers that serve `MODEL_REF`. Unset: it is simulated.",
+        ),
+    ] = ()
+    backend_protocol: Annotated[
+        Literal["openai", "v2"],
+        _setting("openai or v2", "What the `BACKENDS` speak: OpenAI-compatible, or Open Inference Protocol v2."),
+    ] = "openai"
+    routes_file: Annotated[
+        str | None,
+        _setting(
+            "a path that ends in .toml, .yaml, .yml or .json; not beside BACKENDS",
+            "Models, versions and endpoints (docs/routing.md), read again when it changes.",
+        ),
+    ] = None
     max_body_bytes: Annotated[
         int,
         _setting("1 to 1073741824", "Longest request body, bytes.", ge=1, le=1 << 30),
@@ -149,6 +170,8 @@ def load_settings(environ: Mapping[str, str], cores: int) -> Settings:
     settings = Settings(**values)
     if settings.admin_port == settings.bind.rpartition(":")[2]:
         raise SettingsError(f"ADMIN_BIND={settings.admin_bind!r}: must be on another port than BIND={settings.bind!r}")
+    if settings.backends and settings.routes_file:
+        raise SettingsError(f"ROUTES_FILE={settings.routes_file!r}: must not be set beside BACKENDS")
     return settings
 
 
@@ -161,9 +184,11 @@ def mask_password(endpoint: str) -> str:
 
 
 def _redact(text: str) -> str:
-    """Text for an error message: whatever stands before an @ may hold a password."""
-    _, at, rest = text.rpartition("@")
-    return f"***@{rest}" if at else text
+    """Text for an error message: what follows a scheme or stands before an @ may hold a password."""
+    if "://" not in text:
+        _, at, rest = text.rpartition("@")
+        return f"***@{rest}" if at else text
+    return ",".join(re.sub(r"://.*(@|$)", r"://***\1", item) for item in text.split(","))
 
 
 def _convert(variable: str, text: str, annotated: Any) -> Any:
@@ -174,6 +199,8 @@ def _convert(variable: str, text: str, annotated: Any) -> Any:
         text.encode()  # bytes of the environment that are no UTF-8 could be read, but not answered
         if variable == "KV_ENDPOINTS":
             return tuple(_kv_endpoint(item.strip()) for item in text.split(",") if item.strip())
+        if variable == "BACKENDS":
+            return tuple(_backend(item.strip()) for item in text.split(",") if item.strip())
         if variable in ("BIND", "ADMIN_BIND"):
             return _listen_address(text)
         if variable == "PROMETHEUS_MULTIPROC_DIR" and not Path(text).is_absolute():
@@ -188,42 +215,26 @@ def _listen_address(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError("the port is missing")
-    _check_port(port)
-    _check_host(host)
+    check_port(port)
+    check_host(host)
     return text
 
 
 def _kv_endpoint(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     if not separator:
-        _check_host_and_port(text)
+        check_host_and_port(text)
         return text
     if scheme not in ("redis", "rediss"):
         raise ValueError("the scheme must be redis or rediss")
     authority, slash, database = rest.partition("/")
     if slash and not re.fullmatch(r"\d*", database, re.ASCII):
         raise ValueError("a URL may hold user, password, host, port and a database number, nothing else")
-    _check_host_and_port(authority.rpartition("@")[2])
+    check_host_and_port(authority.rpartition("@")[2])
     return text
 
 
-def _check_host_and_port(text: str) -> None:
-    host, colon, port = text.rpartition(":")
-    if colon and not text.endswith("]"):
-        _check_port(port)
-        _check_host(host)
-    else:
-        _check_host(text)
-
-
-# The reasons below repeat nothing of what was given: a piece of it may be a piece of a password.
-
-
-def _check_port(port: str) -> None:
-    if not (re.fullmatch(r"[1-9]\d{0,4}", port, re.ASCII) and int(port) <= 65535):
-        raise ValueError("the port must be a number from 1 to 65535")
-
-
-def _check_host(host: str) -> None:
-    if not (len(host) <= 253 and (_HOST.fullmatch(host) or _IPV6.fullmatch(host))):
-        raise ValueError("the host must be a host name, an IPv4 address or an IPv6 address in brackets")
+def _backend(text: str) -> str:
+    url = text.rstrip("/")
+    check_url(url)
+    return url

@@ -8,9 +8,12 @@
 - **Malformed requests** are answered with a problem document, with the status that gunicorn's parser gives them.
 """
 
+import fcntl
 import select
 import socket
+import termios
 import time
+from array import array
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
@@ -86,9 +89,28 @@ class Connection:
 
     def sendall(self, data: bytes) -> None:
         """Send everything. The socket's own `sendall` would let the time run out although the client reads, slowly."""
-        sent = self.sock.send(data)
+        sent = 0
         while sent < len(data):
-            sent += self.sock.send(memoryview(data)[sent:])
+            sent += self._send(memoryview(data)[sent:])
+
+    def _send(self, data: memoryview) -> int:
+        """Send some. The kernel takes more only when much was read, so a slow reader shows in what it still holds."""
+        held = self._unread_by_client()
+        while True:
+            try:
+                sent: int = self.sock.send(data)
+            except TimeoutError:
+                before, held = held, self._unread_by_client()
+                if held >= before:
+                    raise
+            else:
+                return sent
+
+    def _unread_by_client(self) -> int:
+        """Bytes that the kernel holds because the client has not acknowledged them (tcp(7), SIOCOUTQ)."""
+        count = array("i", [0])
+        fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, count)
+        return count[0]
 
     def linger(self) -> None:
         """Say that nothing more comes, and discard what a client still sends of a request that was refused.

@@ -1,7 +1,8 @@
 """Whether this server is shutting down as a whole, told by the arbiter to each of its workers in the worker's own row.
 
-A worker that merely makes way for another (HUP, TTOU, max_requests) is no drain: the server goes on. During a binary
-upgrade two servers share the table; each marks the rows of its own workers, so neither ends the other's drain.
+A worker that merely makes way for another (HUP, TTOU, max_requests) is no drain: the service goes on. Nor is the end of
+a server while another one on the same sockets has workers that run, as after a binary upgrade. Each server marks the
+rows of its own workers, so neither ends the other's drain.
 """
 
 import os
@@ -17,6 +18,7 @@ class Drain:
     def __init__(self, table: SharedTable) -> None:
         self._draining = table.column("draining")
         self._arbiters = table.column("arbiter_pid")
+        self._workers = table.column("worker_pid")
         self._begun_here = False
         self._slot: int | None = None
 
@@ -26,9 +28,12 @@ class Drain:
         Runs in a signal handler, so it must not take the lock: the code it interrupts may hold it. It needs none: a
         row's mark is written by its arbiter only, and this flag, stored first, reaches the workers forked later.
         """
+        me = os.getpid()
+        if any(arbiter not in (0, me) and pid for arbiter, pid in zip(self._arbiters, self._workers, strict=True)):
+            return
         self._begun_here = True
         for slot, arbiter in enumerate(self._arbiters):
-            if arbiter == os.getpid():
+            if arbiter == me:
                 self._draining[slot] = 1
 
     def mark(self, slot: int) -> None:

@@ -82,6 +82,76 @@ class QueueTimeout(Refused):
     code = "queue_timeout"
 
 
+class RoutesError(RouterError):
+    """A routes file that can't be used. The message is one line: the file, the line, what is wrong, what is right."""
+
+    code = "bad_routes"
+
+
+class ModelNotFound(RouterError):
+    """No model, or no version of it, of the name that was asked for."""
+
+    code = "model_not_found"
+
+
+class ProtocolMismatch(RouterError):
+    """The model's servers don't speak the protocol that it was asked in."""
+
+    code = "protocol_mismatch"
+
+
+class ModelLimitReached(Refused):
+    """As many of the model's requests are in progress as its own `max_concurrency` allows."""
+
+    code = "model_limit_reached"
+
+
+class NoEndpoint(RouterError):
+    """No endpoint of the model can take a request now.
+
+    `retry_after` is a whole number of seconds: when the first is expected to, or None if nobody knows.
+    """
+
+    code = "no_endpoint"
+
+    def __init__(self, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UpstreamError(RouterError):
+    """A model server failed to answer."""
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection to the model server; it has not seen the request."""
+
+    code = "upstream_unreachable"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The model server let the time run out: for the first byte, between two, or in total."""
+
+    code = "upstream_timeout"
+
+
+class UpstreamBroken(UpstreamError):
+    """The model server's answer broke off, or was no HTTP."""
+
+    code = "upstream_broken"
+
+
+class UpstreamRefused(UpstreamError):
+    """The model server answered `POST /infer` with an error of its own; `status` is its status."""
+
+    code = "upstream_refused"
+
+    def __init__(self, message: str, status: int, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
 class NoFreeSlot(RouterError):
     """Every row of the shared table belongs to a live worker."""
 

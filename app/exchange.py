@@ -16,6 +16,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from app.disconnect import ClientWatch
 from app.errors import ClientGone, Refused
 from app.limiter import Limiter, Permit
+from app.model_limit import ModelLimit
 
 ENVIRON_KEY = "router.exchange"
 CLIENT_CLOSED_REQUEST = 499
@@ -29,7 +30,9 @@ class Exchange:
     """A request in progress. Times are seconds of `time.monotonic()`."""
 
     __slots__ = (
+        "_held",
         "environ",
+        "method",
         "model",
         "model_s",
         "permit",
@@ -45,6 +48,7 @@ class Exchange:
     def __init__(self, environ: WSGIEnvironment) -> None:
         self.started = time.monotonic()
         self.environ = environ
+        self.method = environ.get("REQUEST_METHOD", "")
         given = environ.get("HTTP_X_REQUEST_ID", "")
         self.request_id = given if _WELL_FORMED_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         self.route: str | None = None
@@ -55,11 +59,21 @@ class Exchange:
         self.refusal: str | None = None
         self.permit: Permit | None = None
         self.watch: ClientWatch | None = None
+        self._held: list[Callable[[], object]] = []
 
-    def admit(self, limiter: Limiter) -> None:
-        """Take a permit, waiting in the queue if need be. Raises a `Refused`, or ClientGone."""
+    def hold(self, give_back: Callable[[], object]) -> None:
+        """Have this called when the exchange ends, before the permit goes back."""
+        self._held.append(give_back)
+
+    def admit(self, limiter: Limiter, model_limit: ModelLimit | None = None) -> None:
+        """Take a permit, and before it one of the model's own limit; wait in the queue if need be.
+
+        Raises a `Refused`, or ClientGone.
+        """
         began = time.monotonic()
         try:
+            if model_limit is not None:
+                self.hold(model_limit.acquire())
             self.permit = limiter.acquire(before_waiting=self._watch_client)
         except Refused as refused:
             self.refusal = refused.code
@@ -87,8 +101,12 @@ class Exchange:
         """Give back whatever this exchange holds. The watch goes first: nothing may be thrown after this."""
         if self.watch is not None:
             self.watch.stop()
-        if self.permit is not None:
-            self.permit.release(served)
+        try:
+            while self._held:
+                self._held.pop()()  # the last first: the upstream is left before its model's place is free
+        finally:
+            if self.permit is not None:
+                self.permit.release(served)
 
 
 def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], None]) -> WSGIApplication:

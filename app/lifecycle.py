@@ -9,20 +9,28 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 import structlog
 
-from app import drain, limiter, line, slots
+from app.backends.version import Shared
+from app.catalogue import Catalogue
 from app.config import Settings
 from app.drain import Drain
+from app.endpoints import Endpoints
 from app.errors import NoFreeSlot
+from app.health_checks import HealthChecks
+from app.layout import shared_table
+from app.leader import Leader
 from app.limiter import Limiter
 from app.metrics import Metrics, keep_files_per_slot
 from app.metrics_directory import open_directory
-from app.shared import SharedTable
-from app.slots import Slots
+from app.publication import Publication
+from app.routes_source import RoutesSource
+from app.slots import Slots, alive
+from app.usage import Usage
 
 _SLOTLESS_PAUSE_S = 1.0
 
@@ -32,19 +40,17 @@ _log = structlog.get_logger("router.lifecycle")
 class Lifecycle:
     """The shared parts of one server, and its hooks."""
 
-    def __init__(self, settings: Settings, inherit_as: str, inherited: str | None) -> None:
-        """`inherited` is what `pre_exec` of the program before this one put in the variable `inherit_as`."""
+    def __init__(self, settings: Settings, environ: Mapping[str, str], inherit_as: str, inherited: str | None) -> None:
+        """`environ` is where credentials of endpoints are looked up.
+
+        `inherited` is what `pre_exec` of the program before this one put in the variable `inherit_as`.
+        """
         self._settings = settings
         self._inherit_as = inherit_as
         table, _, directory = (inherited or "").partition(";")
-        self._table = SharedTable(
-            (*limiter.COLUMNS, *slots.COLUMNS, *drain.COLUMNS),
-            (*limiter.CELLS, *slots.CELLS),
-            line.array_words(settings.queue_size),
-            identity=f"MAX_CONCURRENCY={settings.max_concurrency} QUEUE_SIZE={settings.queue_size}",
-            inherited=table or None,
-        )
+        self._table = shared_table(settings.max_concurrency, settings.queue_size, table or None)
         self._slot: int | None = None
+        self._forked: list[Any] = []
         self._started = False
         self.slots = Slots(self._table, settings.max_concurrency, settings.queue_size)
         self.limiter = Limiter(
@@ -55,6 +61,18 @@ class Lifecycle:
         atexit.register(self._leave_unused, os.getpid())
         keep_files_per_slot(self._directory.path, lambda: "arbiter" if self._slot is None else self._slot)
         self.metrics = Metrics(self.limiter, self.slots, self._directory.path)
+        self._usage = Usage(self._table)
+        states = Endpoints(self._table)
+        self.catalogue = Catalogue(
+            settings,
+            RoutesSource(settings, environ),
+            Publication(self._table, self._usage, states),
+            Shared(self._table, self._usage, states, self.metrics),
+            self.limiter.retry_after,
+        )
+        self._leader = Leader(self._table)
+        self._checks = HealthChecks(self.catalogue, states)
+        self.catalogue.publish()
 
     def when_ready(self, arbiter: Any) -> None:
         """Say what is served, and have SIGTERM announced in the shared table before the workers hear of it."""
@@ -62,7 +80,7 @@ class Lifecycle:
         settings = self._settings
         _log.info(
             "router ready",
-            model=settings.model_ref,
+            models=self.catalogue.names(),
             max_concurrency=settings.max_concurrency,
             queue_size=settings.queue_size,
             workers=settings.web_concurrency,
@@ -80,45 +98,60 @@ class Lifecycle:
 
         signal.signal(signal.SIGTERM, on_term)
 
+    def on_reload(self, arbiter: Any) -> None:
+        """HUP, before the workers are replaced: read the routes anew."""
+        self.catalogue.republish()
+
     def pre_fork(self, arbiter: Any, worker: Any) -> None:
         """Claim a slot for the worker about to be forked."""
-        self.slots.reclaim_orphans(os.getpid())
+        self._reclaim_forgotten()
         try:
-            worker.slot = self.slots.claim()
-            self.drain.mark(worker.slot)
+            worker.claim = self.slots.claim()
+            self.drain.mark(worker.claim.slot)
+            self._forked.append(worker)
         except NoFreeSlot as error:
-            worker.slot = None
+            worker.claim = None
             _log.error("worker can't start", reason=str(error))
+
+    def _reclaim_forgotten(self) -> None:
+        """Reclaim slots of workers that died without `child_exit`, those that had not yet occupied theirs included."""
+        self.slots.reclaim_dead()
+        dead = [worker for worker in self._forked if not alive(worker.pid)]
+        for worker in dead:
+            self._forked.remove(worker)
+            self.slots.reclaim(worker.claim)
 
     def post_fork(self, arbiter: Any, worker: Any) -> None:
         """In the worker: take the slot, or exit if there is none (the arbiter tries again)."""
-        if worker.slot is None:
+        if worker.claim is None:
             time.sleep(_SLOTLESS_PAUSE_S)  # so that the arbiter doesn't fork as fast as it can
             sys.exit(1)  # not gunicorn's WORKER_BOOT_ERROR, which would stop the whole server
-        if not self.slots.occupy(worker.slot, worker.ppid):
+        if not self.slots.occupy(worker.claim):
             sys.exit(1)  # the arbiter died meanwhile, and somebody took its slots back
-        self._slot = worker.slot
-        self.drain.attach(worker.slot)
+        self._slot = worker.claim.slot
+        self.drain.attach(worker.claim.slot)
+        self._usage.attach(worker.claim.slot)
         worker.server_drains = lambda: self.drain.begun
         worker.upkeep = self._upkeep
         worker.stall_timeout_s = float(self._settings.stall_timeout_s)
 
     def post_worker_init(self, worker: Any) -> None:
         """In the worker, when its event loop is new: listen to the bell."""
-        self.limiter.attach(worker.slot)
+        self.limiter.attach(worker.claim.slot)
 
     def _upkeep(self) -> None:
-        """In the worker, every second: mend what a process that died at a bad moment left undone."""
-        self.slots.reclaim_orphans(os.getppid())
+        """In the worker, every second: mend what a process that died left undone, and lead if nobody does."""
+        _tell(self.slots.reclaim_dead())
         self.limiter.pick_up()
+        self.catalogue.prune()
+        if self._leader.leads():
+            self.catalogue.republish_if_changed()
+            self._checks.run_due()
 
     def child_exit(self, arbiter: Any, worker: Any) -> None:
         """A worker was reaped, however it died: take back what it held."""
-        if worker.slot is None:
-            return
-        permits = self.slots.reclaim(worker.slot)
-        if permits:
-            _log.warning("permits reclaimed from a dead worker", pid=worker.pid, slot=worker.slot, permits=permits)
+        if worker.claim is not None:
+            _tell(self.slots.reclaim(worker.claim))
 
     def pre_exec(self, arbiter: Any) -> None:
         """In the process that becomes the next binary (USR2): let it inherit the table and the metrics directory."""
@@ -132,3 +165,8 @@ class Lifecycle:
         """At the end of a program that never became a server (`gunicorn --check-config`, a failed start)."""
         if os.getpid() == maker and not self._started:
             self._directory.leave()
+
+
+def _tell(permits: int) -> None:
+    if permits:
+        _log.warning("permits reclaimed from a dead worker", permits=permits)

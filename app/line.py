@@ -33,9 +33,9 @@ _SLACK = 64
 assert SLOTS < _DEAD
 
 
-def array_words(capacity: int) -> int:
-    """Words of shared array that a line of `capacity` needs: two halves, each with room for the dead."""
-    return 2 * _half(capacity) + 1 if capacity else 0
+def arrays(capacity: int) -> dict[str, int]:
+    """The shared array that a line of `capacity` needs, in words: two halves, each with room for the dead."""
+    return {"line": 2 * _half(capacity) + 1 if capacity else 0}
 
 
 def _half(capacity: int) -> int:
@@ -48,7 +48,7 @@ class Line:
     def __init__(self, table: SharedTable, capacity: int) -> None:
         self._half = _half(capacity)
         assert 2 * self._half < _MASK
-        self._entries = table.array()
+        self._entries = table.array("line")
         self._cursor = table.cell("line_cursor")
         self._first = table.cell("line_first")
         self._ticket = table.cell("line_ticket")

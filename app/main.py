@@ -1,34 +1,56 @@
 """The WSGI application: the endpoints, the error handling, and the account that is kept of every exchange."""
 
+from collections.abc import Iterable
 from typing import Any
-from wsgiref.types import WSGIApplication
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import falcon
 import structlog
 
-from app.backends import Model
+from app.catalogue import Catalogue
 from app.config import Settings
 from app.drain import Drain
 from app.exchange import Exchange, with_exchange
 from app.limiter import Limiter
 from app.metrics import Metrics
-from app.resources import problems
+from app.resources import infer, openai, problems, v2
+from app.resources.door import Door
 from app.resources.health import HealthzResource, ReadyzResource
-from app.resources.infer import ROUTE, InferResource
+from app.resources.infer import InferResource
 from app.resources.metrics import MetricsResource
+from app.resources.openai import GenerationResource, ModelsResource
+from app.resources.v2 import ModelResource, ServerResource
 
 _log = structlog.get_logger("router.access")
 
 
-def create_app(settings: Settings, limiter: Limiter, metrics: Metrics, model: Model, drain: Drain) -> WSGIApplication:
+def create_app(
+    settings: Settings, limiter: Limiter, metrics: Metrics, catalogue: Catalogue, drain: Drain
+) -> WSGIApplication:
     """The router's application over these parts."""
     app = falcon.App()
     app.req_options.strip_url_path_trailing_slash = False
+    app.resp_options.default_media_type = None  # type: ignore[assignment]  # a model server's answer may have no type
     problems.install(app)
     app.add_route("/healthz", HealthzResource())
-    app.add_route("/readyz", ReadyzResource(model, drain))
+    app.add_route("/readyz", ReadyzResource(catalogue, drain))
     app.add_route("/metrics", MetricsResource(metrics, settings.admin_port))
-    app.add_route(ROUTE, InferResource(settings, limiter, model, drain))
+    door = Door(catalogue, limiter, drain, settings.max_body_bytes)
+    app.add_route(infer.ROUTE, InferResource(settings, door))
+    for path in openai.ROUTES:
+        app.add_route(path, GenerationResource(door, path))
+    models = ModelsResource(catalogue)
+    app.add_route("/v1/models", models)
+    app.add_route("/v1/models/{name:path}", models, suffix="one")
+    server = ServerResource(catalogue, drain)
+    app.add_route("/v2", server)
+    app.add_route("/v2/health/live", server, suffix="live")
+    app.add_route("/v2/health/ready", server, suffix="ready")
+    model = ModelResource(door)
+    for path in (v2.PREFIX + "/{name}", v2.PREFIX + "/{name}/versions/{version}"):
+        app.add_route(path, model)
+        app.add_route(path + "/ready", model, suffix="ready")
+        app.add_route(path + "/infer", model, suffix="infer")
 
     def on_end(exchange: Exchange) -> None:
         if exchange.route is not None:
@@ -36,7 +58,18 @@ def create_app(settings: Settings, limiter: Limiter, metrics: Metrics, model: Mo
         if settings.access_log == "all" or (settings.access_log == "errors" and exchange.status >= 400):
             _log_access(exchange)
 
-    return with_exchange(app, on_end)
+    return with_exchange(_with_known_method(app), on_end)
+
+
+def _with_known_method(app: WSGIApplication) -> WSGIApplication:
+    """Falcon calls a method that HTTP doesn't know a bad request; to us it is one that no path takes, so 405."""
+
+    def known(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in falcon.constants.COMBINED_METHODS:
+            environ["REQUEST_METHOD"] = "CONNECT"
+        return app(environ, start_response)
+
+    return known
 
 
 def _count(metrics: Metrics, exchange: Exchange) -> None:
@@ -56,7 +89,7 @@ def _log_access(exchange: Exchange) -> None:
     environ: dict[str, Any] = exchange.environ
     _log.info(
         "request",
-        method=environ["REQUEST_METHOD"],
+        method=exchange.method,
         path=environ["PATH_INFO"],
         status=exchange.status,
         client=environ.get("REMOTE_ADDR", ""),

@@ -7,9 +7,10 @@ Two kinds:
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
 from prometheus_client.exposition import choose_encoder
@@ -25,7 +26,17 @@ SECONDS = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
 )
 OVERHEAD_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
-REFUSALS = ("limit_reached", "queue_full", "queue_timeout")
+REFUSALS = ("limit_reached", "model_limit_reached", "queue_full", "queue_timeout")
+RETRIES = ("stale_connection", "unreachable", "status_429", "status_502", "status_503")
+RELOADS = ("ok", "refused")
+
+
+class EndpointState(NamedTuple):
+    """What is told of an endpoint."""
+
+    name: str
+    inflight: int
+    up: bool
 
 
 def keep_files_per_slot(directory: Path, slot: Callable[[], object]) -> None:
@@ -41,6 +52,8 @@ class Metrics:
         self._limiter = limiter
         self._slots = slots
         self._directory = str(directory)
+        self.endpoints: Callable[[], Iterable[EndpointState]] = tuple
+        """Asks for the endpoints that are served now; set by the catalogue."""
         own = CollectorRegistry()  # holds nothing: the page reads the files of all workers instead
         self.requests = Counter(
             "router_requests_total",
@@ -80,17 +93,51 @@ class Metrics:
             buckets=OVERHEAD_SECONDS,
             registry=own,
         )
+        self.endpoint_requests = Counter(
+            "router_endpoint_requests_total",
+            "Requests sent to an endpoint, by the status it answered, or by what went wrong.",
+            ("endpoint", "code"),
+            registry=own,
+        )
+        self.retries = Counter(
+            "router_retries_total", "Requests sent to an endpoint once more, by the reason.", ("reason",), registry=own
+        )
+        self.first_byte_seconds = Histogram(
+            "router_time_to_first_byte_seconds",
+            "From the request sent to an endpoint to the head of its answer.",
+            ("model",),
+            buckets=SECONDS,
+            registry=own,
+        )
+        self.upstream_seconds = Histogram(
+            "router_upstream_duration_seconds",
+            "From the request sent to an endpoint to the last byte of its answer, or to its failure.",
+            ("model",),
+            buckets=SECONDS,
+            registry=own,
+        )
+        self.reloads = Counter(
+            "router_routes_reloads_total",
+            "Changed routes files that were taken (ok) or refused because they were invalid.",
+            ("result",),
+            registry=own,
+        )
         # prometheus-client looks a child up on every `labels` call; there are few, so keep them.
         self.requests_child = lru_cache(maxsize=4096)(self.requests.labels)
         self.request_seconds_child = lru_cache(maxsize=4096)(self.request_seconds.labels)
         self.model_seconds_child = lru_cache(maxsize=4096)(self.model_seconds.labels)
+        self.endpoint_requests_child = lru_cache(maxsize=4096)(self.endpoint_requests.labels)
+        self.first_byte_child = lru_cache(maxsize=4096)(self.first_byte_seconds.labels)
+        self.upstream_seconds_child = lru_cache(maxsize=4096)(self.upstream_seconds.labels)
+        self.retries_child = {reason: self.retries.labels(reason) for reason in RETRIES}
+        self.reloads_child = {result: self.reloads.labels(result) for result in RELOADS}
         self.refusals_child = {reason: self.refusals.labels(reason) for reason in REFUSALS}
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """The metrics of all workers, and their content type: OpenMetrics if `accept` prefers it, else text."""
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self._directory)
-        registry.register(_SharedState(self._limiter, self._slots))
+        registry.register(_SharedState(self._limiter, self._slots, self.endpoints))
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # a version that is none; whoever sends it can read the plain format
@@ -101,9 +148,10 @@ class Metrics:
 class _SharedState(Collector):
     """What the shared table knows, at the moment of the scrape."""
 
-    def __init__(self, limiter: Limiter, slots: Slots) -> None:
+    def __init__(self, limiter: Limiter, slots: Slots, endpoints: Callable[[], Iterable[EndpointState]]) -> None:
         self._limiter = limiter
         self._slots = slots
+        self._endpoints = endpoints
 
     def collect(self) -> Iterator[Metric]:
         inflight, queued = self._limiter.snapshot()
@@ -116,3 +164,14 @@ class _SharedState(Collector):
             yield GaugeMetricFamily(name, about, value)
         reclaimed = self._slots.table.cell("permits_reclaimed")[0]
         yield CounterMetricFamily("router_permits_reclaimed", "Permits taken back from workers that died.", reclaimed)
+        inflight_with = GaugeMetricFamily(
+            "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", labels=("endpoint",)
+        )
+        up = GaugeMetricFamily(
+            "router_endpoint_up", "Whether an endpoint is neither unwell nor ejected.", labels=("endpoint",)
+        )
+        for endpoint in self._endpoints():
+            inflight_with.add_metric((endpoint.name,), endpoint.inflight)
+            up.add_metric((endpoint.name,), endpoint.up)
+        yield inflight_with
+        yield up

@@ -5,11 +5,14 @@ the kernel frees the lock when the last of these processes ends, however it ends
 from one that a SIGKILL left behind, which the next start removes.
 """
 
+import errno
 import fcntl
 import os
 import shutil
 import tempfile
 from pathlib import Path
+
+from app.errors import SettingsError
 
 _PREFIX = "router-metrics-"
 _MEMORY = Path("/dev/shm")  # noqa: S108  # only looked into; what is made there is made by mkdtemp
@@ -29,20 +32,35 @@ class MetricsDirectory:
         two servers that leave at the same moment, at least one finds itself alone.
         """
         if _lock_alone(self._descriptor):
-            shutil.rmtree(self.path, ignore_errors=True)
+            for file in self.path.glob("*.db"):
+                file.unlink(missing_ok=True)
+            try:
+                self.path.rmdir()
+            except OSError:
+                pass  # somebody keeps other things there, or mounted it
         os.close(self._descriptor)
 
 
 def open_directory(configured: str | None, inherited: str | None) -> MetricsDirectory:
-    """The one of the program before this one, or the configured one, emptied, or a new one, in memory if it can be."""
+    """The one of the program before this one, or the configured one, emptied, or a new one, in memory if it can be.
+
+    Raises SettingsError if the configured one can't be used.
+    """
     if inherited is not None:
         return _use(Path(inherited))
     if configured is not None:
         directory = Path(configured)
-        directory.mkdir(parents=True, exist_ok=True)
-        for file in directory.glob("*.db"):
-            file.unlink()
-        return _use(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            for file in directory.glob("*.db"):
+                file.unlink()
+            used = _use(directory)
+            if os.access(directory, os.W_OK | os.X_OK):
+                return used
+            raise PermissionError(errno.EACCES, "it is not writable")
+        except OSError as error:
+            reason = f"must be a directory that can be made and written: {error.strerror}"
+            raise SettingsError(f"PROMETHEUS_MULTIPROC_DIR={configured!r}: {reason}") from None
     parent = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     _remove_abandoned(parent)
     while True:

@@ -1,8 +1,8 @@
 """The memory that all workers share: a table of counters, the lock over it, and a bell per worker.
 
 The table has a row per worker slot and a column per counter, all 64-bit integers; beside it stand named single
-cells and one array. What decides about permits (`inflight`, `queued`, the line) and who owns a row is written under the
-lock only. `service_us`, an estimate, is written by its row's worker alone, and `draining` by its arbiter.
+cells and named arrays. What decides about permits (`inflight`, `queued`, the line) and who owns a row is written under
+the lock only. `service_us`, an estimate, is written by its row's worker alone, and `draining` by its arbiter.
 
 **The lock dies with its holder.** It is a robust, process-shared POSIX mutex inside the block (pthread_mutexattr_
 setrobust(3)). When a process is SIGKILLed while holding it, the kernel frees it and the next to lock is told so
@@ -23,7 +23,8 @@ import errno
 import hashlib
 import mmap
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 from app.errors import SharedStateMismatch
 
@@ -73,24 +74,25 @@ class RobustMutex:
 
 
 class SharedTable:
-    """Columns of `SLOTS` rows, single cells and an array, over one block of shared memory."""
+    """Columns of `SLOTS` rows, single cells and named arrays, over one block of shared memory."""
 
     def __init__(
         self,
         columns: Sequence[str],
         cells: Sequence[str],
-        array_words: int,
+        arrays: Mapping[str, int],
         *,
         identity: str = "",
         inherited: str | None = None,
     ) -> None:
         """Make the block, or adopt the one that `handover()` described to the program before this one.
 
+        `arrays` gives the words of each.
         `identity` names what must be equal in both programs (the limits), beside the layout.
         """
-        layout = f"{SLOTS} {list(columns)} {list(cells)} {array_words} {identity}"
-        signature = int.from_bytes(hashlib.sha256(layout.encode()).digest()[:_WORD], "little", signed=True)
-        words = _MUTEX_BYTES // _WORD + 1 + len(cells) + len(columns) * SLOTS + array_words
+        layout = f"{SLOTS} {list(columns)} {list(cells)} {dict(arrays)} {identity}"
+        signature = name_hash(layout)
+        words = _MUTEX_BYTES // _WORD + 1 + len(cells) + len(columns) * SLOTS + sum(arrays.values())
         if inherited is None:
             self._fd = os.memfd_create("router", _MFD_CLOEXEC)
             os.ftruncate(self._fd, words * _WORD)
@@ -111,7 +113,11 @@ class SharedTable:
             raise SharedStateMismatch(_MISMATCH)
         self._columns = {name: 1 + len(cells) + i * SLOTS for i, name in enumerate(columns)}
         self._index = {name: 1 + i for i, name in enumerate(cells)}
-        self._array_at = 1 + len(cells) + len(columns) * SLOTS
+        self._arrays: dict[str, tuple[int, int]] = {}
+        at = 1 + len(cells) + len(columns) * SLOTS
+        for name, length in arrays.items():
+            self._arrays[name] = (at, at + length)
+            at += length
 
     def column(self, name: str) -> "memoryview[int]":
         """The counters called `name`, one a slot; writes go to the shared memory."""
@@ -123,9 +129,10 @@ class SharedTable:
         at = self._index[name]
         return self._cells[at : at + 1]
 
-    def array(self) -> "memoryview[int]":
-        """The array behind the columns."""
-        return self._cells[self._array_at :]
+    def array(self, name: str) -> "memoryview[int]":
+        """The array called `name`, behind the columns."""
+        start, end = self._arrays[name]
+        return self._cells[start:end]
 
     def ring(self, slot: int) -> None:
         """Wake the worker in `slot`: its bell becomes readable. Ringing twice is ringing once."""
@@ -140,6 +147,16 @@ class SharedTable:
         for fd in fds:
             os.set_inheritable(fd, True)
         return ",".join(str(fd) for fd in fds)
+
+
+def name_hash(name: str) -> int:
+    """A name as a word that is not 0, the same in every process, and for all purposes its own."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:_WORD], "little", signed=True) or 1
+
+
+def now_ms() -> int:
+    """Milliseconds of the machine's monotonic clock, which all processes share."""
+    return time.monotonic_ns() // 1_000_000
 
 
 _MISMATCH = (

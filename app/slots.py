@@ -1,22 +1,33 @@
 """Worker slots: who owns which row of the shared table, and what happens to a row whose owner died.
 
-The arbiter claims a slot before it forks a worker and reclaims it when it has reaped that worker: `child_exit` is the
-one gunicorn hook that also runs for a worker that was SIGKILLed. Two arbiters share the table during a binary upgrade
-(USR2), so a slot also names the arbiter that claimed it; slots of an arbiter that died before its workers were reaped
-are reclaimed by whoever notices (`reclaim_orphans`, run every second by every worker).
+The arbiter claims a slot before it forks a worker and reclaims it in `child_exit`, which gunicorn also calls for a
+worker that was SIGKILLed. But not always: a worker that dies while the arbiter is about to signal it is forgotten
+without a word, and an arbiter may die before its workers. So every worker also looks every second for rows whose worker
+is dead (`reclaim_dead`).
+
+Two who notice one death must not do the work twice: the second might clear the row of a successor. So every claim has
+a number of its own, never used again, and a slot is occupied and reclaimed by that number only.
 """
 
 import os
 from pathlib import Path
 from typing import NamedTuple
 
+from app import usage
 from app.errors import NoFreeSlot
 from app.limiter import grant_free_permits
 from app.line import Line
 from app.shared import SLOTS, SharedTable
 
-COLUMNS = ("arbiter_pid", "worker_pid")
-CELLS = ("permits_reclaimed",)
+COLUMNS = ("arbiter_pid", "claim", "worker_pid")
+CELLS = ("permits_reclaimed", "claims")
+
+
+class Claim(NamedTuple):
+    """A slot, and the number under which it was claimed."""
+
+    slot: int
+    number: int
 
 
 class Slots(NamedTuple):
@@ -26,52 +37,56 @@ class Slots(NamedTuple):
     limit: int
     queue_size: int
 
-    def claim(self) -> int:
+    def claim(self) -> Claim:
         """A free slot, the lowest, now owned by this arbiter. Raises NoFreeSlot: two workers never share a row."""
-        arbiters, rows = self.table.column("arbiter_pid"), self.table.cell("rows")
+        claims, rows, count = self.table.column("claim"), self.table.cell("rows"), self.table.cell("claims")
         with self.table.lock:
             for slot in range(SLOTS):
-                if not arbiters[slot]:
+                if not claims[slot]:
                     rows[0] = max(rows[0], slot + 1)
-                    arbiters[slot] = os.getpid()
-                    return slot
+                    self.table.column("arbiter_pid")[slot] = os.getpid()
+                    count[0] += 1
+                    claims[slot] = count[0]
+                    return Claim(slot, count[0])
         raise NoFreeSlot(
             f"all {SLOTS} worker slots belong to live workers; wait for old ones to exit or lower WEB_CONCURRENCY"
         )
 
-    def occupy(self, slot: int, owner: int) -> bool:
-        """Called by the worker itself, once it runs; `owner` is its arbiter. Answers whether the slot is still theirs.
+    def occupy(self, claim: Claim) -> bool:
+        """Called by the worker itself, once it runs. Answers whether the slot is still claimed for it.
 
         It is not if the arbiter died between claim and now: another may have reclaimed the slot, and claimed it anew.
         """
         with self.table.lock:
-            if self.table.column("arbiter_pid")[slot] != owner:
+            if self.table.column("claim")[claim.slot] != claim.number:
                 return False
-            self.table.column("worker_pid")[slot] = os.getpid()
+            self.table.column("worker_pid")[claim.slot] = os.getpid()
             return True
 
     def workers(self) -> int:
         """How many workers live."""
         return sum(1 for pid in self.table.column("worker_pid") if pid)
 
-    def reclaim(self, slot: int, owner: int | None = None) -> int:
+    def reclaim(self, claim: Claim, seen_pid: int | None = None) -> int:
         """Give back what a dead worker held, free its slot, and answer how many permits that were.
 
-        With `owner`, do nothing unless that arbiter still owns the slot: of two who notice an orphan, the second must
-        not clear the row of a successor.
+        Does nothing if that was done before; nor, with `seen_pid`, if another process has occupied the slot by now.
 
         Its row is cleared before its slot is freed, all under one lock: no successor can add to the row in between.
         Then whatever came free is granted, and the bell of everyone with something to pick up is rung, because the
         dead worker may have granted and not lived to ring.
         """
+        slot = claim.slot
         table = self.table
         with table.lock:
-            if owner is not None and table.column("arbiter_pid")[slot] != owner:
+            occupied_by = table.column("worker_pid")[slot]
+            if table.column("claim")[slot] != claim.number or seen_pid not in (None, occupied_by):
                 return 0
             waiting = Line(table, self.queue_size)
             held = table.column("inflight")[slot]
             for name in ("inflight", "queued", "service_us", "worker_pid"):
                 table.column(name)[slot] = 0
+            usage.clear_row(table, slot)
             woken: set[int] = set()
             if self.queue_size:
                 held += waiting.evict(slot)
@@ -80,21 +95,23 @@ class Slots(NamedTuple):
                 woken = waiting.granted_slots()
             table.cell("permits_reclaimed")[0] += held
             table.column("arbiter_pid")[slot] = 0
+            table.column("claim")[slot] = 0
             rows = table.cell("rows")
-            while rows[0] and not table.column("arbiter_pid")[rows[0] - 1]:
+            while rows[0] and not table.column("claim")[rows[0] - 1]:
                 rows[0] -= 1
         for other in woken:
             table.ring(other)
         return held
 
-    def reclaim_orphans(self, arbiter: int) -> int:
-        """Reclaim slots whose arbiter died without reaping. `arbiter` is the caller's own; answers the permits."""
-        arbiters, workers = self.table.column("arbiter_pid"), self.table.column("worker_pid")
+    def reclaim_dead(self) -> int:
+        """Reclaim every slot whose worker is dead, or whose arbiter died before its worker ran; answers the permits."""
+        arbiters, claims = self.table.column("arbiter_pid"), self.table.column("claim")
+        workers = self.table.column("worker_pid")
         freed = 0
         for slot in range(self.table.cell("rows")[0]):
-            owner = arbiters[slot]
-            if owner not in (0, arbiter) and not alive(owner) and not alive(workers[slot]):
-                freed += self.reclaim(slot, owner)
+            claim, pid = Claim(slot, claims[slot]), workers[slot]
+            if claim.number and not alive(pid or arbiters[slot]):
+                freed += self.reclaim(claim, seen_pid=pid)
         return freed
 
 

@@ -8,7 +8,6 @@ import os
 import sys
 
 from app import logs
-from app.backends.simulated import SimulatedModel
 from app.config import load_settings
 from app.cores import usable_cores
 from app.errors import RouterError
@@ -22,16 +21,10 @@ try:
     settings = load_settings(os.environ, usable_cores())
     log_config = logs.configure(settings)
     logging.config.dictConfig(log_config)
-    lifecycle = Lifecycle(settings, INHERITED, os.environ.pop(INHERITED, None))
+    lifecycle = Lifecycle(settings, dict(os.environ), INHERITED, os.environ.pop(INHERITED, None))
 except RouterError as error:
     sys.exit(f"router: {error}")
 
-application = create_app(
-    settings,
-    lifecycle.limiter,
-    lifecycle.metrics,
-    SimulatedModel(settings.model_ref, settings.simulated_latency_ms / 1000),
-    lifecycle.drain,
-)
+application = create_app(settings, lifecycle.limiter, lifecycle.metrics, lifecycle.catalogue, lifecycle.drain)
 if not os.environ.get("MAX_CONCURRENCY", "").strip():
     logging.getLogger("router").info("MAX_CONCURRENCY is not set: the default %d applies", settings.max_concurrency)

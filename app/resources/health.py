@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 import falcon
 
-from app.backends import Model
+from app.catalogue import Catalogue
 from app.drain import Drain
 from app.errors import Draining
 from app.resources import problems
@@ -14,6 +14,7 @@ class HealthzResource:
     """The process lives: 200, whatever the load or the state of any dependency."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"status":"alive"}'
 
     on_head = on_get
@@ -22,16 +23,17 @@ class HealthzResource:
 class ReadyzResource:
     """Requests can be served: 200, else 503 with the reason. Never 503 because the cap is reached."""
 
-    def __init__(self, model: Model, drain: Drain) -> None:
-        self._model = model
+    def __init__(self, catalogue: Catalogue, drain: Drain) -> None:
+        self._catalogue = catalogue
         self._drain = drain
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         if self._drain.begun:
-            problems.answer(resp, HTTPStatus.SERVICE_UNAVAILABLE, Draining.code, "the server is shutting down")
-        elif (reason := self._model.unusable()) is not None:
-            problems.answer(resp, HTTPStatus.SERVICE_UNAVAILABLE, "model_unusable", reason)
+            problems.answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, Draining.code, "the server is shutting down")
+        elif (reason := self._catalogue.unusable()) is not None:
+            problems.answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "model_unusable", reason)
         else:
+            resp.content_type = falcon.MEDIA_JSON
             resp.data = b'{"status":"ready"}'
 
     on_head = on_get

@@ -1,9 +1,14 @@
-"""Errors become problem documents (RFC 9457), here and nowhere else."""
+"""Errors become answers, here and nowhere else: problem documents (RFC 9457), or what clients of a protocol look for.
+
+Under `/v1/` that is OpenAI's error object; under `/v2` the problem document has a member `error` too, as Open Inference
+Protocol v2 wants it.
+"""
 
 from http import HTTPStatus
 
 import falcon
 import structlog
+from msgspec import UNSET
 
 from app import problem
 from app.errors import (
@@ -12,11 +17,18 @@ from app.errors import (
     Draining,
     InvalidRequest,
     LimitReached,
+    ModelLimitReached,
+    ModelNotFound,
+    NoEndpoint,
+    ProtocolMismatch,
     QueueFull,
     QueueTimeout,
-    Refused,
     RouterError,
     UnsupportedBody,
+    UpstreamBroken,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnreachable,
 )
 from app.exchange import ENVIRON_KEY
 
@@ -29,6 +41,13 @@ _STATUS: dict[type[RouterError], HTTPStatus] = {
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
     QueueTimeout: HTTPStatus.TOO_MANY_REQUESTS,
     Draining: HTTPStatus.SERVICE_UNAVAILABLE,
+    ModelNotFound: HTTPStatus.NOT_FOUND,
+    ProtocolMismatch: HTTPStatus.BAD_REQUEST,
+    ModelLimitReached: HTTPStatus.TOO_MANY_REQUESTS,
+    NoEndpoint: HTTPStatus.SERVICE_UNAVAILABLE,
+    UpstreamUnreachable: HTTPStatus.BAD_GATEWAY,
+    UpstreamBroken: HTTPStatus.BAD_GATEWAY,
+    UpstreamTimeout: HTTPStatus.GATEWAY_TIMEOUT,
 }
 
 _log = structlog.get_logger("router.problems")
@@ -41,21 +60,28 @@ def install(app: "falcon.App[falcon.Request, falcon.Response]") -> None:
     app.add_error_handler(RouterError, _router_error)
 
 
-def answer(resp: falcon.Response, status: HTTPStatus, code: str, detail: str) -> None:
-    """Answer with a problem document."""
-    resp.status = f"{status.value} {status.phrase}"
-    resp.content_type = problem.CONTENT_TYPE
-    resp.data = problem.document(status.phrase, status.value, detail, code)
+def answer(req: falcon.Request, resp: falcon.Response, status: int, code: str, detail: str) -> None:
+    """Answer with an error, in the form that the path's clients look for."""
+    phrase = problem.phrase(status)
+    resp.status = f"{status} {phrase}"
+    if req.path.startswith("/v1/"):
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = problem.openai_error(status, detail, code)
+    else:
+        resp.content_type = problem.CONTENT_TYPE
+        of_v2 = req.path == "/v2" or req.path.startswith("/v2/")
+        resp.data = problem.document(phrase, status, detail, code, error=detail if of_v2 else UNSET)
 
 
 def _router_error(req: falcon.Request, resp: falcon.Response, error: RouterError, _: object) -> None:
-    if isinstance(error, Refused):
-        resp.set_header("Retry-After", str(error.retry_after))
-    status = _STATUS.get(type(error))
+    seconds = getattr(error, "retry_after", None)
+    if seconds is not None:
+        resp.set_header("Retry-After", str(seconds))
+    status = error.status if isinstance(error, UpstreamRefused) else _STATUS.get(type(error))
     if status is None:
         _unexpected(req, resp, error, None)  # none that a request should meet
     else:
-        answer(resp, status, error.code, str(error))
+        answer(req, resp, status, error.code, str(error))
 
 
 def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _: object) -> None:
@@ -65,14 +91,14 @@ def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPEr
         resp.set_headers(error.headers)
     detail = error.description or _detail(req, status)
     code = InvalidRequest.code if status is HTTPStatus.BAD_REQUEST else status.name.lower()
-    answer(resp, status, code, detail)
+    answer(req, resp, status, code, detail)
 
 
 def _detail(req: falcon.Request, status: HTTPStatus) -> str:
     if status is HTTPStatus.NOT_FOUND:
         return f"nothing is served at {req.path}"
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        return f"{req.path} does not take {req.method}; see Allow"
+        return f"{req.path} does not take {req.env[ENVIRON_KEY].method}; see Allow"
     return status.description
 
 
@@ -80,4 +106,4 @@ def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _:
     request_id = req.env[ENVIRON_KEY].request_id
     _log.error("unexpected error", request_id=request_id, path=req.path, exc_info=error)
     detail = f"the router failed; its log has the reason under request id {request_id}"
-    answer(resp, HTTPStatus.INTERNAL_SERVER_ERROR, RouterError.code, detail)
+    answer(req, resp, HTTPStatus.INTERNAL_SERVER_ERROR, RouterError.code, detail)

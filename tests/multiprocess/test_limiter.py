@@ -131,25 +131,26 @@ def test_slots_run_out_instead_of_being_shared() -> None:
     """64 workers have 64 rows; the 65th is refused, and a freed row can be claimed again."""
     parent = Parent(limit=1)
     claimed = [parent.slots.claim() for _ in range(SLOTS)]
-    assert claimed == list(range(SLOTS))
+    assert [claim.slot for claim in claimed] == list(range(SLOTS))
     with pytest.raises(NoFreeSlot, match="64"):
         parent.slots.claim()
-    parent.slots.reclaim(17)
-    assert parent.slots.claim() == 17
+    parent.slots.reclaim(claimed[17])
+    assert parent.slots.claim().slot == 17
 
 
-def test_orphans_of_a_dead_arbiter_are_reclaimed_once() -> None:
-    """Rows whose arbiter and worker are both dead are reclaimed by another; those of the living are not."""
+def test_rows_of_a_dead_arbiters_workers_are_reclaimed_once() -> None:
+    """Rows whose worker is dead are reclaimed by another arbiter's worker; those of the living are not."""
     parent = Parent(limit=4)
 
     def arbiter(_: Limiter) -> None:
-        slot = parent.slots.claim()
+        claim = parent.slots.claim()
         worker = os.fork()
         if worker == 0:
-            parent.slots.occupy(slot, os.getppid())
-            parent._door(slot).acquire()
+            parent.slots.occupy(claim)
+            parent._door(claim.slot).acquire()
             os._exit(0)
         os.waitpid(worker, 0)  # died without its row being reclaimed, and so does this arbiter
+        parent.slots.claim()  # for a worker that it doesn't live to fork
 
     own = parent.door()
     own.acquire()
@@ -157,13 +158,14 @@ def test_orphans_of_a_dead_arbiter_are_reclaimed_once() -> None:
     os.waitpid(pid, 0)
     parent.slots.reclaim(parent.pids.pop(pid))
     assert parent.taken() == 2
-    assert parent.slots.reclaim_orphans(os.getpid()) == 1
-    assert parent.slots.reclaim_orphans(os.getpid()) == 0
+    assert parent.slots.reclaim_dead() == 1
+    assert parent.slots.reclaim_dead() == 0
     assert parent.taken() == 1
+    assert sum(1 for number in parent.table.column("claim") if number) == 1
 
 
-def test_zombies_hold_nothing() -> None:
-    """A dead arbiter or worker that nobody waits for is dead all the same: its row is reclaimed."""
+def test_row_of_a_worker_that_its_living_arbiter_forgot_is_reclaimed() -> None:
+    """gunicorn forgets a worker that dies while it is about to signal it; a zombie, too, holds nothing."""
     parent = Parent(limit=4)
     own = parent.door()
 
@@ -171,36 +173,61 @@ def test_zombies_hold_nothing() -> None:
         other.acquire()
 
     pid = parent.fork(worker)
-    slot = parent.pids.pop(pid)
+    claim = parent.pids.pop(pid)
     until(lambda: " Z " in Path(f"/proc/{pid}/stat").read_text(), "it is a zombie")
-    parent.table.column("arbiter_pid")[slot] = pid  # its arbiter is as dead as it is
-    assert parent.slots.reclaim_orphans(os.getpid()) == 1
+    assert parent.slots.reclaim_dead() == 1
     os.waitpid(pid, 0)
     assert own.snapshot() == (0, 0)
+    assert parent.slots.claim().slot == claim.slot
 
 
 def test_successors_row_is_not_reclaimed_with_its_predecessors() -> None:
-    """Of two who notice an orphan the second does nothing: the row may be a living worker's by then."""
+    """Of two who notice a death the second does nothing: the row may be a living worker's by then."""
     parent = Parent(limit=4)
-    slot = parent.slots.claim()
-    arbiters, inflight = parent.table.column("arbiter_pid"), parent.table.column("inflight")
-    dead, inflight[slot] = 2**22 + 1, 1  # no process id: they end before
-    arbiters[slot] = dead
-    assert parent.slots.reclaim(slot, dead) == 1
-    assert parent.slots.claim() == slot
-    inflight[slot] = 1
-    assert parent.slots.reclaim(slot, dead) == 0
-    assert inflight[slot] == 1
+    claim = parent.slots.claim()
+    inflight = parent.table.column("inflight")
+    inflight[claim.slot] = 1
+    assert parent.slots.reclaim(claim) == 1
+    assert parent.slots.claim().slot == claim.slot
+    inflight[claim.slot] = 1
+    assert parent.slots.reclaim(claim) == 0
+    assert inflight[claim.slot] == 1
+
+
+def test_row_that_was_occupied_meanwhile_is_not_reclaimed() -> None:
+    """Whoever saw a slot claimed by a dead arbiter and empty must look again: its worker may have started since."""
+    parent = Parent(limit=4)
+    claim = parent.slots.claim()
+    assert parent.slots.occupy(claim)
+    parent.table.column("inflight")[claim.slot] = 1
+    assert parent.slots.reclaim(claim, seen_pid=0) == 0
+    assert parent.table.column("inflight")[claim.slot] == 1
 
 
 def test_worker_whose_slot_was_taken_back_does_not_use_it() -> None:
     """Its arbiter died between claim and start, and another claimed the slot: the two must not share a row."""
     parent = Parent(limit=4)
-    slot = parent.slots.claim()
-    former = os.getpid()
-    parent.table.column("arbiter_pid")[slot] = former + 1
-    assert not parent.slots.occupy(slot, former)
-    assert parent.table.column("worker_pid")[slot] == 0
+    claim = parent.slots.claim()
+    parent.slots.reclaim(claim)
+    again = parent.slots.claim()
+    assert again.slot == claim.slot
+    assert not parent.slots.occupy(claim)
+    assert parent.table.column("worker_pid")[claim.slot] == 0
+    assert parent.slots.occupy(again)
+
+
+def test_newcomer_does_not_overtake_although_a_permit_is_free() -> None:
+    """Who gave the permit back was killed before granting it: it is the waiter's all the same."""
+    parent = Parent(limit=1, queue_size=1)
+    own, other = parent.door(), parent.door()
+    other.acquire()
+    waiter = gevent.spawn(own.acquire)
+    gevent.sleep(0)
+    parent.table.column("inflight")[other._slot] -= 1  # the first of the two stores of a release
+    with pytest.raises(QueueFull):
+        other.acquire()
+    waiter.kill()
+    parent.close()
 
 
 def test_grant_whose_giver_died_before_ringing_is_picked_up() -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from gevent.hub import reinit
 
-from app import limiter, line, slots
+from app import line
+from app.layout import shared_table
 from app.limiter import Limiter
-from app.shared import SharedTable
-from app.slots import Slots
+from app.slots import Claim, Slots
 
 
 @dataclass
@@ -22,15 +22,11 @@ class Parent:
     limit: int
     queue_size: int = 0
     timeout_s: float = 20.0
-    pids: dict[int, int] = field(default_factory=dict)
+    pids: dict[int, Claim] = field(default_factory=dict)
     doors: list[Limiter] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.table = SharedTable(
-            (*limiter.COLUMNS, *slots.COLUMNS),
-            (*limiter.CELLS, *slots.CELLS),
-            line.array_words(self.queue_size),
-        )
+        self.table = shared_table(self.limit, self.queue_size)
         self.slots = Slots(self.table, self.limit, self.queue_size)
 
     def close(self) -> None:
@@ -43,7 +39,7 @@ class Parent:
 
     def door(self) -> Limiter:
         """The limiter as a worker in this process would have it, with a slot of its own."""
-        return self._door(self.slots.claim())
+        return self._door(self.slots.claim().slot)
 
     def _door(self, slot: int) -> Limiter:
         door = Limiter(self.table, self.limit, self.queue_size, self.timeout_s)
@@ -53,16 +49,16 @@ class Parent:
 
     def fork(self, work: Callable[[Limiter], None]) -> int:
         """Run `work` in a child with a slot of its own; answers the child's process id."""
-        slot = self.slots.claim()
+        claim = self.slots.claim()
         pid = os.fork()
         if pid:
-            self.pids[pid] = slot
+            self.pids[pid] = claim
             return pid
         try:
             signal.alarm(100)  # whatever goes wrong, no child outlives the test
             reinit()
-            assert self.slots.occupy(slot, os.getppid())
-            work(self._door(slot))
+            assert self.slots.occupy(claim)
+            work(self._door(claim.slot))
             os._exit(0)
         except BaseException:
             traceback.print_exc(file=sys.__stderr__)

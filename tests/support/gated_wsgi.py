@@ -6,26 +6,27 @@ The same settings, limiter, metrics and application as app/wsgi.py; only the mod
 import os
 import socket
 
+from msgspec import UNSET
+
 from app.backends import Inference
 from app.main import create_app
 from app.wsgi import lifecycle, settings
+from tests.support.catalogue import OneModel, TestModel
 
 
-class GatedModel:
+class GatedModel(TestModel):
     """Inside the model is: connected to the gate."""
 
-    ref = settings.model_ref
+    name = settings.model_ref
 
-    def infer(self, request: Inference) -> None:
+    def infer(self, request: Inference) -> object:
         if request.options.get("raise"):
             raise RuntimeError("the model was told to fail")
         with socket.socket(socket.AF_UNIX) as gate:
             gate.connect(os.environ["TEST_GATE"])
             gate.sendall(request.prompt.encode() or b"-")
             gate.recv(1)
-
-    def unusable(self) -> str | None:
-        return None
+        return UNSET
 
 
-application = create_app(settings, lifecycle.limiter, lifecycle.metrics, GatedModel(), lifecycle.drain)
+application = create_app(settings, lifecycle.limiter, lifecycle.metrics, OneModel(GatedModel()), lifecycle.drain)

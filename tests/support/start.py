@@ -11,7 +11,7 @@ import os, sys
 from app.config import load_settings
 from app.lifecycle import Lifecycle
 old = load_settings({**%r}, 1)
-table = Lifecycle(old, "ROUTER_INHERITED", None)._table
+table = Lifecycle(old, {}, "ROUTER_INHERITED", None)._table
 os.environ["ROUTER_INHERITED"] = table.handover() + ";/nonexistent"
 os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"])
 """

@@ -15,19 +15,20 @@ from gunicorn.http.errors import InvalidChunkSize
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
+from msgspec import UNSET
 
-from app import drain, limiter, line, slots
 from app.backends import Inference
 from app.config import load_settings
 from app.drain import Drain
 from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UnsupportedBody
+from app.layout import shared_table
 from app.limiter import Limiter
 from app.main import create_app
 from app.metrics import Metrics
 from app.resources.body import parse_object, read_body
 from app.resources.infer import parse_inference
-from app.shared import SharedTable
 from app.slots import Slots
+from tests.support.catalogue import OneModel, TestModel
 
 LIMIT = 1000
 
@@ -89,42 +90,36 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no prompt": (b"{}", "`$.prompt`"),
     "prompt under another name": (b'{"Prompt":"hello"}', "`$.prompt`"),
     "null for a prompt": (b'{"prompt":null}', "`$.prompt`"),
-    "number for a prompt": (b'{"prompt":1}', "type int"),
-    "array for a prompt": (b'{"prompt":["hello"]}', "type list"),
-    "object for a prompt": (b'{"prompt":{"text":"hello"}}', "type dict"),
-    "last of two prompts is no string": (b'{"prompt":"hello","prompt":1}', "type int"),
+    "number for a prompt": (b'{"prompt":1}', "type number"),
+    "array for a prompt": (b'{"prompt":["hello"]}', "type array"),
+    "object for a prompt": (b'{"prompt":{"text":"hello"}}', "type object"),
+    "last of two prompts is no string": (b'{"prompt":"hello","prompt":1}', "type number"),
 }
 
 
-class Server:
+class Server(TestModel):
     """The application over a model that remembers what reached it, with one permit in all."""
 
     def __init__(self, folder: Path) -> None:
-        self.ref = "recorder"
+        self.name = "recorder"
         self.seen: list[Inference] = []
         settings = load_settings({"MAX_CONCURRENCY": "1", "MAX_BODY_BYTES": str(LIMIT), "ACCESS_LOG": "off"}, 1)
-        self.table = table = SharedTable(
-            (*limiter.COLUMNS, *slots.COLUMNS, *drain.COLUMNS),
-            (*limiter.CELLS, *slots.CELLS),
-            line.array_words(settings.queue_size),
-        )
+        self.table = table = shared_table(settings.max_concurrency, settings.queue_size)
         owners = Slots(table, settings.max_concurrency, settings.queue_size)
         self.limiter = Limiter(table, settings.max_concurrency)
-        self.limiter.attach(owners.claim())
-        self._app = create_app(settings, self.limiter, Metrics(self.limiter, owners, folder), self, Drain(table))
+        self.limiter.attach(owners.claim().slot)
+        metrics = Metrics(self.limiter, owners, folder)
+        self._app = create_app(settings, self.limiter, metrics, OneModel(self), Drain(table))
 
     def close(self) -> None:
         """Close the bells: every table has one for each worker that might be."""
         for bell in self.table.bells:
             os.close(bell)
 
-    def infer(self, request: Inference) -> None:
+    def infer(self, request: Inference) -> object:
         """A `Model`."""
         self.seen.append(request)
-
-    def unusable(self) -> str | None:
-        """A `Model`."""
-        return None
+        return UNSET
 
     def post(self, body: bytes, **headers: str) -> testing.Result:
         """POST /infer, as a WSGI server hands it over."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 from falcon import testing
+from msgspec import UNSET
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
@@ -27,6 +28,7 @@ from app.errors import ClientGone
 from app.lifecycle import Lifecycle
 from app.limiter import Permit
 from app.main import create_app
+from tests.support.catalogue import OneModel, TestModel
 
 T = TypeVar("T")
 Samples = dict[str, float]
@@ -39,6 +41,10 @@ FAMILIES = {
     "router_requests": "counter",
     "router_rejected_requests": "counter",
     "router_permits_reclaimed": "counter",
+    "router_retries": "counter",
+    "router_routes_reloads": "counter",
+    "router_endpoint_inflight": "gauge",
+    "router_endpoint_up": "gauge",
     "router_request_duration_seconds": "histogram",
     "router_queue_wait_seconds": "histogram",
     "router_model_duration_seconds": "histogram",
@@ -50,7 +56,7 @@ FAMILIES = {
 }
 
 
-class Server:
+class Server(TestModel):
     """A server without gunicorn: its hooks are called as gunicorn calls them, around real forks."""
 
     def __init__(self, folder: Path, **environ: str) -> None:
@@ -58,20 +64,17 @@ class Server:
         settings = load_settings(
             {"PROMETHEUS_MULTIPROC_DIR": str(self.folder), "MODEL_REF": "m", "ACCESS_LOG": "off", **environ}, 1
         )
-        self.lifecycle = Lifecycle(settings, "ROUTER_TEST_UNUSED", None)
+        self.lifecycle = Lifecycle(settings, {}, "ROUTER_TEST_UNUSED", None)
         self.raises: BaseException | None = None
-        self.ref = settings.model_ref
+        self.name = settings.model_ref
         metrics, drain = self.lifecycle.metrics, self.lifecycle.drain
-        self._app = create_app(settings, self.lifecycle.limiter, metrics, self, drain)
+        self._app = create_app(settings, self.lifecycle.limiter, metrics, OneModel(self), drain)
 
-    def infer(self, request: Inference) -> None:
+    def infer(self, request: Inference) -> object:
         """A `Model`."""
         if self.raises is not None:
             raise self.raises
-
-    def unusable(self) -> str | None:
-        """A `Model`."""
-        return None
+        return UNSET
 
     def ask(self, method: str = "POST", path: str = "/infer", body: bytes = GOOD, accept: str = "") -> testing.Result:
         """A request, as a WSGI server hands it over."""
@@ -79,7 +82,7 @@ class Server:
 
     def start_worker(self, work: Callable[["Server"], object]) -> "Worker":
         """Fork a worker that does this and is SIGKILLed then."""
-        worker = SimpleNamespace(slot=None, pid=0, ppid=os.getpid())
+        worker = SimpleNamespace(claim=None, pid=0, ppid=os.getpid())
         self.lifecycle.pre_fork(None, worker)
         worker.pid = os.fork()
         if not worker.pid:
@@ -356,7 +359,7 @@ def _empty_at_start(folder: Path) -> tuple[list[str], list[str]]:
     server.run_worker(one_request)
     (server.folder / "note.txt").write_text("not the router's")
     before = server.files()
-    Lifecycle(load_settings({"PROMETHEUS_MULTIPROC_DIR": str(server.folder)}, 1), "ROUTER_TEST_UNUSED", None)
+    Lifecycle(load_settings({"PROMETHEUS_MULTIPROC_DIR": str(server.folder)}, 1), {}, "ROUTER_TEST_UNUSED", None)
     return before, server.files()
 
 

@@ -305,7 +305,7 @@ monkey.patch_all()
 from falcon import testing
 from app.wsgi import application, lifecycle
 
-lifecycle.limiter.attach(lifecycle.slots.claim())
+lifecycle.limiter.attach(lifecycle.slots.claim().slot)
 assert testing.simulate_post(application, "/infer", json={"prompt": "p"}).status_code == 200
 print(testing.simulate_get(application, "/metrics").text)
 """

@@ -8,17 +8,19 @@ from pathlib import Path
 import falcon
 import pytest
 from falcon import testing
+from msgspec import UNSET
 from structlog.testing import capture_logs
 
-from app import drain, errors, limiter, line, slots
+from app import errors
 from app.backends import Inference
 from app.config import load_settings
 from app.drain import Drain
+from app.layout import shared_table
 from app.limiter import Limiter
 from app.main import create_app
 from app.metrics import Metrics
-from app.shared import SharedTable
 from app.slots import Slots
+from tests.support.catalogue import OneModel, TestModel
 
 PROBLEM = "application/problem+json"
 
@@ -43,37 +45,35 @@ NO_ANSWERS = {
 }
 
 
-class Server:
+class Server(TestModel):
     """The application over a model that raises, or is unusable, as it is told."""
 
     def __init__(self, folder: Path, **environ: str) -> None:
-        self.ref = "failing"
+        self.name = "failing"
         self.raises: BaseException | None = None
         self.why_unusable: str | None = None
         settings = load_settings({"MAX_CONCURRENCY": "1", "ACCESS_LOG": "off", **environ}, 1)
-        self.table = SharedTable(
-            (*limiter.COLUMNS, *slots.COLUMNS, *drain.COLUMNS),
-            (*limiter.CELLS, *slots.CELLS),
-            line.array_words(settings.queue_size),
-        )
+        self.table = shared_table(settings.max_concurrency, settings.queue_size)
         owners = Slots(self.table, settings.max_concurrency, settings.queue_size)
         self.limiter = Limiter(self.table, settings.max_concurrency)
-        self.limiter.attach(owners.claim())
+        self.limiter.attach(owners.claim().slot)
         self._drain = Drain(self.table)
         self._drain.attach(0)
-        self._app = create_app(settings, self.limiter, Metrics(self.limiter, owners, folder), self, self._drain)
+        metrics = Metrics(self.limiter, owners, folder)
+        self._app = create_app(settings, self.limiter, metrics, OneModel(self), self._drain)
 
     def close(self) -> None:
         """Close the bells: every table has one for each worker that might be."""
         for bell in self.table.bells:
             os.close(bell)
 
-    def infer(self, request: Inference) -> None:
+    def infer(self, request: Inference) -> object:
         """A `Model`."""
         if self.raises is not None:
             raise self.raises
+        return UNSET
 
-    def unusable(self) -> str | None:
+    def unusable(self, version: str = "") -> str | None:
         """A `Model`."""
         return self.why_unusable
 

@@ -1,0 +1,56 @@
+"""Checking host names, ports and URLs. What is raised repeats nothing of what was given: it may hold a password."""
+
+import ipaddress
+import re
+
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_DIGITS = re.compile(r"[0-9.]+")
+_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
+
+
+def check_host(host: str) -> None:
+    """Raises ValueError unless it is a host name, an IPv4 address, or an IPv6 address in brackets."""
+    if not _is_host(host):
+        raise ValueError("the host must be a host name, an IPv4 address or an IPv6 address in brackets")
+
+
+def check_port(port: str) -> None:
+    """Raises ValueError unless it is a number that a port can have."""
+    if not (re.fullmatch(r"[1-9]\d{0,4}", port, re.ASCII) and int(port) <= 65535):
+        raise ValueError("the port must be a number from 1 to 65535")
+
+
+def check_host_and_port(text: str) -> None:
+    """Raises ValueError unless it is a host, perhaps with a port."""
+    host, colon, port = text.rpartition(":")
+    if colon and not text.endswith("]"):
+        check_port(port)
+        check_host(host)
+    else:
+        check_host(text)
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError unless it is the address of a model server: http or https, host, perhaps port and path."""
+    if "@" in url:  # also in what looks like the path: a password may hold a slash
+        raise ValueError("a URL must hold no credentials; a routes file takes credential_env or credential_file")
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("http", "https"):
+        raise ValueError("a URL must begin with http:// or https://")
+    authority, slash, path = rest.partition("/")
+    check_host_and_port(authority)
+    if not _PATH.fullmatch(slash + path):
+        raise ValueError("a URL may have a path, without a slash at its end, and no query or fragment")
+
+
+def _is_host(host: str) -> bool:
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            return ipaddress.IPv6Address(host[1:-1]).scope_id is None
+        if _DIGITS.fullmatch(host):
+            ipaddress.IPv4Address(host)
+            return True
+    except ValueError:
+        return False
+    return len(host) <= 253 and _HOST.fullmatch(host) is not None

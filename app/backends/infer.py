@@ -1,0 +1,55 @@
+"""`POST /infer` in the protocols of model servers: the call to make of a prompt, and the output in the answer."""
+
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from app.backends import Call, Inference, Reply
+from app.errors import UpstreamBroken, UpstreamRefused
+from app.routes import Protocol
+from app.upstream.headers import retry_after_s
+
+_OURS = [("content-type", "application/json"), ("accept", "application/json")]
+_REPLACED = frozenset(("content-type", "accept", "accept-encoding"))
+_MAX_DETAIL = 500
+
+
+def ask(protocol: Protocol, model: str, request: Inference) -> Call:
+    """The call that puts the prompt to the model.
+
+    `openai`: a chat of one message. `v2`: one tensor `prompt` of type BYTES, unless the request has its own `inputs`.
+    Its other members go along as they are; `stream` doesn't, because the answer is one object.
+    """
+    headers = [header for header in request.headers() if header[0] not in _REPLACED] + _OURS
+    rename = partial(_asked_of, protocol, request)
+    path, body = rename(model, "")
+    return Call("POST", path, headers, body, request.key, request.version, model, rename)
+
+
+def _asked_of(protocol: Protocol, request: Inference, model: str, version: str | None) -> tuple[str, bytes]:
+    members = {name: value for name, value in request.options.items() if name != "stream"}
+    if protocol == "openai":
+        path = "/v1/chat/completions"
+        members = {"messages": [{"role": "user", "content": request.prompt}], **members, "model": model}
+    else:
+        of_version = f"/versions/{quote(version, safe='')}" if version else ""
+        path = f"/v2/models/{quote(model, safe='')}{of_version}/infer"
+        members.setdefault("inputs", [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": [request.prompt]}])
+    return path, msgspec.json.encode(members)
+
+
+def output_of(protocol: Protocol, reply: Reply, body: bytes) -> Any:
+    """The generated text, or the list of tensors. Raises UpstreamRefused for an error, UpstreamBroken for no answer."""
+    if reply.status != 200:
+        raise UpstreamRefused(
+            f"the model server answered {reply.status}: {body[:_MAX_DETAIL].decode(errors='replace')}",
+            reply.status,
+            retry_after_s(reply.headers),
+        )
+    try:
+        answer = msgspec.json.decode(body)
+        return answer["choices"][0]["message"]["content"] if protocol == "openai" else answer["outputs"]
+    except (msgspec.DecodeError, LookupError, TypeError) as error:
+        raise UpstreamBroken("the model server answered 200 without an output") from error

@@ -1,0 +1,187 @@
+"""One version of a model: its endpoints, the choice among them, and one attempt at one of them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from app import routes
+from app.backends import Call, Reply
+from app.balancing import POLICIES, Choice
+from app.endpoints import Endpoints, Outcome
+from app.errors import ClientGone, UpstreamError
+from app.metrics import Metrics
+from app.shared import SharedTable, name_hash, now_ms
+from app.upstream.headers import retry_after_s, to_client
+from app.upstream.pool import Answer, Pool
+from app.usage import PLACES, Usage
+
+ARRAYS = {"turns": PLACES}
+"""A count of choices for every version, at the place of its first endpoint."""
+
+_TURNS = 1 << 32
+_READ_WHOLE_BYTES = 1 << 16
+"""Up to this length an answer is read before any of it is passed on: one write, and no half an answer if it breaks."""
+_FAILURES = frozenset((500, 502, 503, 504))
+_ASK_FOR_PATIENCE = frozenset((429, 503))
+
+_log = structlog.get_logger("router.endpoints")
+
+
+class Endpoint(NamedTuple):
+    """A model server, as one worker sees it."""
+
+    name: str
+    """Its address, as in metrics and logs."""
+    place: int
+    """Where its requests are counted (usage.py)."""
+    pool: Pool
+    head: bytes
+    """What every request has in its head: Host, and the credential if there is one."""
+    base_path: str
+
+
+class Shared(NamedTuple):
+    """What all workers share of the endpoints, and the metrics."""
+
+    table: SharedTable
+    usage: Usage
+    states: Endpoints
+    metrics: Metrics
+
+
+class Version:
+    """The endpoints of one version of a model, in one worker."""
+
+    def __init__(self, route: routes.Model, version: routes.Version, endpoints: Sequence[Endpoint], shared: Shared):
+        self.name = version.name
+        self.weight = version.weight
+        self.upstream_model = version.upstream_model or route.name
+        self.upstream_version = version.upstream_version or (None if len(route.versions) == 1 else "")
+        self.route = route
+        self.endpoints = endpoints
+        self.shared = shared
+        self.places = [endpoint.place for endpoint in endpoints]
+        self._ids = [name_hash(endpoint.name) for endpoint in endpoints]
+        self._policy = POLICIES[route.balancing]
+        self._turn = shared.table.array("turns")[self.places[0] :]
+
+    def choose(self, key: bytes, tried: Sequence[int] = ()) -> "Attempt | None":
+        """An attempt at the endpoint that the policy says, or None if none may be tried that hasn't been."""
+        usage, states = self.shared.usage, self.shared.states
+        with self.shared.table.lock:
+            # What is known of the loads and the choice made of it are one step: no worker chooses in between. To be
+            # counted is one store, into our own row: a worker that is killed here or later is not counted any more.
+            now = now_ms()
+            may = [at for at, place in enumerate(self.places) if place not in tried and states.may_be_tried(place, now)]
+            if not may:
+                return None
+            turn = self._turn[0] = (self._turn[0] + 1) % _TURNS
+            loads = [usage.total(self.places[at]) for at in may]
+            ids = [self._ids[at] for at in may]
+            chosen = self.endpoints[may[self._policy(Choice(ids, loads, turn, key, self.route.load_bound))]]
+            usage.add(chosen.place)
+            probe = states.begin(chosen.place, now)
+        return Attempt(self, chosen, probe)
+
+    def retry_after(self) -> int | None:
+        """Seconds until the first endpoint may be tried again, or None if nobody knows."""
+        times = [at for place in self.places if (at := self.shared.states.free_at(place)) is not None]
+        return max(1, -(-(min(times) - now_ms()) // 1000)) if times else None
+
+
+class Attempt:
+    """A request with one endpoint; it is counted there until it ends, which it does once."""
+
+    __slots__ = ("_began", "_ended", "_probe", "endpoint", "version")
+
+    def __init__(self, version: Version, endpoint: Endpoint, probe: bool) -> None:
+        self.version = version
+        self.endpoint = endpoint
+        self._probe = probe
+        self._began = time.monotonic()
+        self._ended = False
+
+    def send(self, call: Call, deadline: float) -> Reply:
+        """Send the call; answers once the head of the answer is there. Raises an UpstreamError."""
+        endpoint, metrics = self.endpoint, self.version.shared.metrics
+        try:
+            answer = endpoint.pool.send(
+                _request(call, endpoint),
+                call.method,
+                self.version.route.timeouts,
+                deadline,
+                on_stale=metrics.retries_child["stale_connection"].inc,
+            )
+        except BaseException as error:
+            self._fail(error)
+            raise
+        head = answer.head
+        metrics.first_byte_child(self.version.route.name).observe(time.monotonic() - self._began)
+        if head.status in _ASK_FOR_PATIENCE and (patience := retry_after_s(head.headers)):
+            self.version.shared.states.leave_alone(endpoint.place, patience)
+
+        def close() -> None:
+            answer.close()
+            self.end(Outcome.ABANDONED, "499")
+
+        body = self._pieces(answer)
+        if head.length is not None and head.length <= _READ_WHOLE_BYTES:
+            try:
+                whole = b"".join(body)
+            finally:
+                close()
+            return Reply(head.status, to_client(head.headers), head.length, (whole,) if whole else (), _nothing)
+        return Reply(head.status, to_client(head.headers), head.length, body, close)
+
+    def end(self, outcome: Outcome, code: str) -> None:
+        """It is over; only the first call counts. `code` is the status, or what went wrong."""
+        if self._ended:
+            return
+        self._ended = True
+        version, place, shared = self.version, self.endpoint.place, self.version.shared
+        shared.usage.leave(place)
+        shared.metrics.endpoint_requests_child(self.endpoint.name, code).inc()
+        shared.metrics.upstream_seconds_child(version.route.name).observe(time.monotonic() - self._began)
+        if shared.states.end(place, outcome, probe=self._probe, peers=version.places, rules=version.route.ejection):
+            _log.warning("endpoint ejected", endpoint=self.endpoint.name, model=version.route.name, reason=code)
+
+    def give_up(self) -> None:
+        """It won't be made after all."""
+        self._ended = True
+        self.version.shared.usage.leave(self.endpoint.place)
+        rules = self.version.route.ejection
+        self.version.shared.states.end(
+            self.endpoint.place, Outcome.ABANDONED, probe=self._probe, peers=self.version.places, rules=rules
+        )
+
+    def _pieces(self, answer: Answer) -> Iterator[bytes]:
+        try:
+            yield from answer.body()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        answer.close()
+        status = answer.head.status
+        self.end(Outcome.FAILURE if status in _FAILURES else Outcome.SUCCESS, str(status))
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, UpstreamError):
+            self.end(Outcome.FAILURE, error.code)
+        else:
+            self.end(Outcome.ABANDONED, "499" if isinstance(error, (ClientGone, GeneratorExit)) else "500")
+
+
+def _nothing() -> None:
+    """There is nothing left to close."""
+
+
+def _request(call: Call, endpoint: Endpoint) -> bytes:
+    """The bytes of a whole request."""
+    lines = [f"{call.method} {endpoint.base_path}{call.path} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in call.headers]
+    if call.body or call.method != "GET":
+        lines.append(f"content-length: {len(call.body)}")
+    head = "\r\n".join(lines).encode("latin-1")
+    return b"".join((head, b"\r\n", endpoint.head, b"\r\n", call.body))

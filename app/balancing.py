@@ -1,0 +1,91 @@
+"""Which endpoint takes a request: the policies, as pure functions of what is known at the moment.
+
+`loads` are the requests in flight with each endpoint that may be chosen, over all workers; `ids` are the endpoints'
+hashes, the same in every process; `turn` counts up by one with every choice. Each answers an index into `loads`.
+
+Keys are spread by rendezvous hashing (Thaler and Ravishankar, 1998): every key ranks all endpoints, each by a hash of
+both, and takes the first. An endpoint that comes or goes moves the keys that it wins or held, about 1/N, and no other.
+`prefix` bounds the load as Mirrokni, Thorup and Zadimoghaddam do (consistent hashing with bounded loads, 2016): a key
+goes to the first in its ranking whose load is under the bound.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from math import ceil
+from typing import NamedTuple
+
+_MASK = (1 << 64) - 1
+
+
+class Choice(NamedTuple):
+    """What a policy knows."""
+
+    ids: Sequence[int]
+    loads: Sequence[int]
+    turn: int = 0
+    key: bytes = b""
+    load_bound: float = 1.25
+
+
+def least_inflight(choice: Choice) -> int:
+    """The one with the fewest requests in flight; of equals, one after the other."""
+    loads = choice.loads
+    least = min(loads)
+    equals = [at for at, load in enumerate(loads) if load == least]
+    return equals[choice.turn % len(equals)]
+
+
+def p2c(choice: Choice) -> int:
+    """The less loaded of two drawn at random."""
+    loads = choice.loads
+    if len(loads) == 1:
+        return 0
+    one, other = random.sample(range(len(loads)), 2)
+    return one if loads[one] <= loads[other] else other
+
+
+def round_robin(choice: Choice) -> int:
+    """One after the other."""
+    return choice.turn % len(choice.loads)
+
+
+def session(choice: Choice) -> int:
+    """The first in the key's ranking; without a key, the least loaded."""
+    if not choice.key:
+        return least_inflight(choice)
+    key = key_hash(choice.key)
+    return max(range(len(choice.ids)), key=lambda at: _score(key, choice.ids[at]))
+
+
+def prefix(choice: Choice) -> int:
+    """The first in the key's ranking that has room under the bound; without a key, the least loaded."""
+    if not choice.key:
+        return least_inflight(choice)
+    key = key_hash(choice.key)
+    # Somebody has room: were all loads at the bound or over it, their sum would be more than it is.
+    bound = ceil(choice.load_bound * (sum(choice.loads) + 1) / len(choice.loads))
+    room = (at for at, load in enumerate(choice.loads) if load < bound)
+    return max(room, key=lambda at: _score(key, choice.ids[at]))
+
+
+POLICIES: dict[str, Callable[[Choice], int]] = {
+    "least_inflight": least_inflight,
+    "p2c": p2c,
+    "round_robin": round_robin,
+    "session": session,
+    "prefix": prefix,
+}
+
+
+def key_hash(key: bytes) -> int:
+    """64 bits of the key, the same in every process."""
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+
+
+def _score(key: int, endpoint: int) -> int:
+    """64 bits of both, each bit dependent on all (the finalizer of splitmix64, Steele, Lea and Flood 2014)."""
+    mixed = (key ^ endpoint) & _MASK
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _MASK
+    return mixed ^ mixed >> 31

@@ -1,0 +1,200 @@
+"""The models that are served now, by name: what is published (publication.py), made into models that can be called.
+
+Every worker makes its own, when it finds before a request that a new generation was published. A request keeps the
+models it began with, so nothing is dropped by a change.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+
+from app import routes
+from app.backends import Model
+from app.backends.remote import RemoteModel
+from app.backends.simulated import SimulatedModel
+from app.backends.version import Endpoint, Shared, Version
+from app.budget import RetryBudget
+from app.config import Settings
+from app.errors import ModelNotFound, RouterError
+from app.metrics import EndpointState
+from app.model_limit import ModelLimit
+from app.publication import Publication
+from app.routes_source import Document, RoutesSource, endpoints_of
+from app.upstream.connection import Address
+from app.upstream.pool import Pool
+
+_log = structlog.get_logger("router.routes")
+
+
+class Served(NamedTuple):
+    """A model, its route, and its own limit if it has one."""
+
+    model: Model
+    route: routes.Model
+    limit: ModelLimit | None = None
+
+
+class Catalogue:
+    """All models, in one worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: RoutesSource,
+        publication: Publication,
+        shared: Shared,
+        retry_after: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._publication = publication
+        self._shared = shared
+        self._retry_after = retry_after
+        self._generation = 0
+        self._document = Document(routes.Routes(models=()))
+        self._served: dict[str, Served] = {}
+        self._pools: dict[str, Pool] = {}
+        self._places: Mapping[str, int] = {}
+        shared.metrics.endpoints = self.endpoint_states
+
+    def publish(self) -> bool:
+        """Read the source and have every worker serve it; answers whether it differs. Raises RoutesError."""
+        document = self._source.load()
+        names = [endpoint.url for endpoint in endpoints_of(document.routes)]
+        names += [_counted_as(model) for model in document.routes.models]
+        return self._publication.publish(msgspec.json.encode(document), names)
+
+    def republish(self) -> None:
+        """Publish what a changed source says; if it is invalid, say so and go on with what is served."""
+        reloads = self._shared.metrics.reloads_child
+        try:
+            if not self.publish():
+                return
+        except RouterError as error:
+            reloads["refused"].inc()
+            _log.error("routes refused; the old ones stay", reason=str(error))
+            return
+        reloads["ok"].inc()
+        _log.info("routes published", generation=self._publication.generation)
+
+    def republish_if_changed(self) -> None:
+        """The same, if the source has changed."""
+        if self._source.changed():
+            self.republish()
+
+    def find(self, name: str | None) -> Served:
+        """The model of this name or alias; without a name, the default one. Raises ModelNotFound."""
+        served = self._now()
+        try:
+            return served[self._document.routes.default.name if name is None else name]
+        except KeyError:
+            names = ", ".join(model.name for model in self._document.routes.models)
+            raise ModelNotFound(f"there is no model {name!r}; there is {names}") from None
+
+    def names(self) -> list[str]:
+        """Names and aliases of all models."""
+        return list(self._now())
+
+    def unusable(self) -> str | None:
+        """Why no request at all can be served, or None when some can."""
+        reasons = [served.model.unusable() for served in self._now().values()]
+        return "; ".join(sorted({str(reason) for reason in reasons})) if all(reasons) else None
+
+    def checks(self) -> Iterable[tuple[routes.Endpoint, int, routes.Model]]:
+        """Every endpoint once, its place, and the model that says how it is checked."""
+        self._now()
+        seen = set()
+        for model in self._document.routes.models:
+            for version in model.versions:
+                for endpoint in version.endpoints:
+                    if endpoint.url not in seen:
+                        seen.add(endpoint.url)
+                        yield endpoint, self._places[endpoint.url], model
+
+    def endpoint_states(self) -> Iterable[EndpointState]:
+        """What is told of every endpoint."""
+        for endpoint, place, _ in self.checks():
+            yield EndpointState(endpoint.url, self._shared.usage.total(place), self._shared.states.is_up(place))
+
+    def prune(self) -> None:
+        """Close connections that have been idle for too long."""
+        for pool in self._pools.values():
+            pool.prune()
+
+    def _now(self) -> dict[str, Served]:
+        if self._generation != self._publication.generation:
+            self._build()
+        return self._served
+
+    def _build(self) -> None:
+        self._generation, content = self._publication.read()
+        document = msgspec.json.decode(content, type=Document)
+        endpoints = endpoints_of(document.routes)
+        try:
+            heads = {endpoint: _head(endpoint, self._source.credential(endpoint)) for endpoint in endpoints}
+        except RouterError as error:  # a credential's file went away just now; its return is a change, too
+            _log.error("routes not taken by this worker", reason=str(error))
+            return
+        models = document.routes.models
+        self._places = self._shared.usage.places(
+            [*(endpoint.url for endpoint in endpoints), *(_counted_as(model) for model in models)]
+        )
+        pools = {url: self._pools.get(url) or Pool(address_of(url)) for url in {e.url for e in endpoints}}
+        for url in self._pools.keys() - pools.keys():
+            self._pools[url].close()
+        self._pools = pools
+        served = {}
+        for model in models:
+            entry = Served(self._model(model, heads), model, self._limit(model))
+            served.update(dict.fromkeys((model.name, *model.aliases), entry))
+        self._document, self._served = document, served
+
+    def _model(self, model: routes.Model, heads: Mapping[routes.Endpoint, bytes]) -> Model:
+        if model.protocol == "simulated":
+            return SimulatedModel(
+                model.name,
+                self._settings.simulated_latency_ms / 1000,
+                self._settings.simulated_token_ms / 1000,
+                tuple(version.name for version in model.versions),
+            )
+        versions = [
+            Version(
+                model,
+                version,
+                [
+                    Endpoint(e.url, self._places[e.url], self._pools[e.url], heads[e], urlsplit(e.url).path)
+                    for e in version.endpoints
+                ],
+                self._shared,
+            )
+            for version in model.versions
+        ]
+        budget = RetryBudget(self._shared.table, self._places[_counted_as(model)], model.retry_budget)
+        return RemoteModel(model, versions, budget, self._shared.metrics)
+
+    def _limit(self, model: routes.Model) -> ModelLimit | None:
+        if model.max_concurrency is None:
+            return None
+        place = self._places[_counted_as(model)]
+        return ModelLimit(self._shared.table, self._shared.usage, place, model.max_concurrency, self._retry_after)
+
+
+def address_of(url: str) -> Address:
+    """Where the server of a URL listens."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    return Address(parts.hostname or "", parts.port or (443 if tls else 80), tls)
+
+
+def _head(endpoint: routes.Endpoint, credential: str | None) -> bytes:
+    lines = f"host: {urlsplit(endpoint.url).netloc}\r\n"
+    if credential is not None:
+        lines += f"authorization: Bearer {credential}\r\n"
+    return lines.encode()
+
+
+def _counted_as(model: routes.Model) -> str:
+    return f"model {model.name}"  # a URL has no blank

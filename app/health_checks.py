@@ -1,0 +1,80 @@
+"""Asking endpoints whether they are well, by one worker of the pod, on a fresh connection each time.
+
+Well is who answers with 2xx; or with 401, 403, 404 or 405, because then it lives and only doesn't tell us more.
+"""
+
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import gevent
+import structlog
+
+from app import routes
+from app.catalogue import Catalogue, address_of
+from app.endpoints import Endpoints
+from app.errors import UpstreamError
+from app.upstream.connection import Connection
+
+_PATHS = {"openai": "/v1/models", "v2": "/v2/health/ready", "simulated": "/"}
+_ALIVE = frozenset((401, 403, 404, 405))
+
+_log = structlog.get_logger("router.endpoints")
+
+
+class HealthChecks:
+    """The prober. `run_due` is called every second by whoever leads."""
+
+    def __init__(self, catalogue: Catalogue, states: Endpoints) -> None:
+        self._catalogue = catalogue
+        self._states = states
+        self._next: dict[str, float] = {}
+        self._in_a_row: dict[str, tuple[bool, int]] = {}
+
+    def run_due(self, spawn: Callable[..., object] = gevent.spawn) -> None:
+        """Begin the checks that are due; they go on beside the caller."""
+        now = time.monotonic()
+        due = {}
+        for endpoint, place, model in self._catalogue.checks():
+            check = model.health_check
+            if not check.interval_s:
+                self._states.set_well(place, well=True)
+                continue
+            at = self._next.get(endpoint.url, 0.0)
+            if at <= now:
+                at = now + check.interval_s
+                spawn(self._check, endpoint, place, model)
+            due[endpoint.url] = at
+        self._next = due
+
+    def _check(self, endpoint: routes.Endpoint, place: int, model: routes.Model) -> None:
+        check = model.health_check
+        reason = ask(endpoint, check.path or _PATHS[model.protocol], check.timeout_s)
+        before, count = self._in_a_row.get(endpoint.url, (True, 0))
+        well = reason is None
+        count = count + 1 if well == before else 1
+        self._in_a_row[endpoint.url] = well, count
+        if count < (check.healthy_after if well else check.unhealthy_after):
+            return
+        if self._states.set_well(place, well=well):
+            if well:
+                _log.info("endpoint is well again", endpoint=endpoint.url)
+            else:
+                _log.warning("endpoint is unwell", endpoint=endpoint.url, reason=reason)
+
+
+def ask(endpoint: routes.Endpoint, path: str, timeout_s: float) -> str | None:
+    """What is wrong with an endpoint, in a few words, or None if it is well."""
+    timeouts = routes.Timeouts(connect_s=timeout_s, first_byte_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    url = urlsplit(endpoint.url)
+    request = f"GET {url.path}{path} HTTP/1.1\r\nhost: {url.netloc}\r\nconnection: close\r\n\r\n".encode()
+    try:
+        connection = Connection(address_of(endpoint.url), timeouts, deadline)
+        try:
+            status = connection.exchange(request, "GET", timeouts, deadline).status
+        finally:
+            connection.close()
+    except UpstreamError as error:
+        return str(error)
+    return None if 200 <= status < 300 or status in _ALIVE else f"it answered {status} to {path}"

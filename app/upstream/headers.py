@@ -1,0 +1,107 @@
+"""Which headers pass, in either direction, and what the router adds as the proxy that it is.
+
+Hop-by-hop fields end here (RFC 9110 section 7.6.1): they speak of one connection. Credentials of the client end here
+too, unless the model's route says otherwise: they are for the router.
+"""
+
+import random
+import re
+from wsgiref.types import WSGIEnvironment
+
+Headers = list[tuple[str, str]]
+
+_HOP_BY_HOP = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+_CREDENTIALS = frozenset(("api-key", "authorization", "cookie", "x-api-key"))
+_OUR_OWN = frozenset(
+    (
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "traceparent",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-request-id",
+    )
+)
+_NOT_PASSED_BACK = frozenset(("content-length", "date", "server", "via", "x-request-id"))
+_VIA = "1.1 inference-router"
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
+def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool) -> Headers:
+    """The headers for the model server: the client's that may pass, and ours. Names in lower case."""
+    dropped = _HOP_BY_HOP | _OUR_OWN | _named(environ.get("HTTP_CONNECTION", ""))
+    if not credentials:
+        dropped |= _CREDENTIALS
+    trace = environ.get("HTTP_TRACEPARENT", "")
+    if not _TRACEPARENT.fullmatch(trace):
+        trace = new_traceparent()
+        dropped |= {"tracestate"}  # it belongs to the trace that this one isn't
+    headers = []
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            name = key[5:].replace("_", "-").lower()
+            if name not in dropped:
+                headers.append((name, value))
+    if environ.get("CONTENT_TYPE"):
+        headers.append(("content-type", environ["CONTENT_TYPE"]))
+    peer = environ.get("REMOTE_ADDR", "")
+    headers += (
+        ("x-request-id", request_id),
+        ("traceparent", trace),
+        ("via", _appended(environ.get("HTTP_VIA", ""), _VIA)),
+        ("x-forwarded-proto", environ.get("HTTP_X_FORWARDED_PROTO") or environ["wsgi.url_scheme"]),
+    )
+    if peer:
+        headers.append(("x-forwarded-for", _appended(environ.get("HTTP_X_FORWARDED_FOR", ""), peer)))
+    return headers
+
+
+def to_client(headers: Headers) -> Headers:
+    """The model server's headers that may pass back, and our Via."""
+    dropped = _HOP_BY_HOP | _NOT_PASSED_BACK
+    via = ""
+    for name, value in headers:
+        if name == "connection":
+            dropped |= _named(value)
+        elif name == "via":
+            via = _appended(via, value)
+    passed = [(name, value) for name, value in headers if name not in dropped]
+    passed.append(("via", _appended(via, _VIA)))
+    return passed
+
+
+def new_traceparent() -> str:
+    """A trace of our own making (W3C Trace Context). `sampled`, so that a server's default sampler decides as ever."""
+    return f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-01"
+
+
+def retry_after_s(headers: Headers) -> int | None:
+    """Seconds that Retry-After asks for, if it gives them as a number (a date would need both clocks to agree)."""
+    for name, value in headers:
+        if name == "retry-after" and re.fullmatch(r"\d{1,9}", value, re.ASCII):
+            return int(value)
+    return None
+
+
+def _appended(before: str, added: str) -> str:
+    return f"{before}, {added}" if before else added
+
+
+def _named(connection: str) -> frozenset[str]:
+    """The fields that a Connection header names as hop-by-hop."""
+    return frozenset(option.strip().lower() for option in connection.split(",")) if connection else frozenset()

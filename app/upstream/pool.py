@@ -1,0 +1,93 @@
+"""Idle connections to one model server, kept for the next request by one worker."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from app.errors import UpstreamBroken
+from app.routes import Timeouts
+from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered, Head
+
+MAX_IDLE = 256
+MAX_IDLE_S = 30.0
+
+
+class Answer:
+    """The head of an answer, and its body as it comes. `close` it, wherever it stands."""
+
+    __slots__ = ("_connection", "_pool", "head")
+
+    def __init__(self, head: Head, connection: Connection, pool: "Pool") -> None:
+        self.head = head
+        self._connection: Connection | None = connection
+        self._pool = pool
+
+    def body(self) -> Iterator[bytes]:
+        """The pieces as they come. Raises UpstreamTimeout or UpstreamBroken."""
+        assert self._connection is not None
+        yield from self._connection.body()
+
+    def close(self) -> None:
+        """Keep the connection if the answer was read to its end, else hang up; may be called again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.give_back(connection)
+
+
+class Pool:
+    """At most `MAX_IDLE` idle connections, none older than `MAX_IDLE_S`. The one used last is used next."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._idle: deque[Connection] = deque()
+        self._closed = False
+
+    def send(
+        self, request: bytes, method: str, timeouts: Timeouts, deadline: float, on_stale: Callable[[], object]
+    ) -> Answer:
+        """Send a request, on an idle connection if one is good, and answer as soon as the head is there.
+
+        `deadline` is in seconds of time.monotonic(). Should the server have closed the idle connection unanswered, as
+        it may at any moment, `on_stale` is called and the request sent on a fresh one. Raises an UpstreamError.
+        """
+        connection = self._take()
+        if connection is not None:
+            try:
+                return Answer(connection.exchange(request, method, timeouts, deadline), connection, self)
+            except ConnectionClosedUnanswered:
+                on_stale()
+        connection = Connection(self._address, timeouts, deadline)
+        try:
+            return Answer(connection.exchange(request, method, timeouts, deadline), connection, self)
+        except ConnectionClosedUnanswered as error:  # never of a fresh one
+            raise UpstreamBroken("it hung up without an answer") from error
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection if it may be kept."""
+        if self._closed or not connection.may_be_kept() or len(self._idle) >= MAX_IDLE:
+            connection.close()
+            return
+        connection.used_before = True
+        connection.idle_since = time.monotonic()
+        self._idle.append(connection)
+
+    def prune(self) -> None:
+        """Close those that have been idle for too long."""
+        oldest = time.monotonic() - MAX_IDLE_S
+        while self._idle and self._idle[0].idle_since < oldest:
+            self._idle.popleft().close()
+
+    def close(self) -> None:
+        """Close the idle ones, and keep none from now on."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> Connection | None:
+        self.prune()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_quiet():
+                return connection
+            connection.close()
+        return None

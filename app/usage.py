@@ -1,0 +1,83 @@
+"""How many requests are with each endpoint, and with each model, over all workers: counts by name in the shared table.
+
+A name is given a place when routes are published (publication.py). A place has a cell in every worker's row, and only
+that worker writes it, so it needs no lock to take back what it added. To read a count and to act upon it belongs under
+the lock: between the two nobody else may add. A row whose worker died is cleared with the rest of what the worker held.
+
+Names that are served no longer keep their place while anyone is counted there, and longer if there is room: a worker
+that has not yet seen the new routes may still add there.
+"""
+
+from collections.abc import Iterable
+
+from app.errors import RoutesError
+from app.shared import SLOTS, SharedTable, name_hash
+
+PLACES = 512
+"""How many names can be counted at once: endpoints and models, of the present routes and the last ones."""
+ARRAYS = {"use": PLACES * SLOTS, "use_names": PLACES, "use_left": PLACES}
+CELLS = ("use_generation",)
+
+
+class Usage:
+    """The counts, in one process. `attach` it to the worker's slot before counting."""
+
+    def __init__(self, table: SharedTable) -> None:
+        self._use = table.array("use")
+        self._names = table.array("use_names")
+        self._left = table.array("use_left")
+        self._generation = table.cell("use_generation")
+        self._rows = table.cell("rows")
+        self._row = self._use[:0]
+
+    def attach(self, slot: int) -> None:
+        """In the worker: this is its row."""
+        self._row = self._use[slot * PLACES : (slot + 1) * PLACES]
+
+    def add(self, place: int) -> None:
+        """Count one request more. Needs the lock if it depends on what was read."""
+        self._row[place] += 1
+
+    def leave(self, place: int) -> None:
+        """Count it no more."""
+        self._row[place] -= 1
+
+    def total(self, place: int) -> int:
+        """Requests counted at a place, over all workers."""
+        return sum(self._use[place : self._rows[0] * PLACES : PLACES])
+
+    def places(self, names: Iterable[str]) -> dict[str, int]:
+        """Where these names are counted. They must have been assigned."""
+        index = {name: place for place, name in enumerate(self._names) if name}
+        return {name: index[name_hash(name)] for name in names}
+
+    def assign(self, names: Iterable[str]) -> list[int]:
+        """Give each of these names a place if it has none; answers the new ones. Needs the lock.
+
+        A new place is one never used, or else the one given up longest ago. Raises RoutesError, with nothing changed,
+        if there are too many names.
+        """
+        wanted = {name_hash(name) for name in names}
+        missing = wanted - set(self._names)
+        given_up = [place for place, name in enumerate(self._names) if name and name not in wanted]
+        free = [place for place, name in enumerate(self._names) if not name]
+        free += sorted((place for place in given_up if not self.total(place)), key=lambda place: self._left[place])
+        if len(missing) > len(free):
+            raise RoutesError(f"more than {PLACES} endpoints and models, those still in use included")
+        self._generation[0] += 1
+        for place in given_up:
+            self._left[place] = self._left[place] or self._generation[0]
+        new = free[: len(missing)]
+        for place, name in zip(new, sorted(missing), strict=True):
+            self._names[place] = name
+        for place, name in enumerate(self._names):
+            if name in wanted:
+                self._left[place] = 0
+        return new
+
+
+def clear_row(table: SharedTable, slot: int) -> None:
+    """Forget what a dead worker counted. Needs the lock."""
+    row = table.array("use")[slot * PLACES : (slot + 1) * PLACES]
+    for place in range(PLACES):
+        row[place] = 0
