@@ -44,7 +44,7 @@ pins: check-python  ## renew constraints.txt with the newest releases that pypro
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(PYTHON) -m venv "$$folder" && \
 	"$$folder/bin/pip" install --quiet --disable-pip-version-check --editable '.[dev]' && \
-	"$$folder/bin/pip" freeze --exclude-editable > "$$folder/pins" && \
+	"$$folder/bin/pip" freeze --all --exclude pip --exclude-editable > "$$folder/pins" && \
 	{ echo '# The exact releases that are run and tested. To renew: make pins'; cat "$$folder/pins"; } > constraints.txt
 
 clean:  ## remove what the other targets made

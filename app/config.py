@@ -184,11 +184,10 @@ def mask_password(endpoint: str) -> str:
 
 
 def _redact(text: str) -> str:
-    """Text for an error message: what follows a scheme or stands before an @ may hold a password."""
-    if "://" not in text:
-        _, at, rest = text.rpartition("@")
-        return f"***@{rest}" if at else text
-    return ",".join(re.sub(r"://.*(@|$)", r"://***\1", item) for item in text.split(","))
+    """Text for an error message: what stands before an @, or follows the scheme of Redis, may hold a password."""
+    _, at, rest = text.rpartition("@")
+    rest = re.sub(r"(rediss?://)[^,]+", r"\1***", rest)
+    return f"***@{rest}" if at else rest
 
 
 def _convert(variable: str, text: str, annotated: Any) -> Any:
@@ -201,6 +200,8 @@ def _convert(variable: str, text: str, annotated: Any) -> Any:
             return tuple(_kv_endpoint(item.strip()) for item in text.split(",") if item.strip())
         if variable == "BACKENDS":
             return tuple(_backend(item.strip()) for item in text.split(",") if item.strip())
+        if variable == "ROUTES_FILE" and not text.endswith((".toml", ".yaml", ".yml", ".json")):
+            raise ValueError("it tells the form by its ending")
         if variable in ("BIND", "ADMIN_BIND"):
             return _listen_address(text)
         if variable == "PROMETHEUS_MULTIPROC_DIR" and not Path(text).is_absolute():

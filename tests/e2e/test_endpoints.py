@@ -156,10 +156,12 @@ def test_malformed_requests_get_a_problem_document_too(router: Router, name: str
     assert (json.loads(body)["status"], json.loads(body)["code"]) == (status, "malformed_request")
 
 
-def test_unknown_method_is_bad_input(router: Router) -> None:
-    """A method that HTTP doesn't know is the client's mistake, under a code that stands in the README."""
+def test_method_that_nobody_knows_is_not_allowed(router: Router) -> None:
+    """405 with Allow, as for any other method that the path doesn't take."""
     answer = requests.request("FOO", f"{router.url}/infer", timeout=5)
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert "FOO" in answer.json()["detail"]
+    assert answer.headers["Allow"] == "POST, OPTIONS"
 
 
 def test_metrics_move_to_the_admin_listener(start: Start) -> None:

@@ -19,6 +19,10 @@ DEFAULTS = {
     "QUEUE_SIZE": 0,
     "QUEUE_TIMEOUT_MS": 1000,
     "SIMULATED_LATENCY_MS": 100,
+    "SIMULATED_TOKEN_MS": 0,
+    "BACKENDS": (),
+    "BACKEND_PROTOCOL": "openai",
+    "ROUTES_FILE": None,
     "MAX_BODY_BYTES": 4 * 1024 * 1024,
     "WEB_CONCURRENCY": 3,  # the cores that the tests give
     "BIND": "0.0.0.0:8080",
@@ -39,6 +43,7 @@ NUMBERS = [
     ("QUEUE_SIZE", 0, 100_000, "0 to 100000"),
     ("QUEUE_TIMEOUT_MS", 1, 3_600_000, "1 to 3600000"),
     ("SIMULATED_LATENCY_MS", 0, 3_600_000, "0 to 3600000"),
+    ("SIMULATED_TOKEN_MS", 0, 3_600_000, "0 to 3600000"),
     ("MAX_BODY_BYTES", 1, 1_073_741_824, "1 to 1073741824"),
     ("WEB_CONCURRENCY", 1, 32, "1 to 32"),
     ("GRACEFUL_TIMEOUT_S", 1, 86_400, "1 to 86400"),
@@ -49,6 +54,7 @@ NUMBERS = [
 WORDS = [
     ("LOG_LEVEL", ("debug", "info", "warning", "error", "critical"), "debug, info, warning, error or critical"),
     ("LOG_FORMAT", ("json", "console"), "json or console"),
+    ("BACKEND_PROTOCOL", ("openai", "v2"), "openai or v2"),
     ("ACCESS_LOG", ("off", "errors", "all"), "off, errors or all"),
 ]
 
@@ -378,3 +384,45 @@ def test_any_text_loads_or_is_refused_in_one_line(environ: dict[str, str]) -> No
         return
     assert message.splitlines() == [message]
     assert message.startswith(tuple(f"{variable}=" for variable in environ))
+
+
+@pytest.mark.parametrize(
+    ("text", "backends"),
+    [
+        ("http://a", ("http://a",)),
+        (" http://a:8000/ ,https://[::1]:9/v/x/,", ("http://a:8000", "https://[::1]:9/v/x")),
+        (",", ()),
+    ],
+)
+def test_backends(text: str, backends: tuple[str, ...]) -> None:
+    """BACKENDS is a list of URLs, without a slash at their end."""
+    assert value("BACKENDS", text) == backends
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a:8000", "ftp://a", "http://", "http://a:0", "http://256.1.1.1", "http://a?x", "http://a//b", "http://a#b"],
+)
+def test_no_backends(text: str) -> None:
+    """What no model server can be at is refused, with the reason."""
+    message = refusal(BACKENDS=f"http://ok,{text}")
+    assert message.startswith(f"BACKENDS='http://ok,{text}': must be comma-separated http:// or https:// URLs (")
+
+
+def test_backend_holds_no_password() -> None:
+    """A password in a URL would show in metrics; the message shows where it belongs, and not it."""
+    message = refusal(BACKENDS="http://user:SECRET@a")
+    assert "SECRET" not in message
+    assert "credential_file" in message
+
+
+@pytest.mark.parametrize("text", ["routes.toml", "/etc/routes.yaml", "r.yml", "r.json"])
+def test_routes_file(text: str) -> None:
+    """ROUTES_FILE tells its form by its ending."""
+    assert value("ROUTES_FILE", text) == text
+    assert "by its ending" in refusal(ROUTES_FILE="routes.conf")
+
+
+def test_routes_come_from_one_place() -> None:
+    """ROUTES_FILE beside BACKENDS: nobody could say which holds."""
+    assert "must not be set beside BACKENDS" in refusal(ROUTES_FILE="r.toml", BACKENDS="http://a")

@@ -185,19 +185,26 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 def test_requests_are_counted_by_their_status(outcomes: Samples) -> None:
     """Every inference request is counted once, under the status it got; probes, scrapes and stray paths are not."""
     counted = {name: count for name, count in outcomes.items() if name.startswith("router_requests_total")}
-    assert counted == {REQUESTS % 200: 3, REQUESTS % 400: 1, REQUESTS % 429: 1, REQUESTS % 500: 1, REQUESTS % 499: 1}
+    bad = (REQUESTS % 400).replace('model="m"', 'model=""')  # nobody knows which model it would have asked for
+    assert counted == {REQUESTS % 200: 3, bad: 1, REQUESTS % 429: 1, REQUESTS % 500: 1, REQUESTS % 499: 1}
 
 
 def test_refusals_are_counted_by_their_reason(outcomes: Samples) -> None:
     """Refusals stand under their reason, and a reason that never came up is 0, not missing."""
     counted = {name: count for name, count in outcomes.items() if name.startswith("router_rejected")}
-    assert counted == {REFUSALS % "limit_reached": 1, REFUSALS % "queue_full": 0, REFUSALS % "queue_timeout": 0}
+    assert counted == {
+        REFUSALS % "limit_reached": 1,
+        REFUSALS % "model_limit_reached": 0,
+        REFUSALS % "queue_full": 0,
+        REFUSALS % "queue_timeout": 0,
+    }
 
 
 @pytest.mark.parametrize(
     ("histogram", "labels", "count"),
     [
-        ("router_request_duration_seconds", '{model="m",route="/infer"}', 7),
+        ("router_request_duration_seconds", '{model="m",route="/infer"}', 6),
+        ("router_request_duration_seconds", '{model="",route="/infer"}', 1),
         ("router_overhead_seconds", "", 7),
         ("router_queue_wait_seconds", "", 5),  # those that were admitted
         ("router_model_duration_seconds", '{model="m"}', 5),

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from http import HTTPStatus
 from pathlib import Path
 
 import falcon
@@ -11,7 +10,7 @@ from falcon import testing
 from msgspec import UNSET
 from structlog.testing import capture_logs
 
-from app import errors
+from app import errors, problem
 from app.backends import Inference
 from app.config import load_settings
 from app.drain import Drain
@@ -34,10 +33,22 @@ ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
     (errors.QueueFull("why", 60), 429, "queue_full", "60"),
     (errors.QueueTimeout("why", 7), 429, "queue_timeout", "7"),
     (errors.Draining("why"), 503, "draining", None),
+    (errors.ModelNotFound("why"), 404, "model_not_found", None),
+    (errors.ProtocolMismatch("why"), 400, "protocol_mismatch", None),
+    (errors.ModelLimitReached("why", 2), 429, "model_limit_reached", "2"),
+    (errors.NoEndpoint("why"), 503, "no_endpoint", None),
+    (errors.NoEndpoint("why", 9), 503, "no_endpoint", "9"),
+    (errors.UpstreamUnreachable("why"), 502, "upstream_unreachable", None),
+    (errors.UpstreamBroken("why"), 502, "upstream_broken", None),
+    (errors.UpstreamTimeout("why"), 504, "upstream_timeout", None),
+    (errors.UpstreamRefused("why", 422), 422, "upstream_refused", None),
+    (errors.UpstreamRefused("why", 429, 3), 429, "upstream_refused", "3"),
 ]
 # These stop a start or belong to a group; no request meets them.
 NO_ANSWERS = {
     errors.SettingsError,
+    errors.RoutesError,
+    errors.UpstreamError,
     errors.NoFreeSlot,
     errors.SharedStateMismatch,
     errors.Refused,
@@ -107,11 +118,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def assert_problem(answer: testing.Result, status: int, code: str) -> str:
     """The answer is this problem, and its members agree with its status line; answers the detail."""
-    assert answer.status == f"{status} {HTTPStatus(status).phrase}"
+    assert answer.status == f"{status} {problem.phrase(status)}"
     assert answer.headers["content-type"] == PROBLEM
     members = answer.json
     detail: str = members.pop("detail")
-    assert members == {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": code}
+    assert members == {"type": "about:blank", "title": problem.phrase(status), "status": status, "code": code}
     assert detail
     return detail
 
