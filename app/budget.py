@@ -32,3 +32,8 @@ class RetryBudget:
                 return False
             self._spent[0] += 1000
             return True
+
+
+def clear(table: SharedTable, place: int) -> None:
+    """A new model is counted at `place`: nothing of its reserve is spent. Needs the lock."""
+    table.array("retry_milli")[place] = 0

@@ -11,6 +11,7 @@
 import fcntl
 import select
 import socket
+import struct
 import termios
 import time
 from array import array
@@ -112,6 +113,10 @@ class Connection:
         fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, count)
         return count[0]
 
+    def reset(self) -> None:
+        """Have the close that follows be a reset, where an orderly one would look like the end of the answer."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
     def linger(self) -> None:
         """Say that nothing more comes, and discard what a client still sends of a request that was refused.
 
@@ -188,6 +193,10 @@ class Response(wsgi.Response):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(req, sock, cfg)
         self._worker_stops = worker_stops
         self.request_body: RequestBody
+
+    def ends_with_connection(self) -> bool:
+        """Whether nothing but the close of the connection tells a client that this answer is whole."""
+        return self.response_length is None and not self.chunked
 
     def send_headers(self) -> None:
         if not self.headers_sent and not (self.cfg.keepalive and self.request_body.finished()):

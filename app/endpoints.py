@@ -6,7 +6,8 @@ States, kept by place (usage.py) in the shared table and changed under the lock 
   for longer than it had been out. Never are more of a version's endpoints ejected than its share allows.
 - **On probation** once the time is over. The next request that chooses it is the probe, and moves the time on by
   `_PROBE_LEASE_MS`, so that nobody else tries. If the probe succeeds the endpoint is in; if it fails, ejected anew; if
-  its worker dies or its client leaves, the next request is the probe.
+  its worker dies or its client leaves, the next request is the probe. A probe that takes longer than its lease is one no
+  more: it counts like any other attempt.
 
 Two more reasons to leave one out: the prober found it unwell (health_checks.py), or it asked to be left alone for a
 while by `Retry-After`. Times are milliseconds of the machine's monotonic clock, which all processes share.
@@ -42,6 +43,7 @@ class Endpoints:
     def __init__(self, table: SharedTable) -> None:
         self._lock = table.lock
         self._state = table.array("endpoints")
+        self._leases: dict[int, int] = {}  # by place, of the last probe that this process began: until when
 
     def clear(self, place: int) -> None:
         """Know nothing of an endpoint that is new. Needs the lock."""
@@ -55,9 +57,13 @@ class Endpoints:
         return not state[at + _UNWELL] and state[at + _UNTIL] <= now and state[at + _AWAY] <= now
 
     def is_up(self, place: int) -> bool:
-        """Whether it is in and well."""
+        """Whether it is well, and in or on probation.
+
+        Probation counts as up: were nothing up then, a router that is only sent requests while something is would
+        never be sent the probe.
+        """
         at = place * _FIELDS
-        return not self._state[at + _UNWELL] and not self._state[at + _UNTIL]
+        return not self._state[at + _UNWELL] and self._state[at + _UNTIL] <= now_ms()
 
     def free_at(self, place: int) -> int | None:
         """When it may be tried again, or None if nobody knows."""
@@ -71,7 +77,7 @@ class Endpoints:
         at = place * _FIELDS
         if not self._state[at + _UNTIL]:
             return False
-        self._state[at + _UNTIL] = now + _PROBE_LEASE_MS
+        self._state[at + _UNTIL] = self._leases[place] = now + _PROBE_LEASE_MS
         return True
 
     def end(self, place: int, outcome: Outcome, *, probe: bool, peers: Sequence[int], rules: Ejection) -> bool:
@@ -81,12 +87,17 @@ class Endpoints:
             return False
         now = now_ms()
         with self._lock:
+            probe = probe and state[at + _UNTIL] == self._leases.get(place)
             if outcome is Outcome.ABANDONED:
-                state[at + _UNTIL] = now
+                if probe:
+                    state[at + _UNTIL] = now
                 return False
+            if state[at + _UNTIL] and not probe:
+                return False  # an attempt from before the ejection
             window = int(now / (rules.window_s * 1000))
             if state[at + _WINDOW] != window:
-                state[at + _WINDOW], state[at + _SEEN], state[at + _FAILED] = window, 0, 0
+                state[at + _SEEN] = state[at + _FAILED] = 0
+                state[at + _WINDOW] = window
             state[at + _SEEN] += 1
             if outcome is Outcome.SUCCESS:
                 state[at + _FAILURES] = 0
@@ -96,8 +107,6 @@ class Endpoints:
                 return False
             state[at + _FAILURES] += 1
             state[at + _FAILED] += 1
-            if state[at + _UNTIL] and not probe:
-                return False  # an attempt from before the ejection
             return (probe or self._too_bad(at, rules)) and self._eject(at, now, probe, peers, rules)
 
     def leave_alone(self, place: int, seconds: float) -> None:

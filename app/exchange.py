@@ -14,13 +14,15 @@ from typing import Any, TypeAlias
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.disconnect import ClientWatch
-from app.errors import ClientGone, Refused
+from app.errors import ClientGone, Refused, UpstreamError
 from app.limiter import Limiter, Permit
 from app.model_limit import ModelLimit
 
 ENVIRON_KEY = "router.exchange"
 CLIENT_CLOSED_REQUEST = 499
 """Status counted for a client that left before its answer was complete (nginx's convention; nobody receives it)."""
+BROKEN_OFF = 502
+"""Status counted for an answer that its model server broke off after its head had been sent."""
 
 Headers: TypeAlias = list[tuple[str, str]]
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
@@ -146,8 +148,9 @@ class _Answer:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self.body
-        except Exception:
-            self._exchange.status = 500  # it failed in the middle, whatever its head said
+        except Exception as error:
+            # It failed in the middle, whatever its head said.
+            self._exchange.status = BROKEN_OFF if isinstance(error, UpstreamError) else 500
             self._complete = True
             raise
         self._complete = True

@@ -22,8 +22,9 @@ class Leader:
 
     def leads(self) -> bool:
         """Whether this process leads now; renews the lease, or takes one that ran out."""
-        now, me = now_ms(), os.getpid()
+        me = os.getpid()
         with self._lock:
+            now = now_ms()  # not before: one may have to wait for the lock
             if self._pid[0] != me and now < self._until[0]:
                 return False
             self._pid[0] = me

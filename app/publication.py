@@ -9,6 +9,7 @@ store has published nothing.
 
 from collections.abc import Iterable
 
+from app import budget
 from app.endpoints import Endpoints
 from app.errors import RoutesError
 from app.shared import SharedTable
@@ -26,6 +27,7 @@ class Publication:
     """A view of what is published, in one process."""
 
     def __init__(self, table: SharedTable, usage: Usage, endpoints: Endpoints) -> None:
+        self._table = table
         self._lock = table.lock
         self._bytes = table.array("published").cast("B")
         self._cursor = table.cell("published_cursor")
@@ -47,8 +49,7 @@ class Publication:
         with self._lock:
             if document == self._read()[1]:
                 return False
-            for place in self._usage.assign(names):
-                self._endpoints.clear(place)
+            self._usage.assign(names, self.generation, self._clear)
             generation = self.generation + 1
             start = generation % 2 * MAX_BYTES
             self._bytes[start : start + len(document)] = document
@@ -59,6 +60,10 @@ class Publication:
         """The generation and its document."""
         with self._lock:
             return self._read()
+
+    def _clear(self, place: int) -> None:
+        self._endpoints.clear(place)
+        budget.clear(self._table, place)
 
     def _read(self) -> tuple[int, bytes]:
         generation, length = self.generation, self._cursor[0] & (1 << _LENGTH_BITS) - 1

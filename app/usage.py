@@ -4,19 +4,20 @@ A name is given a place when routes are published (publication.py). A place has 
 that worker writes it, so it needs no lock to take back what it added. To read a count and to act upon it belongs under
 the lock: between the two nobody else may add. A row whose worker died is cleared with the rest of what the worker held.
 
-Names that are served no longer keep their place while anyone is counted there, and longer if there is room: a worker
-that has not yet seen the new routes may still add there.
+Names that are served no longer keep their place while anyone is counted there, and longer if there is room. A place of
+the routes that are published is never given to another name: workers that have not yet seen the new routes still add
+there, and should the publisher be killed, they are not replaced at all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from app.errors import RoutesError
 from app.shared import SLOTS, SharedTable, name_hash
 
 PLACES = 512
 """How many names can be counted at once: endpoints and models, of the present routes and the last ones."""
-ARRAYS = {"use": PLACES * SLOTS, "use_names": PLACES, "use_left": PLACES}
-CELLS = ("use_generation",)
+ARRAYS = {"use": PLACES * SLOTS, "use_names": PLACES, "use_last": PLACES}
+CELLS: tuple[str, ...] = ()
 
 
 class Usage:
@@ -25,8 +26,7 @@ class Usage:
     def __init__(self, table: SharedTable) -> None:
         self._use = table.array("use")
         self._names = table.array("use_names")
-        self._left = table.array("use_left")
-        self._generation = table.cell("use_generation")
+        self._last = table.array("use_last")  # the generation of the last routes with that name
         self._rows = table.cell("rows")
         self._row = self._use[:0]
 
@@ -51,29 +51,29 @@ class Usage:
         index = {name: place for place, name in enumerate(self._names) if name}
         return {name: index[name_hash(name)] for name in names}
 
-    def assign(self, names: Iterable[str]) -> list[int]:
-        """Give each of these names a place if it has none; answers the new ones. Needs the lock.
+    def assign(self, names: Iterable[str], published: int, clear: Callable[[int], None]) -> None:
+        """Give each of these names a place if it has none, for the routes that follow generation `published`.
 
-        A new place is one never used, or else the one given up longest ago. Raises RoutesError, with nothing changed,
-        if there are too many names.
+        A new place is one never used, or else the one given up longest ago; `clear` makes it forget what it knew.
+        Raises RoutesError, with nothing changed, if there are too many names. Needs the lock.
         """
         wanted = {name_hash(name) for name in names}
-        missing = wanted - set(self._names)
-        given_up = [place for place, name in enumerate(self._names) if name and name not in wanted]
+        missing = sorted(wanted - set(self._names))
+        given_up = (
+            place
+            for place, name in enumerate(self._names)
+            if name and name not in wanted and self._last[place] < published and not self.total(place)
+        )
         free = [place for place, name in enumerate(self._names) if not name]
-        free += sorted((place for place in given_up if not self.total(place)), key=lambda place: self._left[place])
+        free += sorted(given_up, key=lambda place: self._last[place])
         if len(missing) > len(free):
-            raise RoutesError(f"more than {PLACES} endpoints and models, those still in use included")
-        self._generation[0] += 1
-        for place in given_up:
-            self._left[place] = self._left[place] or self._generation[0]
-        new = free[: len(missing)]
-        for place, name in zip(new, sorted(missing), strict=True):
+            raise RoutesError(f"more than {PLACES} endpoints and models, those served until now and in use included")
+        for place, name in zip(free, missing, strict=False):
+            clear(place)  # first: of a name that stands here nobody would know that it is new
             self._names[place] = name
         for place, name in enumerate(self._names):
             if name in wanted:
-                self._left[place] = 0
-        return new
+                self._last[place] = published + 1
 
 
 def clear_row(table: SharedTable, slot: int) -> None:

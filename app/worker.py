@@ -32,7 +32,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.connection import Connection, RefusalProbe, RequestBody, Response, State
-from app.errors import ClientGone
+from app.errors import ClientGone, RouterError
 from app.turnstile import Turnstile
 
 _HEARTBEAT_S = 1.0
@@ -189,11 +189,11 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
                     chunks.close()
         except OSError:
             raise  # the client went away: handle() knows which kinds to pass over
-        except Exception:
-            if response is not None and response.headers_sent:
-                self.log.exception("Error in mid-response; the connection is cut")
-                return False
-            raise
+        except Exception as error:
+            if response is None or not response.headers_sent:
+                raise
+            self._cut_off(response, sock, error)
+            return False
         finally:
             try:
                 self.cfg.post_request(self, req, environ, response)
@@ -202,6 +202,15 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if not body.finished():
             sock.linger()
         return not response.should_close()
+
+    def _cut_off(self, response: Response, connection: Connection, error: Exception) -> None:
+        """An answer failed after its head was sent: the client must not take the piece for the whole."""
+        if isinstance(error, RouterError):
+            self.log.warning("an answer broke off; its connection is cut: %s", error)
+        else:
+            self.log.exception("Error in mid-response; the connection is cut")
+        if response.ends_with_connection():
+            connection.reset()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """gunicorn logs it and decides the status; the form of the answer is ours."""

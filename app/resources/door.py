@@ -88,6 +88,7 @@ def key_for(req: falcon.Request, served: Served, prompt: bytes) -> bytes:
 
 def _timed(reply: Reply, exchange: Exchange, began: float) -> Iterator[bytes]:
     try:
+        yield b""  # the head goes out now: the first piece may be long in coming
         yield from reply.body
     finally:
         exchange.model_s = time.monotonic() - began

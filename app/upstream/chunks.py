@@ -30,49 +30,52 @@ class ChunkReader:
 
     def feed(self, data: bytes) -> bytes:
         """The content of these bytes, of all their chunks together; perhaps none. Raises UpstreamBroken."""
-        self._rest += data
+        data = self._rest + data
+        at = 0
         pieces = []
-        while self._rest and not self.ended:
+        while at < len(data) and not self.ended:
             if self._left > 2:
-                piece = self._rest[: self._left - 2]
-                self._rest = self._rest[len(piece) :]
+                piece = data[at : at + self._left - 2]
                 self._left -= len(piece)
                 pieces.append(piece)
-            elif not self._read_line():
+                after = at + len(piece)
+            else:
+                after = self._read_trailer(data, at) if self._in_trailer else self._read_line(data, at)
+            if after == at:
                 break
+            at = after
+        self._rest = data[at:]
         return b"".join(pieces)
 
-    def _read_line(self) -> bool:
-        """Read the end of a chunk, the head of one, or the trailer; answers whether it was all there."""
-        if self._in_trailer:
-            return self._read_trailer()
-        line, end, rest = self._rest.partition(b"\r\n")
-        if not end:
-            if len(line) > _MAX_LINE_BYTES or (self._left and line not in (b"", b"\r")):
+    def _read_line(self, data: bytes, at: int) -> int:
+        """Read the end of a chunk, or the head of one; answers where it ends, or `at` if it wasn't all there."""
+        end = data.find(b"\r\n", at)
+        if end < 0:
+            line = data[at:]
+            if len(line) - 1 > _MAX_LINE_BYTES or (self._left and line != b"\r"):  # 1: perhaps of its end
                 raise UpstreamBroken("the head or the end of a chunk is malformed")
-            return False
+            return at
         if self._left:
-            if line:
+            if end > at:
                 raise UpstreamBroken("a chunk is longer than it says")
             self._left = 0
         else:
-            size = _SIZE_LINE.fullmatch(line)
-            if size is None or len(line) > _MAX_LINE_BYTES:
+            size = _SIZE_LINE.fullmatch(data, at, end)
+            if size is None or end - at > _MAX_LINE_BYTES:
                 raise UpstreamBroken("the head of a chunk is malformed")
             length = int(size[1], 16)
             self._in_trailer = length == 0
             self._left = length + 2 if length else 0
-        self._rest = rest
-        return True
+        return end + 2
 
-    def _read_trailer(self) -> bool:
-        fields, end, rest = (b"\r\n" + self._rest).partition(b"\r\n\r\n")
+    def _read_trailer(self, data: bytes, at: int) -> int:
+        """The same for the trailer."""
+        fields, end, _ = (b"\r\n" + data[at:]).partition(b"\r\n\r\n")
+        if len(fields) - (0 if end else 3) > _MAX_TRAILER_BYTES:  # 3: perhaps of its end
+            raise UpstreamBroken("the trailer is too long")
         if not end:
-            if len(fields) > _MAX_TRAILER_BYTES:
-                raise UpstreamBroken("the trailer is too long")
-            return False
+            return at
         if not FIELDS.fullmatch(fields):
             raise UpstreamBroken("the trailer is malformed")
-        self._rest = rest
         self.ended = True
-        return True
+        return at + len(fields) + 2

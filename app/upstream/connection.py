@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
+import gevent
 from gevent.monkey import get_original
 
 from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
@@ -69,7 +70,7 @@ class Connection:
     )
 
     def __init__(self, address: Address, timeouts: Timeouts, deadline: float) -> None:
-        """Connect. Raises UpstreamUnreachable."""
+        """Connect. Raises UpstreamUnreachable, or UpstreamTimeout when no time is left to try."""
         self._timeouts = timeouts
         self._deadline = deadline
         self._buffer = b""
@@ -82,18 +83,28 @@ class Connection:
         if within <= 0:
             raise UpstreamTimeout(f"no answer within {timeouts.total_s:g} s in total")
         try:
-            self._sock = socket.create_connection((address.host, address.port), within)
-            try:
-                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if address.tls:
-                    self._sock = _tls_context().wrap_socket(self._sock, server_hostname=address.host)
-            except BaseException:
-                self._sock.close()
-                raise
+            with gevent.Timeout(within, TimeoutError):  # the name, every address of it, and TLS: all together
+                self._connect(address, within)
         except TimeoutError as error:
-            raise UpstreamUnreachable(f"{_name(address)}: not connected within {timeouts.connect_s:g} s") from error
+            raise UpstreamUnreachable(f"{_name(address)}: not connected within {within:.3g} s") from error
         except (OSError, UnicodeError) as error:  # the latter for a host name that IDNA can't encode
             raise UpstreamUnreachable(f"{_name(address)}: {error}") from error
+
+    def _connect(self, address: Address, within: float) -> None:
+        self._sock = socket.create_connection((address.host, address.port), within)
+        try:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if address.tls:
+                self._sock = tls = _tls_context().wrap_socket(
+                    self._sock,
+                    server_hostname=address.host,
+                    do_handshake_on_connect=False,
+                    suppress_ragged_eofs=False,  # an end that TLS didn't announce is none: the answer may be cut short
+                )
+                tls.do_handshake()
+        except BaseException:
+            self._sock.close()
+            raise
 
     def exchange(self, request: bytes, method: str, timeouts: Timeouts, deadline: float) -> Head:
         """Send a whole request and return the head of the answer; `body` then yields the rest.
@@ -106,9 +117,7 @@ class Connection:
             try:
                 self._send(request)
             except OSError:
-                if self.used_before:
-                    raise ConnectionClosedUnanswered from None
-                # It may have answered before it hung up: 413 to a long body.
+                pass  # it may have answered before it hung up: 413 to a long body
             return self._read_head(method)
         except BaseException:
             self.close()
@@ -148,6 +157,7 @@ class Connection:
                 self._sock.settimeout(self._within(self._timeouts.idle_s))
                 sent += self._sock.send(memoryview(request)[sent:])
         except TimeoutError as error:
+            self._within(self._timeouts.idle_s)  # if it was the time in total that ran out
             raise UpstreamTimeout(f"the request was not taken within {self._timeouts.idle_s:g} s") from error
 
     def _within(self, seconds: float) -> float:
@@ -169,8 +179,11 @@ class Connection:
 
     def _read_head(self, method: str) -> Head:
         buffer = b""
+        unanswered = self.used_before
         while True:
             end = buffer.find(b"\r\n\r\n")
+            if (end if end >= 0 else len(buffer) - 3) > _MAX_HEAD_BYTES:  # 3: perhaps of the end, as yet incomplete
+                raise UpstreamBroken(f"the head of the answer is longer than {_MAX_HEAD_BYTES} bytes")
             if end >= 0:
                 head, buffer = buffer[:end], buffer[end + 4 :]
                 status, fields, http_1_0 = _parse_head(head)
@@ -179,19 +192,19 @@ class Connection:
                 if status == 101:
                     raise UpstreamBroken("it switched protocols unasked")
                 continue  # 100 Continue, 103 Early Hints: the answer is still to come
-            if len(buffer) > _MAX_HEAD_BYTES:
-                raise UpstreamBroken(f"the head of the answer is longer than {_MAX_HEAD_BYTES} bytes")
             try:
-                data = self._receive(self._timeouts.first_byte_s, "no first byte of an answer")
+                if buffer:
+                    data = self._receive(self._timeouts.idle_s, "nothing more of the head of the answer")
+                else:
+                    data = self._receive(self._timeouts.first_byte_s, "no first byte of an answer")
+                if not data:
+                    raise UpstreamBroken("it hung up before the head of the answer was complete")
             except UpstreamBroken:
-                if self.used_before and not buffer:
+                if unanswered:
                     raise ConnectionClosedUnanswered from None
                 raise
-            if not data:
-                if self.used_before and not buffer:
-                    raise ConnectionClosedUnanswered
-                raise UpstreamBroken("it hung up before the head of the answer was complete")
             buffer += data
+            unanswered = False
         self._buffer = buffer
         return Head(status, fields, self._frame(method, status, fields, http_1_0))
 
@@ -276,4 +289,4 @@ def _tls_context() -> ssl.SSLContext:
 
 
 def _name(address: Address) -> str:
-    return f"{address.host}:{address.port}"
+    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"

@@ -39,7 +39,7 @@ _OUR_OWN = frozenset(
 )
 _NOT_PASSED_BACK = frozenset(("content-length", "date", "server", "via", "x-request-id"))
 _VIA = "1.1 inference-router"
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
 def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool) -> Headers:

@@ -8,6 +8,10 @@ from typing import Any
 
 import requests
 
+from tests.support.router import Router
+
+CHAT = "/v1/chat/completions"
+
 
 class Crowd:
     """Runs `ask` in a thread per client and keeps what it returned, or the exception's name, by client number."""
@@ -52,3 +56,11 @@ def raw_request(port: int, prompt: str = "hello", head: str = "", body: bytes | 
     payload = f'{{"prompt": "{prompt}"}}'.encode() if body is None else body
     sock.sendall(f"POST /infer HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
     return sock
+
+
+def chat(router: Router, model: str | None = "m", headers: dict[str, str] | None = None, **members: Any) -> Any:
+    """A chat completion through the router."""
+    body = {"messages": [{"role": "user", "content": "hi"}], **members}
+    if model is not None:
+        body["model"] = model
+    return requests.post(router.url + CHAT, json=body, headers=headers, timeout=30)

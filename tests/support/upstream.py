@@ -1,0 +1,154 @@
+"""A model server that does what a test says: it remembers what it was sent and answers as it is told."""
+
+import socket
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import NamedTuple
+
+
+class Seen(NamedTuple):
+    """A request that arrived. Header names in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Reply:
+    """What an answer is written with."""
+
+    def __init__(self, handler: BaseHTTPRequestHandler) -> None:
+        self._handler = handler
+        self.socket: socket.socket = handler.connection
+
+    def send(self, status: int = 200, body: bytes = b"{}", **headers: str) -> None:
+        """A whole answer."""
+        self._handler.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            self._handler.send_header(name.replace("_", "-"), value)
+        self._handler.end_headers()
+        self._handler.wfile.write(body)
+
+    def begin(self, **headers: str) -> None:
+        """The head of a chunked answer."""
+        self._handler.send_response(200)
+        for name, value in {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked", **headers}.items():
+            self._handler.send_header(name.replace("_", "-"), value)
+        self._handler.end_headers()
+
+    def chunk(self, data: bytes = b"") -> None:
+        """A chunk of it; an empty one ends it."""
+        self._handler.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    def raw(self, data: bytes) -> None:
+        """Any bytes; the connection is closed afterwards."""
+        self._handler.wfile.write(data)
+        self._handler.close_connection = True
+
+    def wait_hung_up(self, seconds: float = 20) -> bool:
+        """Whether the router hung up within this time."""
+        self.socket.settimeout(seconds)
+        try:
+            return self.socket.recv(1) == b""
+        except ConnectionError:
+            return True
+        except TimeoutError:
+            return False
+
+
+class Upstream:
+    """`with Upstream(answer) as upstream:` serves on a free port, or on `port`, with a thread for each connection."""
+
+    def __init__(
+        self, answer: Callable[[Seen, Reply], object] = lambda seen, reply: reply.send(), port: int = 0
+    ) -> None:
+        self.answer = answer
+        self.seen: list[Seen] = []
+        self.checks = 0
+        self.well = True
+        self._inside = 0
+        self._changed = threading.Condition()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if self.path in ("/v1/models", "/v2/health/ready"):  # the router's health check
+                    outer.checks += 1
+                    Reply(self).send(200 if outer.well else 503)
+                else:
+                    self.do_POST()
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                seen = Seen(self.command, self.path, headers, body)
+                with outer._changed:
+                    outer.seen.append(seen)
+                    outer._inside += 1
+                    outer._changed.notify_all()
+                try:
+                    outer.answer(seen, Reply(self))
+                except ConnectionError:
+                    self.close_connection = True
+                finally:
+                    with outer._changed:
+                        outer._inside -= 1
+                        outer._changed.notify_all()
+
+            def log_message(self, *args: object) -> None:
+                """Say nothing."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 256
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                """The router may hang up at any moment."""
+
+        self._server = Server(("127.0.0.1", port), Handler)
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> "Upstream":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+    @property
+    def inside(self) -> int:
+        """Requests that are being answered."""
+        with self._changed:
+            return self._inside
+
+    def wait_seen(self, count: int, seconds: float = 20) -> None:
+        """Return once so many requests have arrived in all."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.seen) >= count, seconds), f"{len(self.seen)}, not {count}"
+
+
+class Hold:
+    """An answer that comes when the test says: `Upstream(hold)` holds every request until `hold.release()`."""
+
+    def __init__(self, body: bytes = b"{}") -> None:
+        self._go = threading.Event()
+        self._body = body
+
+    def __call__(self, seen: Seen, reply: Reply) -> None:
+        self._go.wait(60)
+        reply.send(200, self._body)
+
+    def release(self) -> None:
+        """Answer those that wait, and from now on at once."""
+        self._go.set()
