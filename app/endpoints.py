@@ -6,8 +6,8 @@ States, kept by place (usage.py) in the shared table and changed under the lock 
   for longer than it had been out. Never are more of a version's endpoints ejected than its share allows.
 - **On probation** once the time is over. The next request that chooses it is the probe, and moves the time on by
   `_PROBE_LEASE_MS`, so that nobody else tries. If the probe succeeds the endpoint is in; if it fails, ejected anew; if
-  its worker dies or its client leaves, the next request is the probe. A probe that takes longer than its lease is one no
-  more: it counts like any other attempt.
+  its worker dies or its client leaves, the next request is the probe. One that takes longer than its lease may not be
+  the only one; the first to end decides, and the others count like any attempt.
 
 Two more reasons to leave one out: the prober found it unwell (health_checks.py), or it asked to be left alone for a
 while by `Retry-After`. Times are milliseconds of the machine's monotonic clock, which all processes share.
@@ -20,8 +20,8 @@ from app.routes import Ejection
 from app.shared import SharedTable, now_ms
 from app.usage import PLACES
 
-_FIELDS = 9
-_UNTIL, _EJECTIONS, _BACK, _FAILURES, _WINDOW, _SEEN, _FAILED, _AWAY, _UNWELL = range(_FIELDS)
+_FIELDS = 10
+_UNTIL, _EJECTIONS, _BACK, _FAILURES, _WINDOW, _SEEN, _FAILED, _AWAY, _UNWELL, _PROBED = range(_FIELDS)
 ARRAYS = {"endpoints": PLACES * _FIELDS}
 
 _PROBE_LEASE_MS = 10_000
@@ -43,7 +43,6 @@ class Endpoints:
     def __init__(self, table: SharedTable) -> None:
         self._lock = table.lock
         self._state = table.array("endpoints")
-        self._leases: dict[int, int] = {}  # by place, of the last probe that this process began: until when
 
     def clear(self, place: int) -> None:
         """Know nothing of an endpoint that is new. Needs the lock."""
@@ -77,7 +76,8 @@ class Endpoints:
         at = place * _FIELDS
         if not self._state[at + _UNTIL]:
             return False
-        self._state[at + _UNTIL] = self._leases[place] = now + _PROBE_LEASE_MS
+        self._state[at + _PROBED] = True
+        self._state[at + _UNTIL] = now + _PROBE_LEASE_MS
         return True
 
     def end(self, place: int, outcome: Outcome, *, probe: bool, peers: Sequence[int], rules: Ejection) -> bool:
@@ -87,7 +87,7 @@ class Endpoints:
             return False
         now = now_ms()
         with self._lock:
-            probe = probe and state[at + _UNTIL] == self._leases.get(place)
+            probe = probe and bool(state[at + _PROBED])  # or else another probe has decided meanwhile
             if outcome is Outcome.ABANDONED:
                 if probe:
                     state[at + _UNTIL] = now
@@ -102,8 +102,7 @@ class Endpoints:
             if outcome is Outcome.SUCCESS:
                 state[at + _FAILURES] = 0
                 if probe:
-                    state[at + _BACK] = now
-                    state[at + _UNTIL] = 0
+                    self._let_in(at, now)
                 return False
             state[at + _FAILURES] += 1
             state[at + _FAILED] += 1
@@ -122,6 +121,11 @@ class Endpoints:
         self._state[at] = not well
         return news
 
+    def _let_in(self, at: int, now: int) -> None:
+        self._state[at + _BACK] = now
+        self._state[at + _PROBED] = False
+        self._state[at + _UNTIL] = 0
+
     def _too_bad(self, at: int, rules: Ejection) -> bool:
         seen, failed = self._state[at + _SEEN], self._state[at + _FAILED]
         in_a_row = self._state[at + _FAILURES] >= rules.consecutive_failures
@@ -131,13 +135,14 @@ class Endpoints:
         state = self._state
         out = sum(1 for peer in peers if state[peer * _FIELDS + _UNTIL] and peer * _FIELDS != at)
         if out + 1 > rules.max_share * len(peers):
-            state[at + _UNTIL] = 0
+            if probe:
+                self._let_in(at, now)
             return False
         last = _duration_ms(state[at + _EJECTIONS], rules)
         if not probe and now - state[at + _BACK] > last:
             state[at + _EJECTIONS] = 0
         state[at + _EJECTIONS] += 1
-        state[at + _FAILURES] = state[at + _SEEN] = state[at + _FAILED] = 0
+        state[at + _FAILURES] = state[at + _SEEN] = state[at + _FAILED] = state[at + _PROBED] = 0
         state[at + _UNTIL] = now + _duration_ms(state[at + _EJECTIONS], rules)
         return True
 

@@ -208,7 +208,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if isinstance(error, RouterError):
             self.log.warning("an answer broke off; its connection is cut: %s", error)
         else:
-            self.log.exception("Error in mid-response; the connection is cut")
+            self.log.error("Error in mid-response; the connection is cut", exc_info=error)
         if response.ends_with_connection():
             connection.reset()
 

@@ -40,8 +40,15 @@ def until(condition: Callable[[], object], what: str, seconds: float = 20) -> No
 class Router:
     """`with Router(folder, MAX_CONCURRENCY=3) as router:` runs it; it is gone afterwards, whatever happens."""
 
-    def __init__(self, folder: Path, app: str | None = None, options: tuple[str, ...] = (), **settings: object) -> None:
-        self.port = free_port()
+    def __init__(
+        self,
+        folder: Path,
+        app: str | None = None,
+        options: tuple[str, ...] = (),
+        port: int | None = None,
+        **settings: object,
+    ) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = folder / f"router-{self.port}.log"
         self._command = [GUNICORN, "-c", "gunicorn.conf.py", *options, *([app] if app else [])]
@@ -72,7 +79,11 @@ class Router:
             )
 
     def __enter__(self) -> "Router":
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,22 +9,26 @@ import importlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 import types
 from http import HTTPStatus
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
+import falcon
 import msgspec
 import pytest
 from falcon import testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config import Settings, load_settings
-from app.errors import MalformedRequest, RouterError
+from app.errors import MalformedRequest, RouterError, UpstreamRefused
 from app.resources import problems
-from app.resources.infer import ROUTE
 from tests.support.malformed import MALFORMED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +40,45 @@ FOREIGN = {"gunicorn.conf.py", "pyproject.toml", "constraints.txt"}
 
 Row = tuple[str, ...]
 
+NAMES = {"{name}": "simulated", "{version}": "1"}
+"""What stands for the variable parts of a path, in a router of default settings."""
+BODY = {
+    "model": "simulated",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "prompt": "Hello",
+    "input": "Hello",
+    "inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["Hello"]}],
+}
+"""A body that every POST takes, whatever its protocol."""
+
+CHAT, V2_INFER = "/v1/chat/completions", "/v2/models/v2/infer"
+FAILING = {
+    "unreachable": "upstream_unreachable",
+    "hangs up": "upstream_broken",
+    "silent": "upstream_timeout",
+    "busy": "no_endpoint",
+    "full": "model_limit_reached",
+    "v2": "protocol_mismatch",
+    "nobody": "model_not_found",
+}
+"""Models of a routes file that a chat can't be had with, and the code of the answer that says so."""
+KEPT: list[socket.socket] = []
+"""Sockets whose ports nobody else must get."""
+
+
+class Endpoint(NamedTuple):
+    """A row of the table of endpoints, path by path and method by method."""
+
+    method: str
+    path: str
+
+    def filled(self) -> str:
+        """The path with something for its variable parts."""
+        path = self.path
+        for variable, value in NAMES.items():
+            path = path.replace(variable, value)
+        return path
+
 
 class Answer(NamedTuple):
     """What the router answered to one request."""
@@ -45,47 +88,127 @@ class Answer(NamedTuple):
     body: str
 
 
-def answers() -> dict[str, Any]:
-    """Ask a router of default settings all that the tests below want to know. Runs in a process of its own."""
+def start_router() -> Any:
+    """The module of the start, with its router made from the environment and this process as its worker."""
     # Not imported at the top: to import it is to build a router from the environment.
     wsgi = importlib.import_module("app.wsgi")
     worker = types.SimpleNamespace(ppid=os.getpid())
     wsgi.lifecycle.pre_fork(None, worker)
     wsgi.lifecycle.post_fork(None, worker)
     wsgi.lifecycle.post_worker_init(worker)
+    return wsgi
 
-    def ask(method: str, path: str, body: str = "") -> Answer:
-        start = testing.StartResponseMock()
-        environ = testing.create_environ(path, method=method, body=body)
-        with contextlib.closing(wsgi.application(environ, start)) as chunks:
-            content = b"".join(chunks)
-        return Answer(int(str(start.status)[:3]), dict(start.headers or ()), content.decode())
 
+def asked(wsgi: Any, method: str, path: str, body: str = "") -> Answer:
+    """What a router answers."""
+    start = testing.StartResponseMock()
+    environ = testing.create_environ(path, method=method, body=body)
+    with contextlib.closing(wsgi.application(environ, start)) as chunks:
+        content = b"".join(chunks)
+    return Answer(int(str(start.status)[:3]), dict(start.headers or ()), content.decode())
+
+
+def answers() -> dict[str, Answer]:
+    """Ask a router of default settings all that the tests below want to know. Runs in a process of its own."""
+    routes: list[tuple[str, str]] = []
+    add_route = falcon.App.add_route
+
+    def note_route(app: Any, template: str, resource: object, *, suffix: str = "") -> None:
+        path, ending = template.replace(":path}", "}"), f"_{suffix}" if suffix else ""
+        routes.extend((name, path) for name in falcon.HTTP_METHODS if hasattr(resource, f"on_{name.lower()}{ending}"))
+        add_route(app, template, resource, suffix=suffix or None)
+
+    with patch.object(falcon.App, "add_route", note_route):
+        wsgi = start_router()
     said = {
-        "example": ask("POST", "/infer", example_request()),
-        "not JSON": ask("POST", "/infer", "Hello"),
-        "no such path": ask("GET", "/nowhere"),
-        "wrong method": ask("GET", "/infer"),
+        "routes": Answer(0, {}, json.dumps(routes)),
+        "example": asked(wsgi, "POST", "/infer", example_request()),
+        "not JSON": asked(wsgi, "POST", "/infer", "Hello"),
+        "no such path": asked(wsgi, "GET", "/nowhere"),
+        "wrong method": asked(wsgi, "GET", "/infer"),
     }
-    for method, path in documented_endpoints():
-        said[f"{method} {path}"] = ask(method, path, example_request() if method == "POST" else "")
+    for endpoint in documented_endpoints():
+        body = json.dumps(BODY) if endpoint.method == "POST" else ""
+        said[f"{endpoint.method} {endpoint.path}"] = asked(wsgi, endpoint.method, endpoint.filled(), body)
     permits = [wsgi.lifecycle.limiter.acquire() for _ in range(wsgi.settings.max_concurrency)]
-    said["refusal"] = ask("POST", "/infer", example_request())
+    said["refusal"] = asked(wsgi, "POST", "/infer", example_request())
     for permit in permits:
         permit.release()
     return said
 
 
-@pytest.fixture(scope="module")
-def router() -> dict[str, Answer]:
-    """The answers of a router started with nothing in its environment but a pod name."""
-    script = "import json; from tests.unit.test_readme import answers; print(json.dumps(answers()))"
-    env = {"PATH": os.environ["PATH"], "POD_NAME": "router-0"}
+def answers_of_routes() -> dict[str, Answer]:
+    """The same of a router in front of model servers that fail in every way."""
+    models = [
+        {"name": "unreachable", "endpoints": [model_server(None)]},
+        {"name": "hangs up", "endpoints": [model_server(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")]},
+        {"name": "silent", "endpoints": [model_server(b"")], "timeouts": {"first_byte_s": 0.1}},
+        {"name": "busy", "endpoints": [model_server(b"HTTP/1.1 503 \r\nretry-after: 9\r\ncontent-length: 0\r\n\r\n")]},
+        {"name": "refuses", "endpoints": [model_server(b"HTTP/1.1 418 \r\ncontent-length: 4\r\n\r\nshut")]},
+        {"name": "full", "endpoints": [model_server(None)], "max_concurrency": 1},
+        {"name": "v2", "endpoints": [model_server(None)], "protocol": "v2"},
+    ]
+    with NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"models": models}, file)
+        file.flush()
+        os.environ["ROUTES_FILE"] = file.name
+        wsgi = start_router()
+    wsgi.lifecycle.catalogue.find("full").limit.acquire()
+    chat = {name: json.dumps(BODY | {"model": name}) for name in (*FAILING, "refuses")}
+    return {
+        "passed on": asked(wsgi, "POST", CHAT, chat["busy"]),
+        **{name: asked(wsgi, "POST", CHAT, chat[name]) for name in FAILING},
+        "refused": asked(wsgi, "POST", "/infer", chat["refuses"]),
+        "relayed": asked(wsgi, "POST", CHAT, chat["refuses"]),
+        "problem": asked(wsgi, "POST", "/infer", chat["unreachable"]),
+        "of v2": asked(wsgi, "POST", V2_INFER, json.dumps(BODY)),
+        "metrics": asked(wsgi, "GET", "/metrics"),
+    }
+
+
+def model_server(answer: bytes | None) -> str:
+    """The URL of a server that answers everything with these bytes and hangs up.
+
+    Without any bytes it says nothing and waits; None: it can't be reached.
+    """
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    if answer is not None:
+        listener.listen()
+    KEPT.append(listener)
+
+    def serve() -> None:
+        while answer:
+            client, _ = listener.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def ask_in_process(name: str, **environ: str) -> dict[str, Answer]:
+    """What one of the functions above returns, run in a process with this environment."""
+    script = f"import json; from tests.unit.test_readme import {name}; print(json.dumps({name}()))"
+    env = {"PATH": os.environ["PATH"], **environ}
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=env, check=False, capture_output=True, text=True, timeout=60
     )
     assert run.returncode == 0, run.stderr
-    return {name: Answer(*parts) for name, parts in json.loads(run.stdout).items()}
+    return {said: Answer(*parts) for said, parts in json.loads(run.stdout).items()}
+
+
+@pytest.fixture(scope="module")
+def router() -> dict[str, Answer]:
+    """The answers of a router started with nothing in its environment but a pod name."""
+    return ask_in_process("answers", POD_NAME="router-0")
+
+
+@pytest.fixture(scope="module")
+def routed() -> dict[str, Answer]:
+    """The answers of a router in front of model servers."""
+    return ask_in_process("answers_of_routes")
 
 
 def section(heading: str) -> str:
@@ -101,9 +224,14 @@ def table(heading: str) -> list[Row]:
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines[2:]]
 
 
-def documented_endpoints() -> list[tuple[str, str]]:
+def documented_endpoints() -> list[Endpoint]:
     """Method and path of everything in the table of endpoints."""
-    return [(method, path.strip("`")) for path, methods, _ in table("Endpoints") for method in methods.split(", ")]
+    return [
+        Endpoint(method, path)
+        for paths, methods, _ in table("Endpoints")
+        for path in re.findall(r"`([^`]+)`", paths)
+        for method in methods.split(", ")
+    ]
 
 
 def example_request() -> str:
@@ -147,26 +275,33 @@ def test_documented_defaults_are_what_an_empty_environment_gives() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_variables_named_in_prose_exist(document: Path) -> None:
-    """A variable named in any document is a setting (or HOSTNAME, which the system sets, or the shell's PATH)."""
+    """A variable named in any document is a setting (or HOSTNAME, PATH or SSL_CERT_FILE, the system's)."""
     named = set(re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|BIND|HOSTNAME|PATH)\b", document.read_text()))
-    assert named <= {field.name.upper() for field in msgspec.structs.fields(Settings)} | {"HOSTNAME", "PATH"}
+    assert named <= {field.name.upper() for field in msgspec.structs.fields(Settings)} | {
+        "HOSTNAME",
+        "PATH",
+        "SSL_CERT_FILE",
+    }
 
 
-def test_metrics_table_is_the_metrics_page(router: dict[str, Answer]) -> None:
+def test_metrics_table_is_the_metrics_page(router: dict[str, Answer], routed: dict[str, Answer]) -> None:
     """Every metric of the page stands in the README with its type, labels and help text, and no other does."""
     wanted = set()
-    for family in text_string_to_metric_families(router["GET /metrics"].body):
+    plain = {family.name for family in text_string_to_metric_families(router["GET /metrics"].body)}
+    for family in text_string_to_metric_families(routed["metrics"].body):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
         wanted.add((f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), family.documentation))
+        plain.discard(family.name)
+    assert plain == set()
     rows = table("Metrics")
     assert set(rows) == wanted
     assert len(rows) == len(wanted)
 
 
-def test_metrics_named_in_prose_exist(router: dict[str, Answer]) -> None:
+def test_metrics_named_in_prose_exist(routed: dict[str, Answer]) -> None:
     """A metric named in any document is on the page."""
-    page = router["GET /metrics"].body
+    page = routed["metrics"].body
     for document in DOCUMENTS:
         for name in re.findall(r"`(router_\w+)", document.read_text()):
             assert re.search(rf"^# TYPE {name} ", page, re.MULTILINE), f"{document.name} names {name}"
@@ -178,25 +313,69 @@ def literal_problems() -> set[Row]:
     for file in (ROOT / "app/resources").glob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "problems.answer":
-                status, code = ast.unparse(call.args[1]), call.args[2]
+                status, code = ast.unparse(call.args[2]), call.args[3]
                 if isinstance(code, ast.Constant) and isinstance(code.value, str):
                     found.add((str(HTTPStatus[status.removeprefix("HTTPStatus.")].value), f"`{code.value}`"))
     return found
 
 
-def test_errors_table_is_what_the_router_answers(router: dict[str, Answer]) -> None:
+def code_of(answer: Answer) -> str:
+    """The code of an error, in whichever form."""
+    body = json.loads(answer.body)
+    return str(body["error"]["code"] if isinstance(body.get("error"), dict) else body["code"])
+
+
+def test_errors_table_is_what_the_router_answers(router: dict[str, Answer], routed: dict[str, Answer]) -> None:
     """Every status and code that a client can get stands in the README, and no other does."""
     mapped = {(str(status.value), f"`{error.code}`") for error, status in problems._STATUS.items()}
-    answered = {
-        (str(answer.status), f"`{json.loads(answer.body)['code']}`")
-        for answer in router.values()
-        if answer.status >= 400 and answer.body
-    }
+    own = [*router.values(), *(routed[name] for name in FAILING)]
+    answered = {(str(answer.status), f"`{code_of(answer)}`") for answer in own if answer.status >= 400 and answer.body}
     refused_by_parser = ", ".join(str(status) for status in sorted({status for _, status in MALFORMED.values()}))
-    others = {("500", f"`{RouterError.code}`"), (refused_by_parser, f"`{MalformedRequest.code}`")}
+    others = {
+        ("500", f"`{RouterError.code}`"),
+        (refused_by_parser, f"`{MalformedRequest.code}`"),
+        ("the model server's", f"`{UpstreamRefused.code}`"),
+    }
     rows = table("Errors")
     assert {row[:2] for row in rows} == mapped | answered | literal_problems() | others
     assert len({row[1] for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize(("name", "code"), FAILING.items())
+def test_failures_are_answered_as_documented(routed: dict[str, Answer], name: str, code: str) -> None:
+    """Every way in which a model can't be had has its row, in the form of OpenAI's errors."""
+    (documented,) = [row for row in table("Errors") if row[1] == f"`{code}`"]
+    answer = routed[name]
+    error = json.loads(answer.body)["error"]
+    assert (str(answer.status), set(error)) == (documented[0], set(error_members()))
+    assert error["code"] == code
+    assert ("retry-after" in answer.headers) == ("`Retry-After`" in documented[2])
+
+
+def error_members() -> list[str]:
+    """The members of OpenAI's error object that the README names."""
+    found = re.search(r'`\{"error": \{(.*)\}\}`', section("Errors"))
+    assert found
+    return re.findall(r'"(\w+)"', found[1])
+
+
+def test_errors_have_the_form_of_the_path(routed: dict[str, Answer]) -> None:
+    """A problem document, with `error` equal to `detail` under /v2 only; a model server's own error is not touched."""
+    problem, of_v2, relayed = routed["problem"], routed["of v2"], routed["relayed"]
+    assert "error" not in json.loads(problem.body)
+    assert json.loads(of_v2.body)["error"] == json.loads(of_v2.body)["detail"]
+    for answer in (problem, of_v2):
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert json.loads(answer.body)["code"] == "upstream_unreachable"
+    assert (relayed.status, relayed.body) == (418, "shut")
+    assert (routed["passed on"].status, routed["passed on"].headers["retry-after"]) == (503, "9")
+
+
+def test_refusals_of_model_servers_are_quoted_to_infer(routed: dict[str, Answer]) -> None:
+    """`upstream_refused` has the model server's status and quotes it."""
+    refused = routed["refused"]
+    assert (refused.status, json.loads(refused.body)["code"]) == (418, UpstreamRefused.code)
+    assert "shut" in json.loads(refused.body)["detail"]
 
 
 def test_endpoints_table_is_the_routes(router: dict[str, Answer]) -> None:
@@ -204,8 +383,19 @@ def test_endpoints_table_is_the_routes(router: dict[str, Answer]) -> None:
     documented = documented_endpoints()
     for method, path in documented:
         assert router[f"{method} {path}"].status == 200
-    routes = re.findall(r"add_route\(([^,]+),", (ROOT / "app/main.py").read_text())
-    assert {path for _, path in documented} == {ROUTE if route == "ROUTE" else route.strip('"') for route in routes}
+    assert sorted(documented) == sorted((method, path) for method, path in json.loads(router["routes"].body))
+
+
+def test_start_in_front_of_model_servers_is_possible() -> None:
+    """The settings of the second example are valid, and its request asks for the model that they serve."""
+    shown = section("In front of model servers")
+    given = re.search(r"^    (.*) make run$", shown, re.MULTILINE)
+    request = re.search(r"curl localhost:8080(\S+) -d '(.*)'", shown)
+    assert given
+    assert request
+    environ = dict(item.split("=", 1) for item in given[1].split())
+    assert load_settings(environ, cores=1).model_ref == json.loads(request[2])["model"]
+    assert Endpoint("POST", request[1]) in documented_endpoints()
 
 
 def test_example_gets_the_documented_answer(router: dict[str, Answer]) -> None:

@@ -1,0 +1,128 @@
+"""A model's own limit over bare forked processes."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from app.errors import ModelLimitReached
+from app.limiter import Limiter
+from app.model_limit import ModelLimit
+from app.usage import Usage
+from tests.support.forks import Barrier, KernelCount, Parent
+
+PLACE = 5
+
+
+@pytest.fixture
+def parent() -> Iterator[Parent]:
+    parent = Parent(limit=100)
+    yield parent
+    parent.close()
+
+
+def _limit(parent: Parent, slot: int | None, limit: int, place: int = PLACE) -> ModelLimit:
+    """The limit as the worker of that slot has it."""
+    assert slot is not None
+    usage = Usage(parent.table)
+    usage.attach(slot)
+    return ModelLimit(parent.table, usage, place, limit, lambda: 17)
+
+
+def test_limit_holds_and_is_reached_over_processes(parent: Parent) -> None:
+    """4 processes that admit as fast as they can: never more inside than the limit, and the limit is reached."""
+    count, start = KernelCount(3), Barrier()
+    full_read, full_write = os.pipe()
+
+    def work(limiter: Limiter) -> None:
+        limit = _limit(parent, limiter._slot, 3)
+        start.arrive()
+        seen_full = False
+        for _ in range(3000):
+            try:
+                leave = limit.acquire()
+            except ModelLimitReached:
+                continue
+            count.enter()
+            if not seen_full and count.free() == 0:
+                seen_full = True
+                os.write(full_write, b"!")
+            os.sched_yield()
+            count.leave()
+            leave()
+
+    for _ in range(4):
+        parent.fork(work)
+    start.wait_arrived(4)
+    start.lift(4)
+    parent.reap_all()
+    os.set_blocking(full_read, False)
+    assert os.read(full_read, 8), "the limit was never reached"
+    assert Usage(parent.table).total(PLACE) == 0
+    assert count.free() == 3
+
+
+def test_model_that_is_full_refuses_at_once_and_takes_nothing(parent: Parent) -> None:
+    """The third of two is told when to come again; another model is not touched; one that leaves makes room for one."""
+    slot = parent.slots.claim().slot
+    limit, other = _limit(parent, slot, 2), _limit(parent, slot, 1, PLACE + 1)
+    leave = [limit.acquire(), limit.acquire()]
+    for _ in range(5):
+        with pytest.raises(ModelLimitReached, match="all 2 requests") as refused:
+            limit.acquire()
+        assert refused.value.retry_after == 17
+    assert Usage(parent.table).total(PLACE) == 2
+    other.acquire()
+    leave.pop()()
+    leave.append(limit.acquire())
+    with pytest.raises(ModelLimitReached):
+        limit.acquire()
+    for one in leave:
+        one()
+    assert Usage(parent.table).total(PLACE) == 0
+
+
+def test_smaller_limit_holds_for_those_who_come_after_it(parent: Parent) -> None:
+    """New routes lower the limit while more are inside: nobody comes in until fewer than the new limit are there."""
+    slot = parent.slots.claim().slot
+    leave = [_limit(parent, slot, 3).acquire() for _ in range(3)]
+    limit = _limit(parent, slot, 1)
+    for one in leave:
+        with pytest.raises(ModelLimitReached):
+            limit.acquire()
+        one()
+    limit.acquire()
+
+
+@pytest.mark.parametrize("inside_the_lock", [False, True])
+def test_killed_process_gives_back_when_its_slot_is_reclaimed(parent: Parent, inside_the_lock: bool) -> None:
+    """Two of three are a worker's that is SIGKILLed: they are missing until it is reclaimed, and then there are two."""
+    inside = Barrier()
+    limit = _limit(parent, parent.slots.claim().slot, 3)
+    leave = limit.acquire()
+
+    def work(limiter: Limiter) -> None:
+        own = _limit(parent, limiter._slot, 3)
+        own.acquire()
+        own.acquire()
+        if inside_the_lock:
+            with parent.table.lock:
+                inside.arrive()
+        inside.arrive()
+
+    victim = parent.fork(work)
+    inside.wait_arrived(1)
+    os.kill(victim, signal.SIGKILL)
+    os.waitid(os.P_PID, victim, os.WEXITED | os.WNOWAIT)
+    signal.alarm(20)  # a lock that outlived its holder would hang here
+    with pytest.raises(ModelLimitReached):
+        limit.acquire()
+    signal.alarm(0)
+    assert parent.reap(victim) == -signal.SIGKILL
+    leaves: list[Callable[[], None]] = [limit.acquire(), limit.acquire()]
+    with pytest.raises(ModelLimitReached):
+        limit.acquire()
+    for one in (leave, *leaves):
+        one()
+    assert Usage(parent.table).total(PLACE) == 0

@@ -1,0 +1,247 @@
+"""Routes published to all workers: whole, in order, and through the death of the publisher."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from app import endpoints as endpoints_module
+from app import publication as publication_module
+from app import usage as usage_module
+from app.budget import RetryBudget
+from app.endpoints import Endpoints
+from app.errors import RoutesError
+from app.limiter import Limiter
+from app.publication import MAX_BYTES, Publication
+from app.shared import SharedTable
+from app.usage import PLACES, Usage
+from tests.support.forks import Barrier, Parent
+
+
+@pytest.fixture
+def parent() -> Iterator[Parent]:
+    parent = Parent(limit=1)
+    yield parent
+    parent.close()
+
+
+def _publication(table: SharedTable) -> Publication:
+    return Publication(table, Usage(table), Endpoints(table))
+
+
+def _document(number: int) -> bytes:
+    """One that can be told from every other, and from half of it: it says its number at the start and everywhere."""
+    mark = b"%08d" % number
+    return mark * (1 + (number * 7919) % 2000)
+
+
+def _is_whole(document: bytes) -> bool:
+    return document == _document(int(document[:8]))
+
+
+def test_what_is_published_is_read_in_every_process(parent: Parent) -> None:
+    """A process forked before and one forked after both read it, and its generation."""
+    publication, forked, published = _publication(parent.table), Barrier(), Barrier()
+    assert publication.generation == 0
+
+    def before(_: Limiter) -> None:
+        forked.arrive()
+        assert _publication(parent.table).read() == (1, b"routes")
+        assert publication.generation == 1
+
+    parent.fork(before)
+    forked.wait_arrived(1)
+    assert publication.publish(b"routes", ["a"])
+    forked.lift(1)
+
+    def after(_: Limiter) -> None:
+        assert publication.read() == (1, b"routes")
+        published.arrive()
+
+    parent.fork(after)
+    published.wait_arrived(1)
+    published.lift(1)
+    parent.reap_all()
+
+
+def test_equal_document_is_not_published_again(parent: Parent) -> None:
+    """Nothing changed: no worker has to build its models anew. What was published before the last one counts as new."""
+    publication = _publication(parent.table)
+    assert publication.publish(b"one", [])
+    assert not publication.publish(b"one", [])
+    assert publication.generation == 1
+    assert publication.publish(b"two", [])
+    assert publication.publish(b"one", [])
+    assert publication.read() == (3, b"one")
+
+
+def test_document_that_is_too_large_is_refused(parent: Parent) -> None:
+    """The largest fits, in either half; one byte more is refused and the old stays."""
+    publication = _publication(parent.table)
+    for byte in (b"x", b"y", b"z"):
+        assert publication.publish(byte * MAX_BYTES, ["a"])
+        with pytest.raises(RoutesError, match=f"{MAX_BYTES + 1} bytes"):
+            publication.publish(byte * (MAX_BYTES + 1), ["b"])
+        assert publication.read()[1] == byte * MAX_BYTES
+    with pytest.raises(KeyError):
+        Usage(parent.table).places(["b"])
+
+
+def test_too_many_names_publish_nothing(parent: Parent) -> None:
+    """The old routes stay, and the lock is free."""
+    publication = _publication(parent.table)
+    publication.publish(b"old", ["a"])
+    with pytest.raises(RoutesError):
+        publication.publish(b"new", [str(n) for n in range(PLACES + 1)])
+    assert publication.read() == (1, b"old")
+    assert publication.publish(b"newer", ["b"])
+
+
+def test_readers_see_whole_documents_and_generations_grow(parent: Parent) -> None:
+    """1000 documents of different lengths while three processes read: each read is one of them, none goes back."""
+    start, last = Barrier(), 1000
+
+    def reader(_: Limiter) -> None:
+        publication = _publication(parent.table)
+        start.arrive()
+        seen = generation = 0
+        while generation < last:
+            before = generation
+            generation, document = publication.read()
+            assert generation >= before
+            seen += generation > before
+            assert not generation or document == _document(generation)
+        assert seen > 1, "it never read while the writer wrote"
+
+    def writer(_: Limiter) -> None:
+        publication = _publication(parent.table)
+        start.arrive()
+        for number in range(1, last + 1):
+            assert publication.publish(_document(number), ["a", f"b{number}"])
+            os.sched_yield()
+
+    for _ in range(3):
+        parent.fork(reader)
+    parent.fork(writer)
+    start.wait_arrived(4)
+    start.lift(4)
+    parent.reap_all()
+
+
+def test_two_publishers_lose_no_generation(parent: Parent) -> None:
+    """Two processes publish at once, as when an upgrade's servers overlap: each publication has its own generation."""
+    start = Barrier()
+
+    def writer(first: int) -> Callable[[Limiter], None]:
+        def work(_: Limiter) -> None:
+            publication = _publication(parent.table)
+            start.arrive()
+            for number in range(first, first + 300):
+                assert publication.publish(_document(number), ["a"])
+                assert _is_whole(publication.read()[1])
+
+        return work
+
+    parent.fork(writer(0))
+    parent.fork(writer(1000))
+    start.wait_arrived(2)
+    start.lift(2)
+    parent.reap_all()
+    assert _publication(parent.table).generation == 600
+
+
+def test_new_name_at_a_used_place_knows_nothing_of_the_last(parent: Parent) -> None:
+    """All places have been used: a new endpoint is not unwell, and a new model's budget not spent, from before."""
+    table = parent.table
+    publication, usage, states = _publication(table), Usage(table), Endpoints(table)
+    publication.publish(b"1", [f"old {n}" for n in range(PLACES)])
+    for place in range(PLACES):
+        states.set_well(place, well=False)
+        assert RetryBudget(table, place, 0.5).take()
+    publication.publish(b"2", ["old 0"])
+    publication.publish(b"3", ["old 0", "new"])
+    places = usage.places(["old 0", "new"])
+    assert states.is_up(places["new"])
+    assert not states.is_up(places["old 0"])
+    spent = table.array("retry_milli")
+    assert (spent[places["new"]], spent[places["old 0"]]) == (0, 1000)
+
+
+def _die_at(step: int) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that SIGKILLs its process before the `step`-th line of what a publication runs."""
+    files = {publication_module.__file__, usage_module.__file__, endpoints_module.__file__}
+    left = step
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return trace
+
+
+OLD = ["old", "stays"]
+NEW = ["new 0", "stays", "new 1"]
+GONE = ["gone 0", "gone 1", "gone 2"]
+
+
+def _death_at(parent: Parent, step: int) -> tuple[int, bytes]:
+    """Kill a publisher before that line, check what it leaves behind, and answer how it ended and what it published."""
+    table = parent.table
+    publication, usage, states = _publication(table), Usage(table), Endpoints(table)
+    publication.publish(b"little", ["stays"])
+    publication.publish(b"before", [*GONE, "stays"])
+    for place in usage.places(GONE).values():
+        states.set_well(place, well=False)
+    publication.publish(b"old", OLD)  # now the new ones will have to take places of those gone
+    generation = publication.generation
+    stays = usage.places(OLD)["stays"]
+
+    def victim(_: Limiter) -> None:
+        own = _publication(table)
+        sys.settrace(_die_at(step))
+        own.publish(b"new and longer", NEW)
+        sys.settrace(None)
+
+    pid = parent.fork(victim)
+    signal.alarm(20)  # a lock that outlived its holder would hang here
+    ending = parent.reap(pid)
+    left = publication.read()
+    assert left in ((generation, b"old"), (generation + 1, b"new and longer"))
+    published = OLD if left[1] == b"old" else NEW
+    assert usage.places(published)["stays"] == stays, "every name of what is published has its place"
+    publication.publish(b"new and longer", NEW)
+    signal.alarm(0)
+    assert publication.read() == (generation + 1, b"new and longer")
+    places = usage.places(NEW)
+    assert len(set(places.values())) == len(NEW)
+    assert places["stays"] == stays
+    assert all(states.is_up(place) for place in places.values()), "a new endpoint inherits nothing"
+    return ending, left[1]
+
+
+def test_death_of_the_publisher_before_any_line_leaves_old_or_new(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL before every line of `publish` while places are scarce: a whole document can be read, all its names
+    have their places, the lock is free, and publishing once more makes everything right."""
+    monkeypatch.setattr(usage_module, "PLACES", 5)
+    for name in ("use_names", "use_last"):
+        start, _ = parent.table._arrays[name]
+        monkeypatch.setitem(parent.table._arrays, name, (start, start + 5))
+    step, left = 0, set[bytes]()
+    while (ending := _death_at(parent, step))[0] != 0:  # 0: it lived to the end, so every line had its turn
+        assert ending[0] == -signal.SIGKILL
+        left.add(ending[1])
+        step += 1
+    assert step > 50, "the victim was not killed inside the publication"
+    assert left == {b"old", b"new and longer"}

@@ -1,0 +1,364 @@
+"""The states of endpoints: what ejects one, for how long, and how it comes back."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from app import endpoints as endpoints_module
+from app.endpoints import Endpoints, Outcome
+from app.routes import Ejection
+from tests.support.forks import Parent
+
+PLACE = 3
+PEERS = [PLACE, 4, 5, 6]
+LEASE_MS = 10_000
+RULES = Ejection(
+    consecutive_failures=3,
+    failure_rate=0.5,
+    min_requests=10,
+    window_s=100,
+    base_s=5,
+    max_s=300,
+    max_share=0.5,
+)
+
+
+class Bench:
+    """Endpoints and a clock that goes only when told."""
+
+    def __init__(self, states: Endpoints, lock: object) -> None:
+        self.states = states
+        self.lock = lock
+        self.now = 50_000_000
+        self.rules = RULES
+        self.peers = PEERS
+
+    def usable(self, place: int = PLACE) -> bool:
+        return self.states.may_be_tried(place, self.now)
+
+    def probe(self, place: int = PLACE) -> bool:
+        """A request begins; answers whether it is the probe."""
+        assert self.usable(place)
+        return self.states.begin(place, self.now)
+
+    def end(self, outcome: Outcome, *, place: int = PLACE, probe: bool = False) -> bool:
+        return self.states.end(place, outcome, probe=probe, peers=self.peers, rules=self.rules)
+
+    def fail(self, times: int = 1, *, place: int = PLACE) -> list[bool]:
+        return [self.end(Outcome.FAILURE, place=place) for _ in range(times)]
+
+    def out_for(self, place: int = PLACE) -> int:
+        """Milliseconds until it may be tried."""
+        free_at = self.states.free_at(place)
+        assert free_at is not None
+        return free_at - self.now
+
+    def on_probation(self, place: int = PLACE) -> None:
+        """Eject it and let the time pass."""
+        assert self.fail(self.rules.consecutive_failures, place=place)[-1]
+        self.now += self.out_for(place)
+
+    def bring_back(self, place: int = PLACE) -> None:
+        self.on_probation(place)
+        assert self.probe(place)
+        assert not self.end(Outcome.SUCCESS, place=place, probe=True)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    parent = Parent(limit=1)
+    bench = Bench(Endpoints(parent.table), parent.table.lock)
+    monkeypatch.setattr(endpoints_module, "now_ms", lambda: bench.now)
+    yield bench
+    parent.close()
+
+
+def test_new_endpoint_is_in(bench: Bench) -> None:
+    """Nothing is known: it is up, may be tried, and nobody who tries it is a probe."""
+    assert bench.usable()
+    assert bench.states.is_up(PLACE)
+    assert not bench.probe()
+
+
+def test_failures_in_a_row_eject(bench: Bench) -> None:
+    """The third failure in a row ejects, for the base time, and the others go on."""
+    assert bench.fail(3) == [False, False, True]
+    assert not bench.usable()
+    assert not bench.states.is_up(PLACE)
+    assert bench.out_for() == 5000
+    assert bench.usable(4)
+    bench.now += 4999
+    assert not bench.usable()
+    bench.now += 1
+    assert bench.usable()
+
+
+def test_success_interrupts_a_row_of_failures(bench: Bench) -> None:
+    """Two failures, a success, two failures: no three in a row."""
+    for _ in range(2):
+        assert bench.fail(2) == [False, False]
+        bench.end(Outcome.SUCCESS)
+    assert bench.usable()
+
+
+def test_abandoned_attempts_say_nothing(bench: Bench) -> None:
+    """A client that leaves neither ends a row of failures nor adds to it, and is not counted in the window."""
+    bench.fail(2)
+    for _ in range(20):
+        assert not bench.end(Outcome.ABANDONED)
+    assert bench.usable()
+    assert bench.fail() == [True]
+
+
+def test_rate_of_failures_in_a_window_ejects(bench: Bench) -> None:
+    """Never three in a row, but half of ten: the tenth request ejects; nine are too few to say."""
+    for _ in range(4):
+        assert not bench.end(Outcome.SUCCESS)
+        assert bench.fail() == [False]
+    assert not bench.end(Outcome.SUCCESS)
+    assert bench.fail() == [True]
+
+
+def test_rate_below_the_limit_ejects_nobody(bench: Bench) -> None:
+    """A third of many requests fails: it stays in."""
+    for _ in range(100):
+        assert not any([bench.end(Outcome.SUCCESS), bench.end(Outcome.SUCCESS), *bench.fail()])
+
+
+def test_window_that_is_over_counts_no_more(bench: Bench) -> None:
+    """Failures of the last window are forgotten in the next."""
+    bench.now = 100_000 * 500
+    for _ in range(4):
+        assert bench.fail() == [False]
+        bench.end(Outcome.SUCCESS)
+    bench.now += 100_000
+    for _ in range(3):
+        assert not bench.end(Outcome.SUCCESS)
+        assert bench.fail() == [False]
+    assert bench.usable()
+
+
+def test_each_ejection_lasts_twice_as_long_up_to_the_most(bench: Bench) -> None:
+    """A probe that fails ejects anew, for 5, 10, 20 … and at most 300 seconds, however often."""
+    bench.on_probation()
+    lasted = []
+    for _ in range(70):
+        assert bench.probe()
+        assert bench.end(Outcome.FAILURE, probe=True)
+        lasted.append(bench.out_for() // 1000)
+        bench.now += bench.out_for()
+    assert lasted[:7] == [10, 20, 40, 80, 160, 300, 300]
+    assert set(lasted[6:]) == {300}
+
+
+@pytest.mark.parametrize(("stayed_in_ms", "next_ms"), [(5000, 10_000), (5001, 5000)])
+def test_ejections_start_anew_after_it_stayed_in_for_longer(bench: Bench, stayed_in_ms: int, next_ms: int) -> None:
+    """Out for 5 seconds, in for as long: the next is the second of a row. In for longer: it is a first one again."""
+    bench.bring_back()
+    bench.now += stayed_in_ms
+    assert bench.fail(3)[-1]
+    assert bench.out_for() == next_ms
+
+
+def test_probe_that_fails_never_starts_anew(bench: Bench) -> None:
+    """However late the probe comes, being on probation is not staying in."""
+    bench.on_probation()
+    bench.now += 10_000_000
+    assert bench.probe()
+    assert bench.end(Outcome.FAILURE, probe=True)
+    assert bench.out_for() == 10_000
+
+
+def test_share_of_endpoints_that_are_out_has_a_limit(bench: Bench) -> None:
+    """Half of four may be out: the third to fail stays in, and is ejected when another has come back."""
+    assert bench.fail(3, place=3)[-1]
+    assert bench.fail(3, place=4)[-1]
+    assert bench.fail(10, place=5) == [False] * 10
+    assert bench.usable(5)
+    bench.now += 5000
+    assert bench.fail(place=5) == [False], "those on probation are out, too"
+    assert bench.probe(3)
+    bench.end(Outcome.SUCCESS, place=3, probe=True)
+    assert bench.fail(place=5) == [True]
+    assert not bench.usable(5)
+
+
+@pytest.mark.parametrize(("share", "peers", "ejected"), [(0.5, 1, 0), (0.0, 4, 0), (1.0, 4, 4), (0.5, 3, 1)])
+def test_limit_of_the_share_is_rounded_down(bench: Bench, share: float, peers: int, ejected: int) -> None:
+    """The only endpoint is never ejected with a share under 1, none with 0, and all with 1."""
+    bench.peers = list(range(peers))
+    bench.rules = Ejection(consecutive_failures=1, max_share=share)
+    assert sum(bench.fail(place=place) == [True] for place in bench.peers) == ejected
+    assert sum(not bench.usable(place) for place in bench.peers) == ejected
+
+
+def test_probe_that_fails_lets_it_in_if_the_share_became_smaller(bench: Bench) -> None:
+    """New routes allow none to be out: a failed probe must not keep one out, nor is it forgotten that it was."""
+    bench.on_probation()
+    assert bench.probe()
+    bench.rules = Ejection(max_share=0)
+    assert not bench.end(Outcome.FAILURE, probe=True)
+    assert not bench.probe()
+    bench.rules = RULES
+    assert bench.fail(2) == [False, True]
+    assert bench.out_for() == 10_000
+
+
+def test_one_probe_at_a_time(bench: Bench) -> None:
+    """Once the time is over the first to choose it is the probe, and it may not be tried until that ends."""
+    bench.on_probation()
+    assert bench.states.is_up(PLACE), "nobody would send the probe if a router with nothing up were sent no requests"
+    assert bench.probe()
+    assert not bench.usable()
+    assert not bench.states.is_up(PLACE)
+
+
+def test_probe_that_succeeds_brings_it_back(bench: Bench) -> None:
+    """It is in, and what follows is no probe; failures from before don't count."""
+    bench.bring_back()
+    assert bench.states.is_up(PLACE)
+    assert not bench.probe()
+    assert bench.fail(2) == [False, False]
+
+
+def test_probe_that_is_abandoned_makes_way_for_the_next(bench: Bench) -> None:
+    """The client of the probe left: the very next request is the probe, and no time is lost."""
+    bench.on_probation()
+    assert bench.probe()
+    assert not bench.end(Outcome.ABANDONED, probe=True)
+    assert bench.probe()
+    assert not bench.usable()
+
+
+def test_lease_of_a_probe_that_died_runs_out(bench: Bench) -> None:
+    """The prober's worker was killed: nobody tries for the time of the lease, and then one does."""
+    bench.on_probation()
+    assert bench.probe()
+    bench.now += LEASE_MS - 1
+    assert not bench.usable()
+    bench.now += 1
+    assert bench.probe()
+    assert not bench.usable()
+
+
+def test_slow_probe_decides_although_others_have_begun(bench: Bench) -> None:
+    """An endpoint that needs longer than the lease comes back all the same when the first probe succeeds."""
+    bench.on_probation()
+    for _ in range(5):
+        assert bench.probe()
+        bench.now += LEASE_MS
+    bench.end(Outcome.SUCCESS, probe=True)
+    assert bench.usable()
+    assert not bench.probe()
+
+
+def test_probe_that_ends_after_another_decided_is_an_attempt_like_any(bench: Bench) -> None:
+    """Two probes, as the first was slow. The second brought it in: the first's client or failure doesn't undo that."""
+    bench.on_probation()
+    assert bench.probe()
+    bench.now += LEASE_MS
+    assert bench.probe()
+    bench.end(Outcome.SUCCESS, probe=True)
+    assert not bench.end(Outcome.ABANDONED, probe=True)
+    assert not bench.probe(), "still in"
+    assert not bench.end(Outcome.FAILURE, probe=True)
+    assert bench.usable()
+    assert bench.fail(2) == [False, True], "it was one of three in a row"
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_probe_that_ends_after_another_failed_changes_nothing(bench: Bench, outcome: Outcome) -> None:
+    """The second of two probes ejected it anew: how the first ends neither shortens nor lengthens that."""
+    bench.on_probation()
+    assert bench.probe()
+    bench.now += LEASE_MS
+    assert bench.probe()
+    assert bench.end(Outcome.FAILURE, probe=True)
+    assert not bench.end(outcome, probe=True)
+    assert bench.out_for() == 10_000
+
+
+def test_late_failures_do_not_count(bench: Bench) -> None:
+    """Attempts begun before the ejection end during it: they lengthen nothing, and count for nothing afterwards."""
+    bench.rules = Ejection(consecutive_failures=10, min_requests=12, failure_rate=0.5, window_s=1000, base_s=5)
+    assert bench.fail(10)[-1]
+    assert bench.fail(30) == [False] * 30
+    assert bench.out_for() == 5000
+    bench.now += 5000
+    assert bench.fail(30) == [False] * 30
+    assert bench.probe()
+    assert bench.fail(30) == [False] * 30
+    assert not bench.usable(), "a late failure doesn't end the probe's lease"
+    bench.end(Outcome.SUCCESS, probe=True)
+    assert bench.fail(9) == [False] * 9
+
+
+def test_late_success_does_not_bring_it_back(bench: Bench) -> None:
+    """An attempt begun before the ejection succeeds during it: only the probe brings it back."""
+    bench.fail(3)
+    bench.end(Outcome.SUCCESS)
+    assert not bench.usable()
+    assert bench.out_for() == 5000
+
+
+@pytest.mark.parametrize(("seconds", "granted_ms"), [(2, 2000), (0.5, 500), (60, 60_000), (86_400, 60_000)])
+def test_endpoint_is_left_alone_when_it_asks_for_at_most_a_minute(
+    bench: Bench, seconds: float, granted_ms: int
+) -> None:
+    """Retry-After of one endpoint, and of it only, is heeded up to 60 seconds; it is up meanwhile."""
+    bench.states.leave_alone(PLACE, seconds)
+    assert bench.out_for() == granted_ms
+    assert bench.states.is_up(PLACE)
+    assert bench.usable(4)
+    bench.now += granted_ms - 1
+    assert not bench.usable()
+    bench.now += 1
+    assert bench.usable()
+    assert not bench.probe()
+
+
+def test_ejected_endpoint_that_asks_for_patience_is_left_out_for_the_longer_time(bench: Bench) -> None:
+    """Both reasons must be over."""
+    bench.fail(3)
+    bench.states.leave_alone(PLACE, 20)
+    assert bench.out_for() == 20_000
+    bench.now += 5000
+    assert not bench.usable()
+    bench.now += 15_000
+    assert bench.probe()
+
+
+def test_prober_takes_out_and_brings_back(bench: Bench) -> None:
+    """Unwell: not to be tried, not up, and nobody knows for how long. Only a change is news."""
+    assert not bench.states.set_well(PLACE, well=True)
+    assert bench.states.set_well(PLACE, well=False)
+    assert not bench.states.set_well(PLACE, well=False)
+    assert not bench.usable()
+    assert not bench.states.is_up(PLACE)
+    assert bench.states.free_at(PLACE) is None
+    assert bench.usable(4)
+    assert bench.states.set_well(PLACE, well=True)
+    assert bench.usable()
+
+
+def test_being_well_ends_no_ejection(bench: Bench) -> None:
+    """The prober's word and the ejection are reasons of their own."""
+    bench.fail(3)
+    bench.states.set_well(PLACE, well=False)
+    bench.states.set_well(PLACE, well=True)
+    assert not bench.usable()
+
+
+def test_clear_forgets_everything_of_one_place(bench: Bench) -> None:
+    """A new endpoint at a place inherits nothing; its neighbours keep what they have."""
+    bench.bring_back()
+    bench.fail(3)
+    bench.fail(3, place=4)
+    bench.states.set_well(PLACE, well=False)
+    bench.states.leave_alone(PLACE, 60)
+    bench.states.clear(PLACE)
+    assert bench.usable()
+    assert bench.states.is_up(PLACE)
+    assert not bench.usable(4)
+    assert bench.fail(3) == [False, False, True]
+    assert bench.out_for() == 5000
