@@ -1,7 +1,7 @@
 # Two commands are all one needs: `make run` and `make test`. Both make .venv first, and renew it when its inputs change.
 
 PYTHON ?= python3
-BENCH ?= limiter goodput
+BENCH ?= limiter goodput balancing
 
 VENV := .venv
 BIN := $(VENV)/bin

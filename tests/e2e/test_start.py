@@ -35,6 +35,35 @@ def test_bad_setting_stops_the_start_with_one_line(variable: str, value: str, sa
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("directory", ["/proc/none", "/dev/null"])
+def test_metrics_directory_that_cannot_be_made_stops_the_start(directory: str) -> None:
+    """One line that says why."""
+    result = run_to_exit({"PROMETHEUS_MULTIPROC_DIR": directory})
+    assert result.returncode != 0
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith(f"router: PROMETHEUS_MULTIPROC_DIR='{directory}': must be a directory")
+
+
+def test_what_else_is_in_the_metrics_directory_stays(start: Start, tmp_path: Path) -> None:
+    """A directory that was there before, with things in it, is not ours to remove."""
+    other = tmp_path / "shared" / "other.txt"
+    other.parent.mkdir()
+    other.write_text("keep")
+    router = start(PROMETHEUS_MULTIPROC_DIR=other.parent)
+    router.signal(signal.SIGTERM)
+    router.wait_exit()
+    assert [path.name for path in other.parent.iterdir()] == ["other.txt"]
+
+
+def test_gunicorn_parses_strictly() -> None:
+    """Whatever parsers are installed, its own strict one is used; no header may change the path."""
+    shown = run_to_exit({}, None, "--print-config").stdout
+    settings = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    found = {name.strip(): value.strip() for name, value in settings.items()}
+    assert found["http_parser"] == "python"
+    assert found["forwarder_headers"] == "[]"
+
+
 def test_cap_that_the_workers_cannot_hold_stops_the_start() -> None:
     """More permits than file descriptors can be had: the start fails and names both numbers."""
     result = run_to_exit({"MAX_CONCURRENCY": "1000000"})

@@ -16,6 +16,7 @@ RESERVE = 10
 
 @pytest.fixture
 def parent() -> Iterator[Parent]:
+    """A process that forks, with a table of its own."""
     parent = Parent(limit=1)
     yield parent
     parent.close()
@@ -77,7 +78,7 @@ def test_budget_is_exact_over_processes(parent: Parent) -> None:
     start, each = Barrier(), 5000
     retried_read, retried_write = os.pipe()
 
-    def work(_: Limiter) -> None:
+    def work(_door: Limiter) -> None:
         budget = RetryBudget(parent.table, PLACE, 0.2)
         start.arrive()
         retries = 0
@@ -103,7 +104,7 @@ def test_last_of_the_budget_is_taken_once(parent: Parent) -> None:
     start = Barrier()
     taken_read, taken_write = os.pipe()
 
-    def work(_: Limiter) -> None:
+    def work(_door: Limiter) -> None:
         budget = RetryBudget(parent.table, PLACE, 0.2)
         start.arrive()
         for _ in range(20):

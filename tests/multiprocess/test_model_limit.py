@@ -17,6 +17,7 @@ PLACE = 5
 
 @pytest.fixture
 def parent() -> Iterator[Parent]:
+    """A process that forks, with a table of its own."""
     parent = Parent(limit=100)
     yield parent
     parent.close()

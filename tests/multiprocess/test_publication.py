@@ -24,6 +24,7 @@ from tests.support.forks import Barrier, Parent
 
 @pytest.fixture
 def parent() -> Iterator[Parent]:
+    """A process that forks, with a table of its own."""
     parent = Parent(limit=1)
     yield parent
     parent.close()

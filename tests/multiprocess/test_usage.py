@@ -38,6 +38,7 @@ class Ledger:
 
 @pytest.fixture
 def ledger() -> Iterator[Ledger]:
+    """Nothing counted and nothing published."""
     parent = Parent(limit=1)
     yield Ledger(parent)
     parent.close()

@@ -48,7 +48,7 @@ def test_p2c_of_two_takes_the_less_loaded(loads: list[int]) -> None:
 
 
 def test_p2c_draws_two_different_ones_evenly() -> None:
-    """Of three with different loads the most loaded is never taken, and the least in 2 of 3 draws; one is just taken."""
+    """Of three with different loads the most loaded is never taken, and the least in 2 of 3 draws; a single one is."""
     random.seed(7)
     taken = Counter(p2c(Choice(_ids(3), [5, 1, 3])) for _ in range(6000))
     assert taken[0] == 0

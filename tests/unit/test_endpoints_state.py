@@ -26,9 +26,8 @@ RULES = Ejection(
 class Bench:
     """Endpoints and a clock that goes only when told."""
 
-    def __init__(self, states: Endpoints, lock: object) -> None:
+    def __init__(self, states: Endpoints) -> None:
         self.states = states
-        self.lock = lock
         self.now = 50_000_000
         self.rules = RULES
         self.peers = PEERS
@@ -66,8 +65,9 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """Endpoints of which nothing is known, and their clock."""
     parent = Parent(limit=1)
-    bench = Bench(Endpoints(parent.table), parent.table.lock)
+    bench = Bench(Endpoints(parent.table))
     monkeypatch.setattr(endpoints_module, "now_ms", lambda: bench.now)
     yield bench
     parent.close()

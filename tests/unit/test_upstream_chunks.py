@@ -1,6 +1,6 @@
 """Chunked bodies: cut anywhere they read alike, and what isn't exactly one is refused."""
 
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 
 import pytest
 from hypothesis import example, given
@@ -97,7 +97,7 @@ def outcome(*pieces: bytes) -> object:
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     """The data, cut at these places."""
     borders = [0, *sorted(min(place, len(data)) for place in places), len(data)]
-    return [data[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(borders)]
 
 
 @pytest.mark.parametrize(("body", "content"), SHORT_BODIES)

@@ -1,0 +1,762 @@
+"""One connection to a model server: what it reads, what it refuses, how long it waits, and that it never leaks."""
+
+import datetime as dt
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import gevent
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from app.errors import ClientGone, UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from app.routes import Timeouts
+from app.upstream import connection as connection_module
+from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered, Head
+from tests.support.scripted_server import (
+    Peer,
+    Script,
+    ScriptedServer,
+    answer,
+    answer_and_close,
+    answer_and_reset,
+    answer_each,
+)
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+EMPTY = OK + b"content-length: 0\r\n\r\n"
+MAX_HEAD = 1 << 16
+LONG_BODY = b"x" * (32 << 20)
+"""More than all buffers on the way hold."""
+LONG_REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(LONG_BODY) + LONG_BODY
+
+
+def patience(**seconds: float) -> Timeouts:
+    """Timeouts that are never reached, but for those given."""
+    return Timeouts(**{"connect_s": 20, "first_byte_s": 20, "idle_s": 20, "total_s": 20, **seconds})
+
+
+PATIENT = patience()
+
+
+def connect(
+    server: ScriptedServer, timeouts: Timeouts = PATIENT, *, host: str | None = None, tls: bool = False
+) -> Connection:
+    """A connection to the server."""
+    return Connection(Address(host or server.host, server.port, tls), timeouts, time.monotonic() + timeouts.total_s)
+
+
+def ask(
+    connection: Connection, method: str = "GET", request: bytes = GET, timeouts: Timeouts = PATIENT
+) -> tuple[Head, bytes]:
+    """Head and body of the answer to a request."""
+    head = connection.exchange(request, method, timeouts, time.monotonic() + timeouts.total_s)
+    return head, b"".join(connection.body())
+
+
+def failure(
+    script: Script, error: type[Exception], *, request: bytes = GET, timeouts: Timeouts = PATIENT, used: bool = False
+) -> str:
+    """The message of the error that asking a server of this script ends in; it must have been hung up on."""
+    with ScriptedServer(script) as server:
+        connection = connect(server)
+        connection.used_before = used
+        with pytest.raises(error) as caught:
+            ask(connection, request=request, timeouts=timeouts)
+        server.wait_done()
+        assert not connection.may_be_kept()
+    return str(caught.value)
+
+
+class Case(NamedTuple):
+    """An answer, and how it must be read."""
+
+    name: str
+    answer: bytes
+    status: int
+    length: int | None
+    body: bytes
+    kept: bool
+    method: str = "GET"
+
+
+ANSWERS = [
+    Case("length", OK + b"Content-Length: 5\r\n\r\nhello", 200, 5, b"hello", True),
+    Case("no content", OK + b"Content-Length: 0\r\n\r\n", 200, 0, b"", True),
+    Case("same length twice", OK + b"Content-Length: 5\r\ncontent-length:5 \r\n\r\nhello", 200, 5, b"hello", True),
+    Case(
+        "chunked",
+        OK + b"Transfer-Encoding: Chunked\r\n\r\n5\r\nhello\r\n2\r\n..\r\n0\r\n\r\n",
+        200,
+        None,
+        b"hello..",
+        True,
+    ),
+    Case("trailer", OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: b\r\n\r\n", 200, None, b"x", True),
+    Case("to the end", OK + b"\r\nhello", 200, None, b"hello", False),
+    Case("to the end, although kept", OK + b"Connection: keep-alive\r\n\r\nhello", 200, None, b"hello", False),
+    Case("close", OK + b"Connection: close\r\nContent-Length: 1\r\n\r\nx", 200, 1, b"x", False),
+    Case("close among others", OK + b"Connection: a, CLOSE\r\nContent-Length: 1\r\n\r\nx", 200, 1, b"x", False),
+    Case(
+        "close, in a second field",
+        OK + b"Connection: keep-alive\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
+        200,
+        1,
+        b"x",
+        False,
+    ),
+    Case(
+        "close after chunks",
+        OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        200,
+        None,
+        b"",
+        False,
+    ),
+    Case("1.0 to the end", b"HTTP/1.0 200 OK\r\n\r\nhello", 200, None, b"hello", False),
+    Case("1.0 with length", b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx", 200, 1, b"x", False),
+    Case(
+        "1.0 kept",
+        b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 1\r\n\r\nx",
+        200,
+        1,
+        b"x",
+        True,
+    ),
+    Case("HEAD with length", OK + b"Content-Length: 5\r\n\r\n", 200, 0, b"", True, "HEAD"),
+    Case("HEAD with chunks", OK + b"Transfer-Encoding: chunked\r\n\r\n", 200, 0, b"", True, "HEAD"),
+    Case("204", b"HTTP/1.1 204 No Content\r\n\r\n", 204, 0, b"", True),
+    Case("304 with length", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", 304, 0, b"", True),
+    Case("100 before", b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\nx", 200, 1, b"x", True),
+    Case(
+        "103 and 102 before",
+        b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 102 P\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\nx",
+        200,
+        1,
+        b"x",
+        True,
+    ),
+    Case("no reason", b"HTTP/1.1 500\r\nContent-Length: 1\r\n\r\nx", 500, 1, b"x", True),
+    Case("empty reason", b"HTTP/1.1 429 \r\nContent-Length: 1\r\n\r\nx", 429, 1, b"x", True),
+    Case("reason in latin-1", b"HTTP/1.1 404 nicht da\xdf\r\nContent-Length: 1\r\n\r\nx", 404, 1, b"x", True),
+    Case("more than the answer", OK + b"Content-Length: 1\r\n\r\nxHTTP/1.1 200", 200, 1, b"x", False),
+    Case("more than the chunks", OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nx", 200, None, b"", False),
+    Case("body to HEAD", OK + b"Content-Length: 5\r\n\r\nhello", 200, 0, b"", False, "HEAD"),
+    Case("body of 204", b"HTTP/1.1 204 No Content\r\n\r\nhello", 204, 0, b"", False),
+]
+
+
+@pytest.mark.parametrize("case", ANSWERS, ids=[case.name for case in ANSWERS])
+def test_answer_is_read_and_the_connection_kept_by_the_rules(case: Case) -> None:
+    """How a body ends and whether another request may follow: RFC 9112 sections 6.3 and 9.3, case by case."""
+    with ScriptedServer(answer_and_close(case.answer)) as server:
+        connection = connect(server)
+        head, body = ask(connection, case.method)
+        assert (head.status, head.length, body) == (case.status, case.length, case.body)
+        assert connection.may_be_kept() == case.kept
+        connection.close()
+        assert not connection.may_be_kept()
+
+
+@pytest.mark.parametrize("case", ANSWERS, ids=[case.name for case in ANSWERS])
+def test_answer_cut_anywhere_reads_alike(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few bytes come at once, and wherever the first piece ends, the answer is the same."""
+    with ScriptedServer(answer_and_close(case.answer)) as server:
+        for size in range(1, len(case.answer)):
+            monkeypatch.setattr(connection_module, "_READ_BYTES", size)
+            connection = connect(server)
+            head, body = ask(connection, case.method)
+            assert (head.status, head.length, body) == (case.status, case.length, case.body)
+            assert case.kept <= connection.may_be_kept()  # what follows an answer may not have been read
+            connection.close()
+
+
+def test_headers_keep_order_repetition_and_bytes() -> None:
+    """Headers are given in order, repeated ones too, names in lower case, values without the blanks around them."""
+    script = answer(
+        OK + b"Set-Cookie: a=1\r\nX-B:\t v: w \t\r\nSET-COOKIE: b=2\r\nx-c:\r\nX-D: \xe4\r\nContent-Length: 0\r\n\r\n"
+    )
+    with ScriptedServer(script) as server:
+        connection = connect(server)
+        head, _ = ask(connection)
+        connection.close()
+    assert head.headers == [
+        ("set-cookie", "a=1"),
+        ("x-b", "v: w"),
+        ("set-cookie", "b=2"),
+        ("x-c", ""),
+        ("x-d", "\xe4"),
+        ("content-length", "0"),
+    ]
+
+
+def test_body_is_given_as_it_comes() -> None:
+    """Every piece of a stream is passed on before the next is sent, and none of them is empty."""
+    go = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(OK + b"transfer-encoding: chunked\r\n\r\n")
+        for word in (b"one", b"two"):
+            peer.send(b"3\r\n%s\r\n" % word)
+            assert go.wait(20)
+            go.clear()
+        peer.send(b"0\r\n\r\n")
+
+    with ScriptedServer(script) as server:
+        connection = connect(server)
+        connection.exchange(GET, "GET", PATIENT, time.monotonic() + 20)
+        words = []
+        for word in connection.body():
+            words.append(word)
+            go.set()
+        assert words == [b"one", b"two"]
+        assert connection.may_be_kept()
+        connection.close()
+
+
+def test_requests_follow_each_other_on_one_connection() -> None:
+    """After an answer of any kind that was read to its end, the next request goes out on the same connection."""
+    kept = [case for case in ANSWERS if case.kept]
+    with ScriptedServer(answer_each(*(case.answer for case in kept))) as server:
+        connection = connect(server)
+        for case in kept:
+            head, body = ask(connection, case.method)
+            assert (head.status, body) == (case.status, case.body)
+            assert connection.may_be_kept()
+            connection.used_before = True
+        connection.close()
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 5\r\n\r\nhel", b"transfer-encoding: chunked\r\n\r\n5\r\nhel"])
+def test_answer_that_was_not_read_to_its_end_spoils_the_connection(framing: bytes) -> None:
+    """What is left of an answer must never be taken for the beginning of the next one."""
+    with ScriptedServer(answer(OK + framing)) as server:
+        connection = connect(server)
+        connection.exchange(GET, "GET", PATIENT, time.monotonic() + 20)
+        assert not connection.may_be_kept()
+        body = connection.body()
+        assert next(body)
+        assert not connection.may_be_kept()
+        body.close()  # type: ignore[attr-defined]  # it is a generator
+        server.wait_done()
+
+
+# What was sent before the server hung up, and how the message ends then.
+BROKEN_OFF = [
+    ("nothing", b"", "before the head of the answer was complete"),
+    ("half a status line", b"HTTP/1.1 20", "before the head of the answer was complete"),
+    ("half a head", OK + b"Content-Length: 5\r\n", "before the head of the answer was complete"),
+    ("100 only", b"HTTP/1.1 100 Continue\r\n\r\n", "before the head of the answer was complete"),
+    ("half a body", OK + b"Content-Length: 5\r\n\r\nhel", "2 bytes before the end of the answer"),
+    ("half a chunk", OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhel", "before the last chunk of the answer"),
+    ("no last chunk", OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", "before the last chunk of the answer"),
+    ("no end of it", OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", "before the last chunk of the answer"),
+]
+BROKEN_OFF_IDS = [name for name, _, _ in BROKEN_OFF]
+
+
+@pytest.mark.parametrize(("sent", "why"), [(sent, why) for _, sent, why in BROKEN_OFF], ids=BROKEN_OFF_IDS)
+@pytest.mark.parametrize("used", [False, True])
+def test_answer_that_breaks_off_is_broken(sent: bytes, why: str, used: bool) -> None:
+    """A server that hangs up in the midst of an answer answered nothing; sent again is only what had no byte of one."""
+    if used and not sent:
+        assert failure(answer_and_close(), ConnectionClosedUnanswered, used=True) == ""
+    else:
+        assert failure(answer_and_close(sent), UpstreamBroken, used=used).endswith(why)
+
+
+@pytest.mark.parametrize("sent", [sent for _, sent, _ in BROKEN_OFF] + [OK + b"\r\nhello"])
+@pytest.mark.parametrize("used", [False, True])
+def test_answer_that_is_reset_is_broken(sent: bytes, used: bool) -> None:
+    """The same for RST, and a body that goes to the end of the connection does not end there."""
+    error = ConnectionClosedUnanswered if used and not sent else UpstreamBroken
+    failure(answer_and_reset(sent), error, used=used)
+
+
+NO_HTTP = {
+    "TE and CL": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "CL and TE": OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "lengths in one field": OK + b"Content-Length: 5, 5\r\n\r\nhello",
+    "negative length": OK + b"Content-Length: -5\r\n\r\n",
+    "length with plus": OK + b"Content-Length: +5\r\n\r\nhello",
+    "length in hex": OK + b"Content-Length: 0x5\r\n\r\nhello",
+    "length with underscore": OK + b"Content-Length: 1_0\r\n\r\n0123456789",
+    "length in other digits": OK + b"Content-Length: \xb2\r\n\r\nhe",
+    "empty length": OK + b"Content-Length:\r\n\r\n",
+    "endless length": OK + b"Content-Length: 1000000000000000000\r\n\r\n",
+    "TE gzip": OK + b"Transfer-Encoding: gzip\r\n\r\n",
+    "TE gzip, chunked": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "TE chunked twice": OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "TE xchunked": OK + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "TE empty": OK + b"Transfer-Encoding:\r\n\r\n",
+    "TE in 1.0": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "folded": OK + b"X-A: a\r\n b\r\n\r\n",
+    "folded first": OK + b" X-A: a\r\n\r\n",
+    "blank before colon": OK + b"Content-Length : 0\r\n\r\n",
+    "no colon": OK + b"Content-Length\r\n\r\n",
+    "no name": OK + b": a\r\n\r\n",
+    "name not ASCII": OK + b"X-\xe4: a\r\n\r\n",
+    "NUL in value": OK + b"X-A: a\x00b\r\n\r\n",
+    "NUL in name": OK + b"X-\x00A: b\r\n\r\n",
+    "DEL in value": OK + b"X-A: a\x7fb\r\n\r\n",
+    "bare CR": OK + b"X-A: a\rb\r\n\r\n",
+    "bare LF": OK + b"X-A: a\nX-B: b\r\n\r\n",
+    "bare LF after status": b"HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n",
+    "no status line": b"hello\r\n\r\n",
+    "nothing but an end": b"\r\n\r\n",
+    "line before": b"\r\n" + EMPTY,
+    "HTTP/2": b"HTTP/2 200\r\n\r\n",
+    "HTTP/1.2": b"HTTP/1.2 200 OK\r\n\r\n",
+    "http": b"http/1.1 200 OK\r\n\r\n",
+    "status of two digits": b"HTTP/1.1 20 OK\r\n\r\n",
+    "status of four digits": b"HTTP/1.1 2000 OK\r\n\r\n",
+    "status 600": b"HTTP/1.1 600 OK\r\n\r\n",
+    "status 099": b"HTTP/1.1 099 OK\r\n\r\n",
+    "two blanks": b"HTTP/1.1  200 OK\r\n\r\n",
+    "NUL in reason": b"HTTP/1.1 200 O\x00K\r\n\r\n",
+    "101": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+    "bad 100": b"HTTP/1.1 100 Continue\r\nX-A : a\r\n\r\n" + EMPTY,
+    "bad chunk": OK + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "bad chunk later": OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n-1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", NO_HTTP.values(), ids=NO_HTTP)
+@pytest.mark.parametrize("used", [False, True])
+def test_what_is_not_exactly_http_is_refused(sent: bytes, used: bool) -> None:
+    """An answer that another reader might read otherwise is none, and the server is hung up on."""
+    failure(answer(sent), UpstreamBroken, used=used)
+
+
+def head_of(length: int) -> bytes:
+    """A head of so many bytes, without its end."""
+    head = OK + b"Content-Length: 0\r\nX-Long: "
+    return head + b"a" * (length - len(head))
+
+
+@pytest.mark.parametrize("size", [1 << 16, 1 << 10, 65_537, 1 << 20])
+def test_head_of_64_kib_is_read_and_no_longer_one(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The greatest head is read and one byte more refused, whether its end has come or not, however it is cut."""
+    monkeypatch.setattr(connection_module, "_READ_BYTES", size)
+    with ScriptedServer(answer(head_of(MAX_HEAD) + b"\r\n\r\n")) as server:
+        connection = connect(server)
+        assert ask(connection)[0].status == 200
+        connection.close()
+    for sent in (head_of(MAX_HEAD + 1) + b"\r\n\r\n", head_of(MAX_HEAD + 4), OK * MAX_HEAD):
+        assert "longer than 65536 bytes" in failure(answer(sent), UpstreamBroken)
+
+
+# Sent in answer, the one time that is short, and the message.
+WAITS = [
+    ("first byte", b"", "first_byte_s", "no first byte of an answer within 0.05 s"),
+    ("first byte after 100", b"HTTP/1.1 100 C\r\n\r\n", "first_byte_s", "no first byte of an answer within 0.05 s"),
+    ("rest of the head", b"HTTP/1.1", "idle_s", "nothing more of the head of the answer within 0.05 s"),
+    ("first piece", OK + b"content-length: 9\r\n\r\n", "idle_s", "nothing more of the answer within 0.05 s"),
+    ("rest of a body", OK + b"content-length: 9\r\n\r\nx", "idle_s", "nothing more of the answer within 0.05 s"),
+    ("rest of a stream", OK + b"\r\nx", "idle_s", "nothing more of the answer within 0.05 s"),
+    (
+        "rest of a chunk",
+        OK + b"transfer-encoding: chunked\r\n\r\n9\r\nx",
+        "idle_s",
+        "nothing more of the answer within 0.05 s",
+    ),
+    ("all, no byte", b"", "total_s", "not done within 0.05 s in total"),
+    ("all, half a head", b"HTTP/1.1", "total_s", "not done within 0.05 s in total"),
+    ("all, half a body", OK + b"\r\nx", "total_s", "not done within 0.05 s in total"),
+    (
+        "all, half a chunk",
+        OK + b"transfer-encoding: chunked\r\n\r\n9\r\nx",
+        "total_s",
+        "not done within 0.05 s in total",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("sent", "which", "message"),
+    [(sent, which, message) for _, sent, which, message in WAITS],
+    ids=[w[0] for w in WAITS],
+)
+@pytest.mark.parametrize("used", [False, True])
+def test_every_wait_has_its_own_time(sent: bytes, which: str, message: str, used: bool) -> None:
+    """A server that says nothing more is waited for as long as that step may take, and then hung up on."""
+    assert failure(answer(sent), UpstreamTimeout, timeouts=patience(**{which: 0.05}), used=used) == message
+
+
+@pytest.mark.parametrize("head", [OK, OK + b"\r\n", OK + b"transfer-encoding: chunked\r\n\r\n"])
+def test_answer_that_never_ends_is_cut_off(head: bytes) -> None:
+    """A server that goes on for ever is never idle, but the time in total runs out all the same."""
+    piece = b"1\r\nx\r\n" if b"chunked" in head else b"HTTP/1.1 100 C\r\n\r\n" if head == OK else b"x"
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        if head != OK:
+            peer.send(head)
+        peer.send_until_hung_up(piece)
+
+    assert "in total" in failure(script, UpstreamTimeout, timeouts=patience(total_s=0.2))
+
+
+@pytest.mark.parametrize("which", ["idle_s", "total_s"])
+@pytest.mark.parametrize("used", [False, True])
+def test_request_that_is_not_taken_is_given_up(which: str, used: bool) -> None:
+    """A server that stops reading the request is not written to for ever; it may have begun, so nothing is repeated."""
+    stop = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        assert stop.wait(20)
+
+    with ScriptedServer(script) as server:
+        connection = connect(server)
+        connection.used_before = used
+        with pytest.raises(UpstreamTimeout, match="not taken within" if which == "idle_s" else "in total"):
+            ask(connection, "POST", LONG_REQUEST, patience(**{which: 0.1}))
+        stop.set()
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_answer_to_half_a_request_is_read(used: bool) -> None:
+    """A server may refuse a long body at its head and hang up; its answer counts, not that the rest found no taker."""
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(b"HTTP/1.1 413 Too Long\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlong")
+        peer.close()
+
+    with ScriptedServer(script) as server:
+        connection = connect(server)
+        connection.used_before = used
+        head, body = ask(connection, "POST", LONG_REQUEST)
+        assert (head.status, body) == (413, b"long")
+        assert not connection.may_be_kept()
+        connection.close()
+
+
+@pytest.mark.parametrize(("used", "error"), [(False, UpstreamBroken), (True, ConnectionClosedUnanswered)])
+def test_server_that_resets_half_a_request_has_not_answered(used: bool, error: type[Exception]) -> None:
+    """A request that could not be sent to its end and has no answer is an answer that broke off before it began."""
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.reset()
+
+    failure(script, error, request=LONG_REQUEST, used=used)
+
+
+def test_idle_connection_is_quiet_until_the_server_does_anything() -> None:
+    """What an idle connection has to say can only be its end or an answer to nothing: it is of no use then."""
+    for last_words in (b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"):
+        go, done = threading.Event(), threading.Event()
+
+        def script(peer: Peer) -> None:
+            answer(EMPTY)(peer)
+            assert go.wait(20)
+            if last_words:
+                peer.send(last_words)
+            else:
+                peer.close()
+            done.set()
+
+        with ScriptedServer(script) as server:
+            connection = connect(server)
+            ask(connection)
+            assert connection.is_quiet()
+            go.set()
+            assert done.wait(20)
+            assert not connection.is_quiet()
+            connection.close()
+            connection.close()
+
+
+def test_refused_connection_is_unreachable() -> None:
+    """Where nobody listens, nobody has seen the request: that must be known for sure, or it can't be sent elsewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(UpstreamUnreachable, match=rf"127\.0\.0\.1:{port}: .*refused"):
+        Connection(Address("127.0.0.1", port), PATIENT, time.monotonic() + 20)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "two..dots.invalid", f"{'x' * 64}.invalid", "\udcff.invalid"])
+def test_name_without_an_address_is_unreachable(host: str) -> None:
+    """A name that can't be resolved, or is none at all, is a server out of reach and no fault of the router's."""
+    with pytest.raises(UpstreamUnreachable):
+        Connection(Address(host, 1), PATIENT, time.monotonic() + 20)
+
+
+@pytest.mark.parametrize("which", ["connect_s", "total_s"])
+def test_connecting_takes_no_longer_than_it_may(which: str) -> None:
+    """A server that accepts no more connections is out of reach after connect_s, or when the time in total runs out."""
+    timeouts = patience(**{which: 0.1})
+    listener = socket.socket()
+    waiting = []
+    with listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):  # Linux lets one more than the backlog wait; the next one's SYN gets no answer
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(listener.getsockname())
+        with pytest.raises(UpstreamUnreachable, match=r"not connected within 0\.[01]"):
+            Connection(Address(*listener.getsockname()), timeouts, time.monotonic() + timeouts.total_s)
+        for sock in waiting:
+            sock.close()
+
+
+def test_looking_up_a_name_counts_as_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver has no time limit of its own, and every address is tried in turn: connect_s bounds it all together."""
+    monkeypatch.setattr(socket, "create_connection", lambda *_: gevent.sleep(60))
+    with gevent.Timeout(20), pytest.raises(UpstreamUnreachable, match=r"x:1: not connected within 0\.05 s"):
+        Connection(Address("x", 1), patience(connect_s=0.05), time.monotonic() + 20)
+
+
+def test_nothing_is_begun_when_no_time_is_left() -> None:
+    """With the time in total used up by earlier attempts, the server is neither connected to nor asked."""
+    with ScriptedServer(answer(EMPTY)) as server:
+        with pytest.raises(UpstreamTimeout, match="in total"):
+            Connection(Address(server.host, server.port), PATIENT, time.monotonic())
+        server.wait_done()
+        assert server.connections == 0
+        connection = connect(server)
+        with pytest.raises(UpstreamTimeout, match="in total"):
+            connection.exchange(GET, "GET", PATIENT, time.monotonic())
+        with pytest.raises(AssertionError, match="before its request was complete"):
+            server.wait_done()
+        server.forgive()
+
+
+def test_client_that_goes_away_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is thrown into a wait for the model server, it is hung up on, so that it stops working for nobody."""
+
+    def gone(*_: object) -> bytes:
+        raise ClientGone
+
+    with ScriptedServer(answer(OK + b"\r\nx"), answer(OK + b"\r\nx")) as server:
+        connection = connect(server)
+        connection.exchange(GET, "GET", PATIENT, time.monotonic() + 20)
+        body = connection.body()
+        assert next(body) == b"x"
+        monkeypatch.setattr(Connection, "_receive", gone)
+        with pytest.raises(ClientGone):
+            next(body)
+        server.wait_done()
+        other = connect(server)
+        with pytest.raises(ClientGone):
+            ask(other)
+        server.wait_done()
+        assert not other.may_be_kept()
+
+
+def test_ipv6_server_is_reached_and_named_in_brackets() -> None:
+    """IPv6 addresses work as others do, and a message never blends address and port."""
+    try:
+        server = ScriptedServer(answer(EMPTY), host="::1")
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with server:
+        connection = connect(server)
+        assert ask(connection)[0].status == 200
+        connection.close()
+    with pytest.raises(UpstreamUnreachable, match=rf"^\[::1\]:{server.port}: "):
+        connect(server)
+
+
+class Certificates(NamedTuple):
+    """Files of two authorities, and what a server has of the first: for `localhost` and 127.0.0.1, and another."""
+
+    authority: Path
+    stranger: Path
+    good: ssl.SSLContext
+    misnamed: ssl.SSLContext
+
+
+Key = ec.EllipticCurvePrivateKey
+
+
+def certificate(
+    name: str, hosts: list[x509.GeneralName], issuer: tuple[x509.Certificate, Key] | None = None
+) -> tuple[x509.Certificate, Key]:
+    """A certificate for these hosts, or for an authority if there are none, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    signing = issuer[1] if issuer else key
+    now = dt.datetime.now(dt.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer[0].subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=not hosts, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False)
+    )
+    if hosts:
+        builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+    else:
+        usage = x509.KeyUsage(
+            digital_signature=False,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=True,
+            crl_sign=True,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        builder = builder.add_extension(usage, critical=True)
+    return builder.sign(signing, hashes.SHA256()), key
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Made anew for every run, valid for a day."""
+    folder = tmp_path_factory.mktemp("certificates")
+    pem, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
+
+    def write(name: str, made: tuple[x509.Certificate, Key]) -> Path:
+        path = folder / f"{name}.pem"
+        key = made[1].private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password)
+        path.write_bytes(made[0].public_bytes(pem) + key)
+        return path
+
+    def context(path: Path) -> ssl.SSLContext:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.load_cert_chain(path)
+        return made
+
+    authority = certificate("authority", [])
+    local: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    return Certificates(
+        write("authority", authority),
+        write("stranger", certificate("stranger", [])),
+        context(write("good", certificate("good", local, authority))),
+        context(write("misnamed", certificate("misnamed", [x509.DNSName("elsewhere.test")], authority))),
+    )
+
+
+@pytest.fixture
+def trusting(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Iterator[Certificates]:
+    """The authority is trusted, as operators do it: by SSL_CERT_FILE."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+    connection_module._tls_context.cache_clear()
+    yield certificates
+    connection_module._tls_context.cache_clear()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_tls_carries_requests_and_is_kept(trusting: Certificates, host: str) -> None:
+    """Over TLS everything is as without, and tickets after the handshake don't make a connection look ended."""
+    with ScriptedServer(answer_each(*[OK + b"content-length: 5\r\n\r\nhello"] * 3), tls=trusting.good) as server:
+        connection = connect(server, host=host, tls=True)
+        for _ in range(3):
+            head, body = ask(connection)
+            assert (head.status, body) == (200, b"hello")
+            assert connection.may_be_kept()
+            assert connection.is_quiet()
+        connection.close()
+    assert server.connections == 1
+
+
+def test_wrong_host_name_is_unreachable(trusting: Certificates) -> None:
+    """A certificate for another host is no proof of being the model server: it sees no request."""
+    with ScriptedServer(answer(EMPTY), tls=trusting.misnamed) as server:
+        with pytest.raises(UpstreamUnreachable, match=r"localhost:\d+: .*Hostname mismatch.*'localhost'"):
+            connect(server, host="localhost", tls=True)
+        server.wait_done()
+    assert not server.seen
+
+
+def test_unknown_authority_is_unreachable(trusting: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a certificate that nobody we trust has signed."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusting.stranger))
+    with ScriptedServer(answer(EMPTY), tls=trusting.good) as server:
+        with pytest.raises(UpstreamUnreachable, match="unable to get local issuer certificate"):
+            connect(server, host="localhost", tls=True)
+        server.wait_done()
+    assert not server.seen
+
+
+def test_tls_to_a_plain_server_is_unreachable(trusting: Certificates) -> None:
+    """A server that doesn't speak TLS is out of reach, and one that says nothing is so after connect_s."""
+    with ScriptedServer(lambda peer: peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
+        with pytest.raises(UpstreamUnreachable, match="SSL"):
+            connect(server, tls=True)
+        server.wait_done()
+    with ScriptedServer(lambda _: None) as server:
+        with pytest.raises(UpstreamUnreachable, match=r"not connected within 0\.1 s"):
+            connect(server, patience(connect_s=0.1), tls=True)
+        server.wait_done()
+
+
+def test_client_that_goes_away_during_the_handshake_closes_the_connection(
+    trusting: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket is closed whatever interrupts the handshake, at once and not when somebody collects the garbage."""
+
+    def gone(*_: object) -> None:
+        raise ClientGone
+
+    monkeypatch.setattr(ssl.SSLSocket, "do_handshake", gone)
+    with ScriptedServer(lambda _: None) as server:
+        with pytest.raises(ClientGone) as caught:
+            connect(server, tls=True)
+        server.wait_done()
+        assert caught.traceback  # which holds on to the socket until here
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_end_that_tls_did_not_announce_is_none(trusting: Certificates, announced: bool) -> None:
+    """A body that goes to the end of the connection is whole only if TLS says that it is the end (RFC 9112, 9.8)."""
+
+    def script(peer: Peer) -> None:
+        answer(OK + b"\r\nhello")(peer)
+        if announced:
+            peer.say_goodbye()
+        else:
+            peer.close()
+
+    with ScriptedServer(script, tls=trusting.good) as server:
+        connection = connect(server, tls=True)
+        if announced:
+            assert ask(connection)[1] == b"hello"
+            connection.close()
+        else:
+            with pytest.raises(UpstreamBroken):
+                ask(connection)
+
+
+@pytest.mark.parametrize("goodbye", [Peer.say_goodbye, Peer.close, Peer.reset])
+def test_tls_connection_that_was_closed_while_idle_is_told_apart(trusting: Certificates, goodbye: Script) -> None:
+    """An idle TLS connection that ends, in whichever way, left the request unanswered."""
+
+    def script(peer: Peer) -> None:
+        answer_each(EMPTY, b"")(peer)
+        goodbye(peer)
+
+    with ScriptedServer(script, tls=trusting.good) as server:
+        connection = connect(server, tls=True)
+        ask(connection)
+        connection.used_before = True
+        with pytest.raises(ConnectionClosedUnanswered):
+            ask(connection)
+
+
+def test_errors_are_upstream_errors() -> None:
+    """Everything that a caller must map to a status has one root; a stale connection is no failure and hasn't."""
+    assert all(issubclass(error, UpstreamError) for error in (UpstreamBroken, UpstreamTimeout, UpstreamUnreachable))
+    assert not issubclass(ConnectionClosedUnanswered, UpstreamError)

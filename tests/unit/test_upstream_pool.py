@@ -1,0 +1,324 @@
+"""The pool of connections to a model server: which are kept, which is taken, and what is sent a second time."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from app.routes import Timeouts
+from app.upstream import pool as pool_module
+from app.upstream.connection import Address
+from app.upstream.pool import Answer, Pool
+from tests.support.scripted_server import (
+    Peer,
+    Script,
+    ScriptedServer,
+    answer,
+    answer_and_close,
+    answer_and_reset,
+    answer_each,
+)
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+HELLO = OK + b"content-length: 5\r\n\r\nhello"
+CHUNKED_HELLO = OK + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+TIMEOUTS = Timeouts(connect_s=20, first_byte_s=20, idle_s=20, total_s=20)
+
+
+class Client:
+    """A pool of connections to a server, and how many of them were found stale."""
+
+    def __init__(self, server: ScriptedServer) -> None:
+        self.pool = Pool(Address(server.host, server.port))
+        self.stale = 0
+
+    def send(self, request: bytes = GET, timeouts: Timeouts = TIMEOUTS) -> Answer:
+        """The answer to a request, still to be read."""
+        return self.pool.send(request, "GET", timeouts, time.monotonic() + timeouts.total_s, self._count)
+
+    def ask(self) -> bytes:
+        """The body of the answer to a request, read and closed."""
+        taken = self.send()
+        body = b"".join(taken.body())
+        taken.close()
+        return body
+
+    def _count(self) -> None:
+        self.stale += 1
+
+
+def forever(peer: Peer) -> None:
+    """A script: answer every request, as long as the client is there."""
+    try:
+        while True:
+            answer(HELLO)(peer)
+    except (AssertionError, ConnectionError):
+        pass  # it hung up
+
+
+def connections_of(server: ScriptedServer) -> list[int]:
+    """Which connection each request came on."""
+    return [number for number, _ in server.seen]
+
+
+@pytest.mark.parametrize("sent", [HELLO, CHUNKED_HELLO])
+def test_connection_is_used_again(sent: bytes) -> None:
+    """One request after the other takes one connection in all."""
+    with ScriptedServer(answer_each(*[sent] * 5)) as server:
+        client = Client(server)
+        assert [client.ask() for _ in range(5)] == [b"hello"] * 5
+        client.pool.close()
+    assert server.connections == 1
+    assert client.stale == 0
+
+
+def test_one_used_last_is_used_next() -> None:
+    """The most recent connection is the least likely to be stale, and lets the others grow old and be closed."""
+    with ScriptedServer(forever) as server:
+        client = Client(server)
+        answers = [client.send() for _ in range(3)]
+        for at in (0, 2, 1):
+            assert b"".join(answers[at].body()) == b"hello"
+            answers[at].close()
+        for _ in range(3):
+            client.ask()
+        held = [client.send() for _ in range(3)]
+        assert connections_of(server) == [0, 1, 2, 1, 1, 1, 1, 2, 0]
+        for each in held:
+            each.close()
+        client.pool.close()
+
+
+def test_no_more_are_kept_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst leaves no more than MAX_IDLE connections behind."""
+    monkeypatch.setattr(pool_module, "MAX_IDLE", 2)
+    with ScriptedServer(answer_each(HELLO, HELLO), answer_each(HELLO, HELLO), answer(HELLO), forever) as server:
+        client = Client(server)
+        answers = [client.send() for _ in range(3)]
+        for each in answers:
+            assert b"".join(each.body()) == b"hello"
+            each.close()
+        held = [client.send() for _ in range(3)]
+        assert connections_of(server) == [0, 1, 2, 1, 0, 3]
+        for each in held:
+            each.close()
+        client.pool.close()
+
+
+def test_old_ones_are_closed_and_younger_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections idle for longer than MAX_IDLE_S are closed when pruned or when the next is taken; others are not."""
+    now = 1000.0
+    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: now))
+    with ScriptedServer(forever) as server:
+        client = Client(server)
+        first, second = client.send(), client.send()
+        for each in (first, second):
+            assert b"".join(each.body()) == b"hello"
+            each.close()
+            now += pool_module.MAX_IDLE_S * 0.75
+        client.pool.prune()  # the first is 1.5 times too old, the second is not
+        held = [client.send(), client.send()]
+        assert connections_of(server) == [0, 1, 1, 2]
+        for each in held:
+            assert b"".join(each.body()) == b"hello"
+            each.close()
+        now += pool_module.MAX_IDLE_S
+        client.ask()  # just as old as they may be
+        assert connections_of(server)[-1] == 2
+        now += pool_module.MAX_IDLE_S + 1
+        client.ask()
+        assert connections_of(server)[-1] == 3
+        now += pool_module.MAX_IDLE_S + 1
+        client.pool.prune()
+        server.wait_done()
+
+
+@pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n"])
+def test_connection_that_ended_while_idle_is_not_used(last_words: bytes) -> None:
+    """A connection that its server closed, or spoke on unasked, is replaced before anything is sent on it."""
+    go, done = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        answer(HELLO)(peer)
+        assert go.wait(20)
+        if last_words:
+            peer.send(last_words)
+        else:
+            peer.close()
+        done.set()
+
+    with ScriptedServer(script, answer(HELLO)) as server:
+        client = Client(server)
+        assert client.ask() == b"hello"
+        go.set()
+        assert done.wait(20)
+        assert client.ask() == b"hello"
+        client.pool.close()
+    assert connections_of(server) == [0, 1]
+    assert client.stale == 0
+
+
+def then(first: Script, second: Script) -> Script:
+    """A script: the first, and then the second."""
+
+    def script(peer: Peer) -> None:
+        first(peer)
+        second(peer)
+
+    return script
+
+
+@pytest.mark.parametrize("hang_up", [answer_and_close(), answer_and_reset()], ids=["FIN", "RST"])
+def test_request_on_a_connection_that_ends_unanswered_is_sent_once_more(hang_up: Script) -> None:
+    """A server may close an idle connection just as a request comes: it is sent on a fresh one, and that is counted."""
+    with ScriptedServer(then(answer(HELLO), hang_up), answer(HELLO)) as server:
+        client = Client(server)
+        assert [client.ask(), client.ask()] == [b"hello", b"hello"]
+        assert client.stale == 1
+        client.pool.close()
+    assert connections_of(server) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("hang_up", [answer_and_close(), answer_and_reset()], ids=["FIN", "RST"])
+def test_request_is_not_sent_a_third_time(hang_up: Script) -> None:
+    """Two idle connections and a fresh one, all closed unanswered: only the fresh one follows the first, then it ends."""
+    broken = then(answer(HELLO), hang_up)
+    with ScriptedServer(broken, forever, hang_up) as server:
+        client = Client(server)
+        first, second = client.send(), client.send()
+        for each in (second, first):
+            assert b"".join(each.body()) == b"hello"
+            each.close()
+        with pytest.raises(UpstreamBroken):
+            client.ask()
+        assert client.stale == 1
+        client.pool.close()
+    assert connections_of(server) == [0, 1, 0, 2]
+
+
+@pytest.mark.parametrize("hang_up", [answer_and_close(), answer_and_reset()], ids=["FIN", "RST"])
+def test_request_on_a_fresh_connection_is_sent_once(hang_up: Script) -> None:
+    """A server that took a fresh connection and hangs up may have begun to work: nothing is repeated."""
+    with ScriptedServer(hang_up) as server:
+        client = Client(server)
+        with pytest.raises(UpstreamBroken):
+            client.ask()
+        assert client.stale == 0
+    assert connections_of(server) == [0]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"H", OK, b"HTTP/1.1 100 Continue\r\n\r\n", OK + b"content-length: 5\r\n\r\nhell"],
+    ids=["byte", "half a head", "100", "half a body"],
+)
+def test_request_whose_answer_began_is_not_sent_again(sent: bytes) -> None:
+    """A byte of an answer, be it to say that the request goes on, shows that the server saw it: it is not repeated."""
+    with ScriptedServer(then(answer(HELLO), answer_and_close(sent)), forever) as server:
+        client = Client(server)
+        client.ask()
+        with pytest.raises(UpstreamBroken):
+            client.ask()
+        assert client.stale == 0
+    assert connections_of(server) == [0, 0]
+
+
+def test_request_that_ran_out_of_time_is_not_sent_again() -> None:
+    """A server that is silent on a connection used before may be at work: the time is out, and nothing is repeated."""
+    with ScriptedServer(answer_each(HELLO, b""), forever) as server:
+        client = Client(server)
+        client.ask()
+        with pytest.raises(UpstreamTimeout):
+            client.send(timeouts=Timeouts(first_byte_s=0.05))
+        assert client.stale == 0
+    assert connections_of(server) == [0, 0]
+
+
+def test_early_answer_on_a_connection_used_before_counts() -> None:
+    """A long body refused at its head is refused, on a connection used before as well: it is not sent a second time."""
+    body = b"x" * (32 << 20)
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+
+    def refuse(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(b"HTTP/1.1 413 Too Long\r\ncontent-length: 4\r\n\r\nlong")
+        peer.close()
+
+    with ScriptedServer(then(answer(HELLO), refuse), forever) as server:
+        client = Client(server)
+        client.ask()
+        refused = client.send(request)
+        assert (refused.head.status, b"".join(refused.body())) == (413, b"long")
+        refused.close()
+        assert client.ask() == b"hello"  # although the server didn't say so, that connection is of no use any more
+        assert client.stale == 0
+        client.pool.close()
+    assert connections_of(server) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("sent", [OK + b"content-length: 5\r\n\r\nhel", OK + b"transfer-encoding: chunked\r\n\r\n"])
+@pytest.mark.parametrize("read_some", [False, True])
+def test_answer_closed_unread_hangs_up(sent: bytes, read_some: bool) -> None:
+    """Who wants no more of an answer tells the server so: the connection is closed, and used for nothing else."""
+    sent += b"5\r\nhello\r\n" if b"chunked" in sent else b""
+    with ScriptedServer(answer(sent), answer(HELLO)) as server:
+        client = Client(server)
+        unread = client.send()
+        body = unread.body()
+        if read_some:
+            assert next(body)
+        unread.close()
+        unread.close()
+        server.wait_done()
+        assert client.ask() == b"hello"
+        client.pool.close()
+    assert connections_of(server) == [0, 1]
+
+
+def test_connection_is_given_back_once() -> None:
+    """An answer that is closed twice gives its connection back once, or two requests would share it."""
+    with ScriptedServer(forever) as server:
+        client = Client(server)
+        first = client.send()
+        assert b"".join(first.body()) == b"hello"
+        first.close()
+        first.close()
+        held = [client.send(), client.send()]
+        assert connections_of(server) == [0, 0, 1]
+        for each in held:
+            each.close()
+        client.pool.close()
+
+
+def test_connection_with_more_than_its_answer_is_not_kept() -> None:
+    """Bytes after an answer are not the answer to the next request."""
+    with ScriptedServer(answer(HELLO + HELLO), answer(CHUNKED_HELLO + b"x"), answer(HELLO)) as server:
+        client = Client(server)
+        assert [client.ask() for _ in range(3)] == [b"hello"] * 3
+        client.pool.close()
+    assert connections_of(server) == [0, 1, 2]
+
+
+def test_answer_that_says_close_is_the_last_of_its_connection() -> None:
+    """A server that announces to hang up is hung up on, and the next request goes elsewhere."""
+    with ScriptedServer(answer(OK + b"connection: close\r\ncontent-length: 5\r\n\r\nhello")) as server:
+        client = Client(server)
+        assert [client.ask(), client.ask()] == [b"hello", b"hello"]
+    assert connections_of(server) == [0, 1]
+
+
+def test_closed_pool_keeps_nothing() -> None:
+    """A pool that is closed hangs up on what is idle, and on what is still in use as soon as its answer was read."""
+    with ScriptedServer(forever) as server:
+        client = Client(server)
+        in_use = client.send()
+        client.ask()
+        client.pool.close()
+        assert b"".join(in_use.body()) == b"hello"
+        in_use.close()
+        server.wait_done()
+    with pytest.raises(UpstreamUnreachable):
+        client.ask()
