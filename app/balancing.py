@@ -26,6 +26,7 @@ class Choice(NamedTuple):
     turn: int = 0
     key: bytes = b""
     load_bound: float = 1.25
+    load_floor: int = 0
 
 
 def least_inflight(choice: Choice) -> int:
@@ -64,7 +65,8 @@ def prefix(choice: Choice) -> int:
         return least_inflight(choice)
     key = key_hash(choice.key)
     # Somebody has room: were all loads at the bound or over it, their sum would be more than it is.
-    bound = ceil(choice.load_bound * (sum(choice.loads) + 1) / len(choice.loads))
+    mean = (sum(choice.loads) + 1) / len(choice.loads)
+    bound = max(choice.load_floor, ceil(choice.load_bound * mean))
     room = (at for at, load in enumerate(choice.loads) if load < bound)
     return max(room, key=lambda at: _score(key, choice.ids[at]))
 

@@ -132,16 +132,17 @@ class Catalogue:
     def _build(self) -> None:
         self._generation, content = self._publication.read()
         document = msgspec.json.decode(content, type=Document)
-        endpoints = endpoints_of(document.routes)
+        endpoints, models = endpoints_of(document.routes), document.routes.models
         try:
             heads = {endpoint: _head(endpoint, self._source.credential(endpoint)) for endpoint in endpoints}
+            names = [*(endpoint.url for endpoint in endpoints), *(_counted_as(model) for model in models)]
+            self._places = self._shared.usage.places(names)
+        except KeyError:  # newer routes were published since, twice: their names have the places now
+            self._build()
+            return
         except RouterError as error:  # a credential's file went away just now; its return is a change, too
             _log.error("routes not taken by this worker", reason=str(error))
             return
-        models = document.routes.models
-        self._places = self._shared.usage.places(
-            [*(endpoint.url for endpoint in endpoints), *(_counted_as(model) for model in models)]
-        )
         pools = {url: self._pools.get(url) or Pool(address_of(url)) for url in {e.url for e in endpoints}}
         for url in self._pools.keys() - pools.keys():
             self._pools[url].close()

@@ -9,7 +9,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
     """Make the table for these limits, or adopt the one of the program before this (see SharedTable)."""
     return SharedTable(
         (*limiter.COLUMNS, *slots.COLUMNS, *drain.COLUMNS),
-        (*limiter.CELLS, *slots.CELLS, *usage.CELLS, *publication.CELLS, *leader.CELLS),
+        (*limiter.CELLS, *slots.CELLS, *publication.CELLS, *leader.CELLS),
         {
             **line.arrays(queue_size),
             **usage.ARRAYS,

@@ -95,10 +95,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     balancing: Policy = "least_inflight"
     session_header: HeaderName | None = None
     session_cookie: HeaderName | None = None
-    prefix_chars: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
-    """How much of the beginning of a prompt makes two requests alike, for `prefix`."""
+    prefix_bytes: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    """How much of the beginning of a prompt, as it is written in JSON, makes two requests alike, for `prefix`."""
     load_bound: Annotated[float, Meta(ge=1, le=100)] = 1.25
     """The largest load of an endpoint, as a multiple of the mean, for `prefix`."""
+    load_floor: Annotated[int, Meta(ge=0, le=1_000_000)] = 8
+    """So many requests are never too large a load, whatever the mean, for `prefix`."""
     retry_budget: Annotated[float, Meta(ge=0, le=1)] = 0.2
     """Retries of answered requests, as a share of all requests."""
     forward_credentials: bool = False

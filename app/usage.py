@@ -17,7 +17,6 @@ from app.shared import SLOTS, SharedTable, name_hash
 PLACES = 512
 """How many names can be counted at once: endpoints and models, of the present routes and the last ones."""
 ARRAYS = {"use": PLACES * SLOTS, "use_names": PLACES, "use_last": PLACES}
-CELLS: tuple[str, ...] = ()
 
 
 class Usage:

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from app.backends import Call, Headers, Inference, Reply
 from app.backends.simulated_openai import OpenAIServer
 from app.backends.simulated_v2 import V2Server
+from app.errors import ModelNotFound
 
 _BAD_BODY = (msgspec.MsgspecError, ValueError, RecursionError)
 _JSON = ("content-type", "application/json")
@@ -24,6 +25,7 @@ class SimulatedModel:
 
     def __init__(self, name: str, latency_s: float, token_s: float, versions: tuple[str, ...] = ("1",)) -> None:
         self.name = name
+        self._versions = versions
         self._latency_s = latency_s
         self._openai = OpenAIServer(name, latency_s, token_s)
         self._v2 = V2Server(name, latency_s, versions)
@@ -34,6 +36,10 @@ class SimulatedModel:
 
     def relay(self, call: Call) -> Reply:
         """Answer in the protocol of the path. Nothing in a call makes it raise: bad ones get a 400, 404 or 405."""
+        if call.rename is not None:
+            # The version that a header pins, where the path names none; an alias is only a name.
+            renamed, body = call.rename(self.name, None if not call.version else call.version)
+            call = call._replace(path=renamed, body=body)
         path = unquote(call.path.partition("?")[0])
         server = self._v2 if f"{path}/".startswith("/v2/") else self._openai
         found = server.find(path)
@@ -48,7 +54,8 @@ class SimulatedModel:
             return _reply(400, [_JSON], server.error(f"the body can't be used: {error}"))
 
     def unusable(self, version: str = "") -> None:
-        return None
+        if version and version not in self._versions:
+            raise ModelNotFound(f"{self.name} has no version {version!r}; it has {', '.join(self._versions)}")
 
 
 def _reply(status: int, headers: Headers, body: bytes | Generator[bytes, None, None]) -> Reply:

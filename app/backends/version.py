@@ -80,7 +80,9 @@ class Version:
             turn = self._turn[0] = (self._turn[0] + 1) % _TURNS
             loads = [usage.total(self.places[at]) for at in may]
             ids = [self._ids[at] for at in may]
-            chosen = self.endpoints[may[self._policy(Choice(ids, loads, turn, key, self.route.load_bound))]]
+            chosen = self.endpoints[
+                may[self._policy(Choice(ids, loads, turn, key, self.route.load_bound, self.route.load_floor))]
+            ]
             usage.add(chosen.place)
             probe = states.begin(chosen.place, now)
         return Attempt(self, chosen, probe)

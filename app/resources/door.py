@@ -78,7 +78,7 @@ def key_for(req: falcon.Request, served: Served, prompt: bytes) -> bytes:
     """What the model's balancing policy keeps together. `prompt` may be in any form that is always the same."""
     route = served.route
     if route.balancing == "prefix":
-        return prompt[: route.prefix_chars]
+        return prompt[: route.prefix_bytes]
     if route.balancing == "session":
         header = req.get_header(route.session_header) if route.session_header else None
         cookies = req.get_cookie_values(route.session_cookie) if route.session_cookie and not header else None

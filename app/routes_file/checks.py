@@ -29,9 +29,13 @@ def _claim(source: Source, taken: dict[str, str], name: str, path: Path) -> None
 
 def _check_model(source: Source, model: Model, path: Path) -> None:
     taken: dict[str, str] = {}
+    if model.protocol == "v2" and any("/" in name for name in (model.name, *model.aliases)):
+        raise source.error(path, "is asked for by a path of v2: no name of it may hold a slash")
     for index, version in enumerate(model.versions):
         where = (*path, "versions", index)
         _claim(source, taken, version.name, (*where, "name"))
+        if model.forward_credentials and any(e.credential_env or e.credential_file for e in version.endpoints):
+            raise source.error((*path, "forward_credentials"), "must not be true where an endpoint has a credential")
         if model.protocol == "simulated":
             if version.endpoints:
                 raise source.error((*where, "endpoints"), "must not be there: a simulated model has none")

@@ -307,7 +307,7 @@ def test_keys_stay_with_their_endpoint(start: Start, serve: Serve, routes: Calla
         reply.send(200, b"{}", X_Port=seen.headers["host"])
 
     upstreams = [serve(name) for _ in range(3)]
-    more = {"session_header": "X-Session"} if balancing == "session" else {"prefix_chars": 40}
+    more = {"session_header": "X-Session"} if balancing == "session" else {"prefix_bytes": 40}
     path = routes({"name": "m", "balancing": balancing, "endpoints": [upstream.url for upstream in upstreams], **more})
     router = start(ROUTES_FILE=path, WEB_CONCURRENCY=3)
     went: dict[str, Counter[str]] = {}

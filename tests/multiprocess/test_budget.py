@@ -49,9 +49,11 @@ def test_reserve_lets_ten_failures_of_a_quiet_model_be_retried(parent: Parent) -
         assert not budget.take()
     budget.pay_in()
     assert [budget.take(), budget.take()] == [True, False]
-    for _ in range(1000):
-        budget.pay_in()
-    assert sum(budget.take() for _ in range(100)) == 10
+    for share in (0.2, 0.3):
+        budget = RetryBudget(parent.table, PLACE, share)
+        for _ in range(1000):
+            budget.pay_in()
+        assert sum(budget.take() for _ in range(100)) == 10
 
 
 def test_share_of_zero_allows_no_retry(parent: Parent) -> None:
@@ -97,6 +99,25 @@ def test_budget_is_exact_over_processes(parent: Parent) -> None:
     os.close(retried_write)
     most = 0.2 * 4 * each + RESERVE
     assert most - 1 <= retries <= most, "as nearly nothing was saved up, all that was paid in was used"
+
+
+def test_no_payment_and_no_retry_is_lost(parent: Parent) -> None:
+    """Four processes pay in and take out as much, as fast as they can: at the end as much is left as before."""
+    start, budget = Barrier(), RetryBudget(parent.table, PLACE, 1.0)
+    assert sum(budget.take() for _ in range(5)) == 5
+
+    def work(_door: Limiter) -> None:
+        start.arrive()
+        for _ in range(5000):
+            budget.pay_in()
+            assert budget.take()
+
+    for _ in range(4):
+        parent.fork(work)
+    start.wait_arrived(4)
+    start.lift(4)
+    parent.reap_all()
+    assert sum(budget.take() for _ in range(20)) == RESERVE - 5
 
 
 def test_last_of_the_budget_is_taken_once(parent: Parent) -> None:

@@ -4,6 +4,7 @@ import mmap
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from app import leader as leader_module
 from app.leader import LEASE_MS, Leader
 from app.limiter import Limiter
 from tests.support.forks import Barrier, Parent
+from tests.support.router import until
 
 
 class Clock:
@@ -115,6 +117,27 @@ def test_one_of_many_takes_a_lease_that_ran_out(workers: Workers, clock: Clock) 
     for _ in range(100):
         assert len(workers.ask()) == 1
         clock.advance(LEASE_MS)
+
+
+def test_lease_is_looked_at_and_taken_in_one_step(clock: Clock) -> None:
+    """Whoever asks while another takes the lease waits for that, and then sees that it doesn't lead."""
+    parent, asks = Parent(limit=1), Barrier()
+
+    def late(_: Limiter) -> None:
+        asks.arrive()
+        assert not Leader(parent.table).leads()
+
+    pid = parent.fork(late)
+    asks.wait_arrived(1)
+    with parent.table.lock:
+        asks.lift(1)
+        until(lambda: "futex" in Path(f"/proc/{pid}/wchan").read_text(), "the other waits for the lock")
+        parent.table.cell("leader_pid")[0] = os.getpid()
+        parent.table.cell("leader_until_ms")[0] = clock() + LEASE_MS
+    parent.reap_all()
+    assert Leader(parent.table).leads()
+    asks.close()
+    parent.close()
 
 
 def test_process_killed_inside_the_lock_stops_nobody(clock: Clock) -> None:

@@ -156,16 +156,18 @@ def test_other_processes_find_the_same_places(ledger: Ledger) -> None:
 
 
 def test_places_given_up_are_reused_last_and_the_oldest_first(ledger: Ledger) -> None:
-    """Unused places first; then those given up longest ago; never those of the routes that are published."""
-    oldest = ledger.publish(_names(0, PLACES - 3))
-    older = ledger.publish(_names(1000, 2))
-    assert set(older.values()).isdisjoint(oldest.values())
-    ledger.publish(_names(2000, 1))
-    taken = ledger.publish(_names(3000, PLACES - 4))
-    assert set(taken.values()) <= set(oldest.values())
-    left = set(oldest.values()) - set(taken.values())
-    last = ledger.publish(_names(4000, 3))
-    assert set(last.values()) == left | set(older.values())
+    """Unused places first; then those given up longest ago, wherever they lie; never those of the published routes."""
+    at = ledger.publish(_names(0, PLACES - 1))
+    ledger.publish(_names(0, 3))
+    ledger.publish(_names(1, 2))
+    ledger.publish(_names(2, 1))
+    unused = ledger.publish(_names(1000, 1))
+    assert set(unused.values()).isdisjoint(at.values())
+    taken = ledger.publish(_names(2000, PLACES - 4))
+    assert set(taken.values()) == {at[name] for name in _names(3, PLACES - 4)}
+    for n in range(3):
+        (place,) = ledger.publish(_names(3000 + n, 1)).values()
+        assert place == at[_names(n, 1)[0]]
 
 
 def test_place_where_somebody_is_counted_is_not_reused(ledger: Ledger) -> None:

@@ -30,10 +30,7 @@ class Peer:
     def read_head(self) -> bytes:
         """The head of a request, read to its end and noted; none of what follows unless it came along."""
         while b"\r\n\r\n" not in self._buffer:
-            data = self._sock.recv(1 << 16)
-            if not data:
-                raise AssertionError("the client hung up before its request was complete")
-            self._buffer += data
+            self._read()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         self._note(head)
         return head
@@ -44,9 +41,15 @@ class Peer:
         _, _, length = head.partition(b"content-length: ")
         left = int(length.partition(b"\r\n")[0] or b"0")
         while len(self._buffer) < left:
-            self._buffer += self._sock.recv(1 << 16)
+            self._read()
         body, self._buffer = self._buffer[:left], self._buffer[left:]
         return body
+
+    def _read(self) -> None:
+        data = self._sock.recv(1 << 16)
+        if not data:
+            raise AssertionError("the client hung up before its request was complete")
+        self._buffer += data
 
     def send(self, *pieces: bytes) -> None:
         """Send these pieces, each by itself; a client that hangs up meanwhile is none the less fine."""

@@ -170,3 +170,32 @@ def test_every_policy_can_be_routed_by(name: str) -> None:
     """The policies here are those that a routes file may name, and each can choose of one."""
     assert POLICIES[name](Choice(_ids(1), [7], 5, b"key")) == 0
     assert Model(name="m", versions=(Version(),)).balancing in POLICIES
+
+
+def test_few_requests_are_no_load() -> None:
+    """Up to the floor nobody is sent elsewhere, however small the mean; from there on the bound holds."""
+    ids, loads = _ids(4), [0] * 4
+    first = _ranking(b"x", ids)[0]
+    for sent in range(1, 13):
+        loads[prefix(Choice(ids, loads, key=b"x", load_floor=8))] += 1
+        assert loads[first] == min(sent, 8)
+
+
+def test_prefix_keeps_prompts_together_and_loads_bounded() -> None:
+    """12 requests in flight over 3 endpoints, by the defaults: at least 95 % go where their prompt's others went."""
+    route, chance = Model(name="m", versions=(Version(),)), random.Random(1)
+    ids, loads = _ids(3), [0] * 3
+    in_flight: list[int] = []
+    at_home = total = 0
+    for _ in range(20_000):
+        key = b"prompt %d" % chance.randrange(300)
+        if len(in_flight) == 12:
+            loads[in_flight.pop(chance.randrange(12))] -= 1
+        bound = max(route.load_floor, ceil(route.load_bound * (sum(loads) + 1) / 3))
+        at = prefix(Choice(ids, loads, 0, key, route.load_bound, route.load_floor))
+        loads[at] += 1
+        assert loads[at] <= bound
+        in_flight.append(at)
+        at_home += at == _ranking(key, ids)[0]
+        total += 1
+    assert at_home >= 0.95 * total

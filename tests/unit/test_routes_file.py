@@ -38,7 +38,7 @@ MEMBERS = [
     ("retry_budget = -0.1", ".retry_budget must be a number >= 0.0"),
     ("retry_budget = 1e300", ".retry_budget must be a finite number within 1e15"),
     ("load_bound = 0.5", ".load_bound must be a number >= 1.0"),
-    ("prefix_chars = 0", ".prefix_chars must be a whole number >= 1"),
+    ("prefix_bytes = 0", ".prefix_bytes must be a whole number >= 1"),
     ("forward_credentials = 1", ".forward_credentials must be true or false, not a whole number"),
     ('forward_credentials = "yes"', ".forward_credentials must be true or false, not text"),
     ('protocol = "grpc"', ".protocol must be one of openai, v2, simulated"),

@@ -44,6 +44,8 @@ MALFORMED = [
     b"5\r\nhello\r0\r\n\r\n",
     b"5\r\nhello!\r\n0\r\n\r\n",
     b"5\r\nhell\r\n0\r\n\r\n",
+    b"5\r\nhello!",  # wrong already, whatever may follow
+    b"5\r\nhello\r!",
     b"-5\r\nhello\r\n0\r\n\r\n",
     b"+5\r\nhello\r\n0\r\n\r\n",
     b"0x5\r\nhello\r\n0\r\n\r\n",

@@ -2,12 +2,14 @@
 
 import datetime as dt
 import ipaddress
+import itertools
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import gevent
@@ -182,7 +184,9 @@ def test_answer_cut_anywhere_reads_alike(case: Case, monkeypatch: pytest.MonkeyP
 def test_headers_keep_order_repetition_and_bytes() -> None:
     """Headers are given in order, repeated ones too, names in lower case, values without the blanks around them."""
     script = answer(
-        OK + b"Set-Cookie: a=1\r\nX-B:\t v: w \t\r\nSET-COOKIE: b=2\r\nx-c:\r\nX-D: \xe4\r\nContent-Length: 0\r\n\r\n"
+        OK
+        + b"Set-Cookie: a=1\r\nX-B:\t v: w \t\r\nSET-COOKIE: b=2\r\nx-c:\r\n"
+        + b"X-D: \xa0\xe4\x85\r\nContent-Length: 0\r\n\r\n"
     )
     with ScriptedServer(script) as server:
         connection = connect(server)
@@ -193,7 +197,7 @@ def test_headers_keep_order_repetition_and_bytes() -> None:
         ("x-b", "v: w"),
         ("set-cookie", "b=2"),
         ("x-c", ""),
-        ("x-d", "\xe4"),
+        ("x-d", "\xa0\xe4\x85"),
         ("content-length", "0"),
     ]
 
@@ -424,6 +428,21 @@ def test_request_that_is_not_taken_is_given_up(which: str, used: bool) -> None:
         with pytest.raises(UpstreamTimeout, match="not taken within" if which == "idle_s" else "in total"):
             ask(connection, "POST", LONG_REQUEST, patience(**{which: 0.1}))
         stop.set()
+
+
+def test_request_that_is_taken_in_small_pieces_has_its_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time in total is looked at before every piece of the request, or a slow reader could have it for ever."""
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(EMPTY)  # the rest is read until the client hangs up
+
+    with ScriptedServer(script) as server:
+        connection = connect(server)
+        seconds = itertools.count()
+        monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+        with pytest.raises(UpstreamTimeout, match="in total"):
+            connection.exchange(LONG_REQUEST, "POST", PATIENT, 3)
 
 
 @pytest.mark.parametrize("used", [False, True])

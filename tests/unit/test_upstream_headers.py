@@ -71,7 +71,7 @@ def test_request_without_headers_gets_ours_and_no_others() -> None:
 @pytest.mark.parametrize("name", PASSED)
 def test_header_passes_to_the_server(name: str) -> None:
     """End-to-end headers pass as they are, once."""
-    assert only(sent(**{variable(name): "Some, Value"}), name.lower()) == "Some, Value"
+    assert only(sent(False, **{variable(name): "Some, Value"}), name.lower()) == "Some, Value"
 
 
 @pytest.mark.parametrize("name", HOP_BY_HOP + REPLACED)
@@ -109,7 +109,7 @@ def test_connection_can_not_take_away_what_the_router_says() -> None:
 
 
 def test_address_of_the_client_is_appended() -> None:
-    """X-Forwarded-For goes on with whom the router heard from; without an address, as on a Unix socket, it's left out."""
+    """X-Forwarded-For goes on with the router's own peer, and is left out when that has no address."""
     assert (
         only(sent(x_forwarded_for="203.0.113.9, 198.51.100.2"), "x-forwarded-for")
         == "203.0.113.9, 198.51.100.2, 192.0.2.1"
@@ -206,11 +206,8 @@ def test_content_type_passes_if_given(given_type: str) -> None:
     headers = to_upstream(environ, "id", credentials=False)
     assert only(headers, "content-type") == given_type
     assert only(headers, "content-length") is None
-    for nothing in ({}, {"CONTENT_TYPE": ""}):
-        assert (
-            only(to_upstream({**environ, "CONTENT_TYPE": "", **nothing}, "id", credentials=False), "content-type")
-            is None
-        )
+    environ["CONTENT_TYPE"] = ""
+    assert only(to_upstream(environ, "id", credentials=False), "content-type") is None
     del environ["CONTENT_TYPE"]
     assert only(to_upstream(environ, "id", credentials=False), "content-type") is None
 

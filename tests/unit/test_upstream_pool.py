@@ -184,7 +184,7 @@ def test_request_on_a_connection_that_ends_unanswered_is_sent_once_more(hang_up:
 
 @pytest.mark.parametrize("hang_up", [answer_and_close(), answer_and_reset()], ids=["FIN", "RST"])
 def test_request_is_not_sent_a_third_time(hang_up: Script) -> None:
-    """Two idle connections and a fresh one, all closed unanswered: only the fresh one follows the first, then it ends."""
+    """When a stale connection's replacement hangs up too, that is it: no other idle connection is tried."""
     broken = then(answer(HELLO), hang_up)
     with ScriptedServer(broken, forever, hang_up) as server:
         client = Client(server)
