@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gevent
 import pytest
@@ -430,6 +430,13 @@ def test_request_that_is_not_taken_is_given_up(which: str, used: bool) -> None:
         stop.set()
 
 
+class SlowlyTaken(socket.socket):
+    """A socket of which the kernel never takes more than a little at once."""
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        return super().send(data[: 1 << 16], flags)
+
+
 def test_request_that_is_taken_in_small_pieces_has_its_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time in total is looked at before every piece of the request, or a slow reader could have it for ever."""
 
@@ -438,6 +445,8 @@ def test_request_that_is_taken_in_small_pieces_has_its_time_too(monkeypatch: pyt
         peer.send(EMPTY)  # the rest is read until the client hangs up
 
     with ScriptedServer(script) as server:
+        slowly = SlowlyTaken(fileno=socket.create_connection((server.host, server.port)).detach())
+        monkeypatch.setattr(socket, "create_connection", lambda *_: slowly)
         connection = connect(server)
         seconds = itertools.count()
         monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
