@@ -21,6 +21,7 @@ from typing import Any
 
 import gevent
 from gevent.monkey import get_original
+from gunicorn import util
 from gunicorn.http import wsgi
 
 from app import problem
@@ -51,10 +52,29 @@ class Connection:
         self.sock = sock
         self.state = State.IDLE
         self._since = time.monotonic()
+        self._arrivals: Any = None
+        self._stall_timeout_s = stall_timeout_s
         sock.settimeout(stall_timeout_s)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        descriptor: int = self.sock.fileno()
+        return descriptor
+
+    def arrivals(self) -> Any:
+        """An io watcher for what the client sends, for one user at a time, who stops it."""
+        if self._arrivals is None:
+            self._arrivals = gevent.get_hub().loop.io(self.sock.fileno(), 1)
+        return self._arrivals
+
+    def close(self) -> None:
+        """Close it, for good."""
+        if self._arrivals is not None:
+            self._arrivals.close()
+        util.close(self.sock)
 
     def enter(self, state: State) -> None:
         """It does something else from now on."""
@@ -81,6 +101,14 @@ class Connection:
         except (OSError, ValueError):
             pass  # the client was faster
 
+    def first_bytes(self, seconds: float) -> bytes:
+        """Wait idly for the first bytes of a request, b"" if the client leaves. Raises TimeoutError."""
+        sock = self.sock
+        sock.settimeout(seconds)
+        data: bytes = sock.recv(_READ_CHUNK)
+        sock.settimeout(self._stall_timeout_s)
+        return data
+
     def recv(self, size: int) -> bytes:
         """The next bytes of a request."""
         self.enter(State.READING)
@@ -90,19 +118,23 @@ class Connection:
 
     def sendall(self, data: bytes) -> None:
         """Send everything. The socket's own `sendall` would let the time run out although the client reads, slowly."""
-        sent = 0
+        sent = self._send(data)
         while sent < len(data):
             sent += self._send(memoryview(data)[sent:])
 
-    def _send(self, data: memoryview) -> int:
-        """Send some. The kernel takes more only when much was read, so a slow reader shows in what it still holds."""
-        held = self._unread_by_client()
+    def _send(self, data: bytes | memoryview) -> int:
+        """Send some, for as long as the client reads.
+
+        The kernel takes more only when much was read, so a slow reader shows in what it still holds. That is first
+        looked at when the time is up, so a client that reads nothing is cut off when it is up for the second time.
+        """
+        held: int | None = None
         while True:
             try:
                 sent: int = self.sock.send(data)
             except TimeoutError:
                 before, held = held, self._unread_by_client()
-                if held >= before:
+                if before is not None and held >= before:
                     raise
             else:
                 return sent

@@ -1,16 +1,25 @@
 """Noticing that a client went away while its request waits or is served, without having to write to it."""
 
 import select
-from typing import Any
+from typing import Any, Protocol
 
 from gevent import get_hub, getcurrent
 from gevent.monkey import get_original
 
 from app.errors import ClientGone
 
-_READ = 1
 _RECHECK_S = 0.5
 _poll = get_original("select", "poll")
+
+
+class Client(Protocol):
+    """The connection of a client."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+
+    def arrivals(self) -> Any:
+        """An io watcher of the event loop for its reading side, for one user at a time, who stops it."""
 
 
 class ClientWatch:
@@ -24,31 +33,31 @@ class ClientWatch:
     blocking calls is never interrupted. Stop the watch before the socket is closed or handed to the next request.
     """
 
-    __slots__ = ("_fd", "_greenlet", "_looks_by_time", "_watcher")
+    __slots__ = ("_client", "_greenlet", "_timer", "_watcher")
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._greenlet = getcurrent()
-        self._looks_by_time = False
-        self._watcher: Any = get_hub().loop.io(fd, _READ)
+        self._timer: Any = None
+        self._watcher: Any = client.arrivals()
         self._watcher.start(self._look)
 
     def stop(self) -> None:
         """End the watch; after this nothing is thrown. May be called again."""
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.stop()
-            watcher.close()
+        self._watcher.stop()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stop()
+            timer.close()
 
     def _look(self) -> None:
         poller = _poll()
-        poller.register(self._fd, select.POLLRDHUP)
+        poller.register(self._client.fileno(), select.POLLRDHUP)
         gone = poller.poll(0)
         if gone:
             self.stop()
             self._greenlet.throw(ClientGone("the client closed its connection"))
-        elif not self._looks_by_time:
-            self.stop()
-            self._looks_by_time = True
-            self._watcher = get_hub().loop.timer(_RECHECK_S, repeat=_RECHECK_S)
-            self._watcher.start(self._look)
+        elif self._timer is None:
+            self._watcher.stop()
+            self._timer = get_hub().loop.timer(_RECHECK_S, repeat=_RECHECK_S)
+            self._timer.start(self._look)

@@ -88,7 +88,7 @@ class Exchange:
         """From now on the client's leaving is noticed. Not before there is something to stop: a refusal is quick."""
         sock = self.environ.get("gunicorn.socket")
         if sock is not None and self.watch is None:
-            self.watch = ClientWatch(sock.fileno())
+            self.watch = ClientWatch(sock)
 
     def seconds(self) -> float:
         """Since the request's arrival."""

@@ -80,9 +80,9 @@ def _count(metrics: Metrics, exchange: Exchange) -> None:
     if exchange.refusal is not None:
         metrics.refusals_child[exchange.refusal].inc()
     if exchange.permit is not None:
-        metrics.queue_seconds.observe(exchange.queue_s)
+        metrics.queue_seconds_child.observe(exchange.queue_s)
         metrics.model_seconds_child(exchange.model).observe(exchange.model_s)
-    metrics.overhead_seconds.observe(max(0.0, total - exchange.queue_s - exchange.model_s))
+    metrics.overhead_seconds_child.observe(max(0.0, total - exchange.queue_s - exchange.model_s))
 
 
 def _log_access(exchange: Exchange) -> None:

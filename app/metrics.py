@@ -19,6 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app.limiter import Limiter
+from app.metric_cells import Count, Distribution
 from app.slots import Slots
 
 SECONDS = (
@@ -123,15 +124,17 @@ class Metrics:
             registry=own,
         )
         # prometheus-client looks a child up on every `labels` call; there are few, so keep them.
-        self.requests_child = lru_cache(maxsize=4096)(self.requests.labels)
-        self.request_seconds_child = lru_cache(maxsize=4096)(self.request_seconds.labels)
-        self.model_seconds_child = lru_cache(maxsize=4096)(self.model_seconds.labels)
-        self.endpoint_requests_child = lru_cache(maxsize=4096)(self.endpoint_requests.labels)
-        self.first_byte_child = lru_cache(maxsize=4096)(self.first_byte_seconds.labels)
-        self.upstream_seconds_child = lru_cache(maxsize=4096)(self.upstream_seconds.labels)
-        self.retries_child = {reason: self.retries.labels(reason) for reason in RETRIES}
-        self.reloads_child = {result: self.reloads.labels(result) for result in RELOADS}
-        self.refusals_child = {reason: self.refusals.labels(reason) for reason in REFUSALS}
+        self.requests_child = lru_cache(maxsize=4096)(_counts(self.requests))
+        self.request_seconds_child = lru_cache(maxsize=4096)(_distributions(self.request_seconds))
+        self.model_seconds_child = lru_cache(maxsize=4096)(_distributions(self.model_seconds))
+        self.endpoint_requests_child = lru_cache(maxsize=4096)(_counts(self.endpoint_requests))
+        self.first_byte_child = lru_cache(maxsize=4096)(_distributions(self.first_byte_seconds))
+        self.upstream_seconds_child = lru_cache(maxsize=4096)(_distributions(self.upstream_seconds))
+        self.queue_seconds_child = Distribution(self.queue_seconds)
+        self.overhead_seconds_child = Distribution(self.overhead_seconds)
+        self.retries_child = {reason: Count(self.retries.labels(reason)) for reason in RETRIES}
+        self.refusals_child = {reason: Count(self.refusals.labels(reason)) for reason in REFUSALS}
+        self.reloads_child = {result: Count(self.reloads.labels(result)) for result in RELOADS}
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """The metrics of all workers, and their content type: OpenMetrics if `accept` prefers it, else text."""
@@ -175,3 +178,11 @@ class _SharedState(Collector):
             up.add_metric((endpoint.name,), endpoint.up)
         yield inflight_with
         yield up
+
+
+def _counts(counter: Counter) -> Callable[..., Count]:
+    return lambda *labels: Count(counter.labels(*labels))
+
+
+def _distributions(histogram: Histogram) -> Callable[..., Distribution]:
+    return lambda *labels: Distribution(histogram.labels(*labels))

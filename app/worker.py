@@ -26,13 +26,14 @@ from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gevent.socket import wait_read
-from gunicorn import http, util
+from gunicorn import http
 from gunicorn.http import wsgi
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.connection import Connection, RefusalProbe, RequestBody, Response, State
 from app.errors import ClientGone, RouterError
+from app.fast_path import Answer, FastPath, Request
 from app.turnstile import Turnstile
 
 _HEARTBEAT_S = 1.0
@@ -58,6 +59,8 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._connections: set[Connection] = set()
         self._ended = Event()
         self._turnstile: Turnstile
+        self._fast_path: FastPath
+        self._idle_s = 0.0
 
     def patch(self) -> None:
         """gunicorn.conf.py has patched the standard library already; wrap the listeners, that's all."""
@@ -67,6 +70,8 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         self._turnstile = Turnstile()
+        self._fast_path = FastPath(self.cfg)
+        self._idle_s = float(self.cfg.keepalive or self.stall_timeout_s)
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive and not self.server_drains():  # the latter for a SIGTERM that came too early to be heard
             self.notify()
@@ -123,19 +128,15 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """One connection, from accept to close. `listener` is the address it came in at: the socket may be closed."""
         connection = Connection(client, self.stall_timeout_s)
         self._connections.add(connection)
-        request = None
+        base = self._fast_path.environ_of(connection, listener, addr)
+        rest, keep = b"", True
         try:
-            parser = http.get_parser(self.cfg, connection, addr)
-            while self._wait_for_request(connection, parser):
-                request = None
-                with gevent.Timeout(self.stall_timeout_s, False):  # type: ignore[arg-type]  # False: end silently
-                    request = next(parser)
+            while keep and (data := rest or self._first_bytes(connection)):
+                request = None if base is None else self._fast_path.parse(connection, base, data)
                 if request is None:
-                    break
-                if request.method not in _METHODS_OF_PROBES:
-                    self._turnstile.pass_through()
-                if not self.handle_request(listener, request, connection, addr):
-                    break
+                    keep, rest = self._serve_unusual(connection, data, listener, addr)
+                else:
+                    keep, rest = self._serve_ordinary(connection, request)
                 connection.enter(State.IDLE)
         except (StopIteration, TimeoutError, http.errors.NoMoreData, ClientGone, gevent.GreenletExit):
             pass
@@ -143,25 +144,63 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self.log.exception("Socket error processing request.")
         except Exception as error:
-            self.handle_error(request, connection, addr, error)
+            self.handle_error(None, connection, addr, error)
         finally:
-            util.close(client)
+            connection.close()
             self._connections.discard(connection)
             self._ended.set()
 
-    def _wait_for_request(self, connection: Connection, parser: Any) -> bool:
-        """Idle until the first byte of a request. Answers whether one came before the time was up."""
-        buffered = parser.unreader.take_buffered()
-        if buffered:
-            parser.unreader.unread(buffered)  # a pipelined request
-        elif not getattr(connection.sock, "pending", int)():  # nothing decrypted and not yet read either
-            try:
-                seconds = self.cfg.keepalive or self.stall_timeout_s
-                wait_read(connection.sock.fileno(), timeout=seconds, timeout_exc=TimeoutError())
-            except TimeoutError:
-                return False
+    def _first_bytes(self, connection: Connection) -> bytes:
+        """Idle until a request begins to arrive; b"" if the client left, or TimeoutError if the time was up."""
+        return connection.first_bytes(self._idle_s)
+
+    def _serve_ordinary(self, connection: Connection, request: Request) -> tuple[bool, bytes]:
+        """An ordinary request, answered; answers whether to keep the connection, and what came after the request."""
+        if request.environ["REQUEST_METHOD"] not in _METHODS_OF_PROBES:
+            self._turnstile.pass_through()
+        connection.enter(State.SERVING)
+        self._count_request()
+        answer = Answer(connection, request, self._stops, self._fast_path)
+        try:
+            answer.send(self.wsgi)
+        except OSError:
+            raise  # the client went away: handle() knows which kinds to pass over
+        except Exception as error:
+            if not answer.headers_sent:
+                raise
+            self._cut_off(answer, connection, error)
+            return False, b""
+        if not request.body.finished():
+            connection.linger()
+        return answer.keep, request.body.rest
+
+    def _serve_unusual(self, connection: Connection, data: bytes, listener: Any, addr: Any) -> tuple[bool, bytes]:
+        """The same for any other request, by gunicorn's parser and response."""
+        parser = http.get_parser(self.cfg, connection, addr)
+        parser.unreader.unread(data)
         connection.enter(State.READING)
-        return True
+        request = None
+        with gevent.Timeout(self.stall_timeout_s, False):  # type: ignore[arg-type]  # False: end silently
+            request = next(parser)
+        if request is None:
+            return False, b""
+        if request.method not in _METHODS_OF_PROBES:
+            self._turnstile.pass_through()
+        try:
+            keep = self.handle_request(listener, request, connection, addr)
+        except (OSError, ClientGone, gevent.GreenletExit):
+            raise
+        except Exception as error:
+            self.handle_error(request, connection, addr, error)
+            return False, b""
+        return keep and parser.finish_body(), parser.unreader.take_buffered()
+
+    def _count_request(self) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+            os.write(self.PIPE[1], b"\0")  # wake run()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """One request and its answer, on the Connection `sock`; answers whether it can take another."""
@@ -174,11 +213,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, Response, (self._stops,))
             body = environ["wsgi.input"] = response.request_body = RequestBody(req, sock, continue_first)
             environ["wsgi.multithread"] = True
-            self.nr += 1
-            if self.nr >= self.max_requests and self.alive:
-                self.log.info("Autorestarting worker after current request.")
-                self.alive = False
-                os.write(self.PIPE[1], b"\0")  # wake run()
+            self._count_request()
             chunks = self.wsgi(environ, response.start_response)
             try:
                 for chunk in chunks:
@@ -203,7 +238,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             sock.linger()
         return not response.should_close()
 
-    def _cut_off(self, response: Response, connection: Connection, error: Exception) -> None:
+    def _cut_off(self, response: Response | Answer, connection: Connection, error: Exception) -> None:
         """An answer failed after its head was sent: the client must not take the piece for the whole."""
         if isinstance(error, RouterError):
             self.log.warning("an answer broke off; its connection is cut: %s", error)

@@ -58,6 +58,7 @@ class Connection:
     """A socket to a model server, for one request after the other."""
 
     __slots__ = (
+        "_arrivals",
         "_buffer",
         "_chunked",
         "_deadline",
@@ -102,6 +103,8 @@ class Connection:
                     suppress_ragged_eofs=False,  # an end that TLS didn't announce is none: the answer may be cut short
                 )
                 tls.do_handshake()
+            self._arrivals = _poll()
+            self._arrivals.register(self._sock.fileno(), select.POLLIN)
         except BaseException:
             self._sock.close()
             raise
@@ -140,9 +143,7 @@ class Connection:
 
     def is_quiet(self) -> bool:
         """Whether an idle connection is still good: what is readable now is its end, or an answer to nothing."""
-        poller = _poll()
-        poller.register(self._sock.fileno(), select.POLLIN)
-        return not poller.poll(0)
+        return not self._arrivals.poll(0)
 
     def close(self) -> None:
         """Hang up; may be called again."""

@@ -6,6 +6,7 @@ too, unless the model's route says otherwise: they are for the router.
 
 import random
 import re
+from functools import lru_cache
 from wsgiref.types import WSGIEnvironment
 
 Headers = list[tuple[str, str]]
@@ -38,23 +39,28 @@ _OUR_OWN = frozenset(
     )
 )
 _NOT_PASSED_BACK = frozenset(("content-length", "date", "server", "via", "x-request-id"))
+_DROPPED = _HOP_BY_HOP | _OUR_OWN
+_DROPPED_WITH_CREDENTIALS = _DROPPED | _CREDENTIALS
+_DROPPED_BACK = _HOP_BY_HOP | _NOT_PASSED_BACK
+_TRACE_STATE = frozenset(("tracestate",))
 _VIA = "1.1 inference-router"
 _TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
 def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool) -> Headers:
     """The headers for the model server: the client's that may pass, and ours. Names in lower case."""
-    dropped = _HOP_BY_HOP | _OUR_OWN | _named(environ.get("HTTP_CONNECTION", ""))
-    if not credentials:
-        dropped |= _CREDENTIALS
+    dropped = _DROPPED if credentials else _DROPPED_WITH_CREDENTIALS
+    options = environ.get("HTTP_CONNECTION", "")
+    if options not in ("", "keep-alive", "close"):
+        dropped |= _named(options)
     trace = environ.get("HTTP_TRACEPARENT", "")
     if not _TRACEPARENT.fullmatch(trace):
         trace = new_traceparent()
-        dropped |= {"tracestate"}  # it belongs to the trace that this one isn't
+        dropped |= _TRACE_STATE  # it belongs to the trace that this one isn't
     headers = []
     for key, value in environ.items():
-        if key.startswith("HTTP_"):
-            name = key[5:].replace("_", "-").lower()
+        if key[:5] == "HTTP_":
+            name = _name(key)
             if name not in dropped:
                 headers.append((name, value))
     if environ.get("CONTENT_TYPE"):
@@ -73,7 +79,7 @@ def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool)
 
 def to_client(headers: Headers) -> Headers:
     """The model server's headers that may pass back, and our Via."""
-    dropped = _HOP_BY_HOP | _NOT_PASSED_BACK
+    dropped = _DROPPED_BACK
     via = ""
     for name, value in headers:
         if name == "connection":
@@ -96,6 +102,12 @@ def retry_after_s(headers: Headers) -> int | None:
         if name == "retry-after" and re.fullmatch(r"\d{1,9}", value, re.ASCII):
             return int(value)
     return None
+
+
+@lru_cache(maxsize=1024)
+def _name(key: str) -> str:
+    """The name of a header by its key in an environ."""
+    return key[5:].replace("_", "-").lower()
 
 
 def _appended(before: str, added: str) -> str:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from msgspec import UNSET
+from prometheus_client import values
 
 from app.backends import Inference
 from app.config import load_settings
@@ -24,7 +25,7 @@ from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, Un
 from app.layout import shared_table
 from app.limiter import Limiter
 from app.main import create_app
-from app.metrics import Metrics
+from app.metrics import Metrics, keep_files_per_slot
 from app.resources.body import parse_object, read_body
 from app.resources.infer import parse_inference
 from app.slots import Slots
@@ -108,11 +109,14 @@ class Server(TestModel):
         owners = Slots(table, settings.max_concurrency, settings.queue_size)
         self.limiter = Limiter(table, settings.max_concurrency)
         self.limiter.attach(owners.claim().slot)
+        self._value_class = values.ValueClass
+        keep_files_per_slot(folder, lambda: 0)
         metrics = Metrics(self.limiter, owners, folder)
         self._app = create_app(settings, self.limiter, metrics, OneModel(self), Drain(table))
 
     def close(self) -> None:
-        """Close the bells: every table has one for each worker that might be."""
+        """Close the bells, of which every table has one for each worker that might be, and count as before."""
+        values.ValueClass = self._value_class
         for bell in self.table.bells:
             os.close(bell)
 

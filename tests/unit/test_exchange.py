@@ -12,6 +12,7 @@ import pytest
 from gevent.event import Event
 from gevent.socket import wait_read
 
+from app.connection import Connection
 from app.errors import ClientGone, LimitReached, QueueTimeout
 from app.exchange import ENVIRON_KEY, Exchange, with_exchange
 from tests.support.forks import Parent
@@ -227,7 +228,7 @@ def test_waiting_in_the_queue_is_timed_and_may_end_in_refusal(make_stage: Callab
 
 def serve(stage: Stage, sock: socket.socket) -> "gevent.Greenlet[[], Any]":
     """A server's greenlet, for a client on this connection."""
-    return gevent.spawn(lambda: list(stage.call(**{"gunicorn.socket": sock})))
+    return gevent.spawn(lambda: list(stage.call(**{"gunicorn.socket": Connection(sock, 20)})))
 
 
 @pytest.mark.parametrize("leave", [socket.socket.close, lambda client: client.shutdown(socket.SHUT_WR)])
@@ -279,7 +280,7 @@ def test_nothing_is_thrown_after_the_end(raises: Exception | None, stage: Stage)
 
     def serve_and_go_on() -> str:
         try:
-            answer = stage.call(**{"gunicorn.socket": server})
+            answer = stage.call(**{"gunicorn.socket": Connection(server, 20)})
             list(answer)
             answer.close()
         except Broken:

@@ -8,6 +8,7 @@ import falcon
 import pytest
 from falcon import testing
 from msgspec import UNSET
+from prometheus_client import values
 from structlog.testing import capture_logs
 
 from app import errors, problem
@@ -17,7 +18,7 @@ from app.drain import Drain
 from app.layout import shared_table
 from app.limiter import Limiter
 from app.main import create_app
-from app.metrics import Metrics
+from app.metrics import Metrics, keep_files_per_slot
 from app.slots import Slots
 from tests.support.catalogue import OneModel, TestModel
 
@@ -70,11 +71,14 @@ class Server(TestModel):
         self.limiter.attach(owners.claim().slot)
         self._drain = Drain(self.table)
         self._drain.attach(0)
+        self._value_class = values.ValueClass
+        keep_files_per_slot(folder, lambda: 0)
         metrics = Metrics(self.limiter, owners, folder)
         self._app = create_app(settings, self.limiter, metrics, OneModel(self), self._drain)
 
     def close(self) -> None:
-        """Close the bells: every table has one for each worker that might be."""
+        """Close the bells, of which every table has one for each worker that might be, and count as before."""
+        values.ValueClass = self._value_class
         for bell in self.table.bells:
             os.close(bell)
 
