@@ -9,7 +9,6 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-import structlog
 
 from app import routes
 from app.backends import Model
@@ -18,15 +17,13 @@ from app.backends.simulated import SimulatedModel
 from app.backends.version import Endpoint, Shared, Version
 from app.budget import RetryBudget
 from app.config import Settings
-from app.errors import ModelNotFound, RouterError
+from app.errors import ModelNotFound
 from app.metrics import EndpointState
 from app.model_limit import ModelLimit
 from app.publication import Publication
-from app.routes_source import Document, RoutesSource, endpoints_of
+from app.routes_source import Document, counted_as, endpoints_of, names_in
 from app.upstream.connection import Address
 from app.upstream.pool import Pool
-
-_log = structlog.get_logger("router.routes")
 
 
 class Served(NamedTuple):
@@ -43,13 +40,11 @@ class Catalogue:
     def __init__(
         self,
         settings: Settings,
-        source: RoutesSource,
         publication: Publication,
         shared: Shared,
         retry_after: Callable[[], int],
     ) -> None:
         self._settings = settings
-        self._source = source
         self._publication = publication
         self._shared = shared
         self._retry_after = retry_after
@@ -60,31 +55,6 @@ class Catalogue:
         self._places: Mapping[str, int] = {}
         shared.metrics.endpoints = self.endpoint_states
 
-    def publish(self) -> bool:
-        """Read the source and have every worker serve it; answers whether it differs. Raises RoutesError."""
-        document = self._source.load()
-        names = [endpoint.url for endpoint in endpoints_of(document.routes)]
-        names += [_counted_as(model) for model in document.routes.models]
-        return self._publication.publish(msgspec.json.encode(document), names)
-
-    def republish(self) -> None:
-        """Publish what a changed source says; if it is invalid, say so and go on with what is served."""
-        reloads = self._shared.metrics.reloads_child
-        try:
-            if not self.publish():
-                return
-        except RouterError as error:
-            reloads["refused"].inc()
-            _log.error("routes refused; the old ones stay", reason=str(error))
-            return
-        reloads["ok"].inc()
-        _log.info("routes published", generation=self._publication.generation)
-
-    def republish_if_changed(self) -> None:
-        """The same, if the source has changed."""
-        if self._source.changed():
-            self.republish()
-
     def find(self, name: str | None) -> Served:
         """The model of this name or alias; without a name, the default one. Raises ModelNotFound."""
         served = self._now()
@@ -92,7 +62,7 @@ class Catalogue:
             return served[self._document.routes.default.name if name is None else name]
         except KeyError:
             names = ", ".join(model.name for model in self._document.routes.models)
-            raise ModelNotFound(f"there is no model {name!r}; there is {names}") from None
+            raise ModelNotFound(f"there is no model {str(name)[:100]!r}; there is {names}") from None
 
     def names(self) -> list[str]:
         """Names and aliases of all models."""
@@ -134,15 +104,11 @@ class Catalogue:
         document = msgspec.json.decode(content, type=Document)
         endpoints, models = endpoints_of(document.routes), document.routes.models
         try:
-            heads = {endpoint: _head(endpoint, self._source.credential(endpoint)) for endpoint in endpoints}
-            names = [*(endpoint.url for endpoint in endpoints), *(_counted_as(model) for model in models)]
-            self._places = self._shared.usage.places(names)
+            self._places = self._shared.usage.places(names_in(document.routes))
         except KeyError:  # newer routes were published since, twice: their names have the places now
             self._build()
             return
-        except RouterError as error:  # a credential's file went away just now; its return is a change, too
-            _log.error("routes not taken by this worker", reason=str(error))
-            return
+        heads = {e: _head(e, secret) for e, secret in zip(endpoints, document.credentials, strict=True)}
         pools = {url: self._pools.get(url) or Pool(address_of(url)) for url in {e.url for e in endpoints}}
         for url in self._pools.keys() - pools.keys():
             self._pools[url].close()
@@ -173,13 +139,13 @@ class Catalogue:
             )
             for version in model.versions
         ]
-        budget = RetryBudget(self._shared.table, self._places[_counted_as(model)], model.retry_budget)
+        budget = RetryBudget(self._shared.table, self._places[counted_as(model)], model.retry_budget)
         return RemoteModel(model, versions, budget, self._shared.metrics)
 
     def _limit(self, model: routes.Model) -> ModelLimit | None:
         if model.max_concurrency is None:
             return None
-        place = self._places[_counted_as(model)]
+        place = self._places[counted_as(model)]
         return ModelLimit(self._shared.table, self._shared.usage, place, model.max_concurrency, self._retry_after)
 
 
@@ -195,7 +161,3 @@ def _head(endpoint: routes.Endpoint, credential: str | None) -> bytes:
     if credential is not None:
         lines += f"authorization: Bearer {credential}\r\n"
     return lines.encode()
-
-
-def _counted_as(model: routes.Model) -> str:
-    return f"model {model.name}"  # a URL has no blank

@@ -133,7 +133,8 @@ class Endpoints:
 
     def _eject(self, at: int, now: int, probe: bool, peers: Sequence[int], rules: Ejection) -> bool:
         state = self._state
-        out = sum(1 for peer in peers if state[peer * _FIELDS + _UNTIL] and peer * _FIELDS != at)
+        others = [peer * _FIELDS for peer in peers if peer * _FIELDS != at]
+        out = sum(1 for other in others if state[other + _UNTIL] or state[other + _UNWELL])
         if out + 1 > rules.max_share * len(peers):
             if probe:
                 self._let_in(at, now)

@@ -142,11 +142,14 @@ class UpstreamBroken(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The model server answered `POST /infer` with an error of its own; `status` is its status."""
+    """The model server answered `POST /infer` with an error of its own.
+
+    `status` is its status, and `retry_after` what it said in the header of that name.
+    """
 
     code = "upstream_refused"
 
-    def __init__(self, message: str, status: int, retry_after: int | None = None) -> None:
+    def __init__(self, message: str, status: int, retry_after: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after

@@ -24,6 +24,7 @@ CLIENT_CLOSED_REQUEST = 499
 BROKEN_OFF = 502
 """Status counted for an answer that its model server broke off after its head had been sent."""
 
+Write: TypeAlias = Callable[[bytes], object]
 Headers: TypeAlias = list[tuple[str, str]]
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 
@@ -117,7 +118,7 @@ def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], Non
     def outermost(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         exchange = environ[ENVIRON_KEY] = Exchange(environ)
 
-        def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
+        def start(status: str, headers: Headers, exc_info: Any = None, /) -> Write:
             exchange.status = int(status[:3])
             headers.append(("X-Request-Id", exchange.request_id))
             headers.append(("Server-Timing", exchange.timing()))

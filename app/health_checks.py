@@ -23,13 +23,14 @@ _log = structlog.get_logger("router.endpoints")
 
 
 class HealthChecks:
-    """The prober. `run_due` is called every second by whoever leads."""
+    """The prober. `run_due` is called every second by whoever leads, so none is asked more often than that."""
 
     def __init__(self, catalogue: Catalogue, states: Endpoints) -> None:
         self._catalogue = catalogue
         self._states = states
         self._next: dict[str, float] = {}
         self._in_a_row: dict[str, tuple[bool, int]] = {}
+        self._running: set[str] = set()
 
     def run_due(self, spawn: Callable[..., object] = gevent.spawn) -> None:
         """Begin the checks that are due; they go on beside the caller."""
@@ -41,15 +42,20 @@ class HealthChecks:
                 self._states.set_well(place, well=True)
                 continue
             at = self._next.get(endpoint.url, 0.0)
-            if at <= now:
+            if at <= now and endpoint.url not in self._running:
                 at = now + check.interval_s
+                self._running.add(endpoint.url)
                 spawn(self._check, endpoint, place, model)
             due[endpoint.url] = at
         self._next = due
+        self._in_a_row = {url: seen for url, seen in self._in_a_row.items() if url in due}
 
     def _check(self, endpoint: routes.Endpoint, place: int, model: routes.Model) -> None:
         check = model.health_check
-        reason = ask(endpoint, check.path or _PATHS[model.protocol], check.timeout_s)
+        try:
+            reason = ask(endpoint, check.path or _PATHS[model.protocol], check.timeout_s)
+        finally:
+            self._running.discard(endpoint.url)
         before, count = self._in_a_row.get(endpoint.url, (True, 0))
         well = reason is None
         count = count + 1 if well == before else 1

@@ -28,6 +28,7 @@ from app.limiter import Limiter
 from app.metrics import Metrics, keep_files_per_slot
 from app.metrics_directory import open_directory
 from app.publication import Publication
+from app.publisher import Publisher
 from app.routes_source import RoutesSource
 from app.slots import Slots, alive
 from app.usage import Usage
@@ -63,16 +64,13 @@ class Lifecycle:
         self.metrics = Metrics(self.limiter, self.slots, self._directory.path)
         self._usage = Usage(self._table)
         states = Endpoints(self._table)
-        self.catalogue = Catalogue(
-            settings,
-            RoutesSource(settings, environ),
-            Publication(self._table, self._usage, states),
-            Shared(self._table, self._usage, states, self.metrics),
-            self.limiter.retry_after,
-        )
+        publication = Publication(self._table, self._usage, states)
+        self._publisher = Publisher(RoutesSource(settings, environ), publication, self.metrics)
+        self._publisher.publish()
+        shared = Shared(self._table, self._usage, states, self.metrics)
+        self.catalogue = Catalogue(settings, publication, shared, self.limiter.retry_after)
         self._leader = Leader(self._table)
         self._checks = HealthChecks(self.catalogue, states)
-        self.catalogue.publish()
 
     def when_ready(self, arbiter: Any) -> None:
         """Say what is served, and have SIGTERM announced in the shared table before the workers hear of it."""
@@ -100,7 +98,7 @@ class Lifecycle:
 
     def on_reload(self, arbiter: Any) -> None:
         """HUP, before the workers are replaced: read the routes anew."""
-        self.catalogue.republish()
+        self._publisher.republish()
 
     def pre_fork(self, arbiter: Any, worker: Any) -> None:
         """Claim a slot for the worker about to be forked."""
@@ -145,7 +143,7 @@ class Lifecycle:
         self.limiter.pick_up()
         self.catalogue.prune()
         if self._leader.leads():
-            self.catalogue.republish_if_changed()
+            self._publisher.republish_if_changed()
             self._checks.run_due()
 
     def child_exit(self, arbiter: Any, worker: Any) -> None:

@@ -105,14 +105,14 @@ class Metrics:
         )
         self.first_byte_seconds = Histogram(
             "router_time_to_first_byte_seconds",
-            "From the request sent to an endpoint to the head of its answer.",
+            "From the choice of an endpoint to the head of its answer.",
             ("model",),
             buckets=SECONDS,
             registry=own,
         )
         self.upstream_seconds = Histogram(
             "router_upstream_duration_seconds",
-            "From the request sent to an endpoint to the last byte of its answer, or to its failure.",
+            "From the choice of an endpoint to the last byte of its answer, or to its failure.",
             ("model",),
             buckets=SECONDS,
             registry=own,

@@ -18,7 +18,7 @@ from app.usage import Usage
 MAX_BYTES = 512 << 10
 _WORDS = MAX_BYTES // 8
 ARRAYS = {"published": 2 * _WORDS}
-CELLS = ("published_cursor",)
+CELLS = ("published_cursor", "published_refused")
 
 _LENGTH_BITS = 24
 
@@ -31,6 +31,8 @@ class Publication:
         self._lock = table.lock
         self._bytes = table.array("published").cast("B")
         self._cursor = table.cell("published_cursor")
+        self.refused = table.cell("published_refused")
+        """1 while the newest routes are bad, and older ones are served in their place."""
         self._usage = usage
         self._endpoints = endpoints
 

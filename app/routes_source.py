@@ -1,6 +1,5 @@
 """Where the routes come from: ROUTES_FILE, or BACKENDS, or the simulated model; and the credentials they name."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +15,14 @@ _MAX_CREDENTIAL_BYTES = 16 << 10
 
 
 class Document(msgspec.Struct, frozen=True):
-    """What is published: the routes, and what tells when a credential has changed."""
+    """What is published: the routes, and the credential of each of their endpoints, in order.
+
+    Credentials are read by the publisher only, so that no worker depends on a file that may be gone by then. They are
+    in memory that only the server's processes have.
+    """
 
     routes: Routes
-    credentials: str = ""
+    credentials: tuple[str | None, ...] = ()
 
 
 class RoutesSource:
@@ -34,17 +37,15 @@ class RoutesSource:
     def load(self) -> Document:
         """The routes as they are now. Raises RoutesError, with one line that says what to mend."""
         if self._file is None:
-            return Document(self._from_settings())
+            routes = self._from_settings()
+            return Document(routes, (None,) * len(endpoints_of(routes)))
         # The state of a file is noted before it is read: if it changes in between, it is read once too often.
         self._seen = {**self._seen, self._file: _state(self._file)}
         routes = parse_routes(_read(self._file), str(self._file))
         endpoints = endpoints_of(routes)
         secrets = {Path(endpoint.credential_file) for endpoint in endpoints if endpoint.credential_file is not None}
         self._seen = {self._file: self._seen[self._file], **{file: _state(file) for file in secrets}}
-        digest = hashlib.sha256()
-        for endpoint in endpoints:
-            digest.update(f"{endpoint.url} {self.credential(endpoint)}\n".encode())
-        return Document(routes, digest.hexdigest())
+        return Document(routes, tuple(self._credential(endpoint) for endpoint in endpoints))
 
     def changed(self) -> bool:
         """Whether the file, or one with credentials, was written or replaced since the last `load`.
@@ -53,7 +54,7 @@ class RoutesSource:
         """
         return any(_state(file) != seen for file, seen in self._seen.items())
 
-    def credential(self, endpoint: Endpoint) -> str | None:
+    def _credential(self, endpoint: Endpoint) -> str | None:
         """The secret to send to an endpoint. Raises RoutesError, without the secret."""
         if endpoint.credential_env is not None:
             secret = self._environ.get(endpoint.credential_env, "").strip()
@@ -78,6 +79,16 @@ class RoutesSource:
 def endpoints_of(routes: Routes) -> list[Endpoint]:
     """All endpoints, of all models and versions."""
     return [endpoint for model in routes.models for version in model.versions for endpoint in version.endpoints]
+
+
+def names_in(routes: Routes) -> list[str]:
+    """What requests are counted under: the URL of every endpoint, and every model."""
+    return [*(endpoint.url for endpoint in endpoints_of(routes)), *(counted_as(model) for model in routes.models)]
+
+
+def counted_as(model: Model) -> str:
+    """What a model's requests are counted under."""
+    return f"model {model.name}"  # a URL has no blank
 
 
 def _state(file: Path) -> object:

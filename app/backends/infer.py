@@ -9,7 +9,6 @@ import msgspec
 from app.backends import Call, Inference, Reply
 from app.errors import UpstreamBroken, UpstreamRefused
 from app.routes import Protocol
-from app.upstream.headers import retry_after_s
 
 _OURS = [("content-type", "application/json"), ("accept", "application/json")]
 _REPLACED = frozenset(("content-type", "accept", "accept-encoding"))
@@ -42,14 +41,14 @@ def _asked_of(protocol: Protocol, request: Inference, model: str, version: str |
 
 def output_of(protocol: Protocol, reply: Reply, body: bytes) -> Any:
     """The generated text, or the list of tensors. Raises UpstreamRefused for an error, UpstreamBroken for no answer."""
-    if reply.status != 200:
+    if 400 <= reply.status < 600:
         raise UpstreamRefused(
             f"the model server answered {reply.status}: {body[:_MAX_DETAIL].decode(errors='replace')}",
             reply.status,
-            retry_after_s(reply.headers),
+            next((value for name, value in reply.headers if name == "retry-after"), None),
         )
     try:
         answer = msgspec.json.decode(body)
         return answer["choices"][0]["message"]["content"] if protocol == "openai" else answer["outputs"]
-    except (msgspec.DecodeError, LookupError, TypeError) as error:
-        raise UpstreamBroken("the model server answered 200 without an output") from error
+    except (msgspec.DecodeError, UnicodeError, LookupError, TypeError) as error:
+        raise UpstreamBroken(f"the model server answered {reply.status} without an output") from error

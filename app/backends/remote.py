@@ -17,9 +17,10 @@ from app.backends.infer import ask, output_of
 from app.backends.version import Attempt, Version
 from app.balancing import key_hash
 from app.budget import RetryBudget
-from app.errors import ModelNotFound, NoEndpoint, UpstreamUnreachable
+from app.errors import ModelNotFound, NoEndpoint, UpstreamBroken, UpstreamUnreachable
 from app.metrics import Metrics
 
+_MOST_OUTPUT_BYTES = 64 << 20
 _ANSWERS_TO_REPEAT = {429: "status_429", 502: "status_502", 503: "status_503"}
 
 
@@ -37,7 +38,7 @@ class RemoteModel:
         call = ask(self._route.protocol, self.name, request)
         reply = self.relay(call)
         try:
-            body = b"".join(reply.body)
+            body = _whole(reply)
         finally:
             reply.close()
         return output_of(self._route.protocol, reply, body)
@@ -53,7 +54,7 @@ class RemoteModel:
         while True:
             tried.append(attempt.endpoint.place)
             try:
-                reply = attempt.send(_renamed(call, attempt.version), deadline)
+                reply = attempt.send(call, deadline)
             except UpstreamUnreachable:
                 other = _first(versions, call, tried)
                 if other is None:
@@ -129,9 +130,11 @@ def _by_weight(versions: list[Version], point: float) -> Iterator[Version]:
     yield from (version for version in versions if version is not chosen)
 
 
-def _renamed(call: Call, version: Version) -> Call:
-    """The call in the words of this version's endpoints."""
-    if call.rename is None or (call.model == version.upstream_model and version.upstream_version is None):
-        return call
-    path, body = call.rename(version.upstream_model, version.upstream_version)
-    return call._replace(path=path, body=body)
+def _whole(reply: Reply) -> bytes:
+    pieces, length = [], 0
+    for piece in reply.body:
+        pieces.append(piece)
+        length += len(piece)
+        if length > _MOST_OUTPUT_BYTES:
+            raise UpstreamBroken(f"the answer is longer than {_MOST_OUTPUT_BYTES} bytes; ask for it as a stream")
+    return b"".join(pieces)

@@ -13,6 +13,7 @@ from app.endpoints import Endpoints, Outcome
 from app.errors import ClientGone, UpstreamError
 from app.metrics import Metrics
 from app.shared import SharedTable, name_hash, now_ms
+from app.upstream.connection import Head
 from app.upstream.headers import retry_after_s, to_client
 from app.upstream.pool import Answer, Pool
 from app.usage import PLACES, Usage
@@ -24,7 +25,6 @@ _TURNS = 1 << 32
 _READ_WHOLE_BYTES = 1 << 16
 """Up to this length an answer is read before any of it is passed on: one write, and no half an answer if it breaks."""
 _FAILURES = frozenset((500, 502, 503, 504))
-_ASK_FOR_PATIENCE = frozenset((429, 503))
 
 _log = structlog.get_logger("router.endpoints")
 
@@ -77,7 +77,9 @@ class Version:
             may = [at for at, place in enumerate(self.places) if place not in tried and states.may_be_tried(place, now)]
             if not may:
                 return None
-            turn = self._turn[0] = (self._turn[0] + 1) % _TURNS
+            if not tried:  # a request takes one turn, however often it is tried: else an even number would miss some
+                self._turn[0] = (self._turn[0] + 1) % _TURNS
+            turn = self._turn[0]
             loads = [usage.total(self.places[at]) for at in may]
             ids = [self._ids[at] for at in may]
             chosen = self.endpoints[
@@ -110,7 +112,7 @@ class Attempt:
         endpoint, metrics = self.endpoint, self.version.shared.metrics
         try:
             answer = endpoint.pool.send(
-                _request(call, endpoint),
+                _request(_renamed(call, self.version), endpoint),
                 call.method,
                 self.version.route.timeouts,
                 deadline,
@@ -121,8 +123,7 @@ class Attempt:
             raise
         head = answer.head
         metrics.first_byte_child(self.version.route.name).observe(time.monotonic() - self._began)
-        if head.status in _ASK_FOR_PATIENCE and (patience := retry_after_s(head.headers)):
-            self.version.shared.states.leave_alone(endpoint.place, patience)
+        self._heed(head)
 
         def close() -> None:
             answer.close()
@@ -148,6 +149,13 @@ class Attempt:
         shared.metrics.upstream_seconds_child(version.route.name).observe(time.monotonic() - self._began)
         if shared.states.end(place, outcome, probe=self._probe, peers=version.places, rules=version.route.ejection):
             _log.warning("endpoint ejected", endpoint=self.endpoint.name, model=version.route.name, reason=code)
+
+    def _heed(self, head: Head) -> None:
+        """Leave the endpoint alone if it asks for that. With the client's own credentials, 429 speaks of the client."""
+        own = self.version.route.forward_credentials
+        seconds = retry_after_s(head.headers) if head.status == 503 or (head.status == 429 and not own) else None
+        if seconds:
+            self.version.shared.states.leave_alone(self.endpoint.place, seconds)
 
     def give_up(self) -> None:
         """It won't be made after all."""
@@ -187,3 +195,11 @@ def _request(call: Call, endpoint: Endpoint) -> bytes:
         lines.append(f"content-length: {len(call.body)}")
     head = "\r\n".join(lines).encode("latin-1")
     return b"".join((head, b"\r\n", endpoint.head, b"\r\n", call.body))
+
+
+def _renamed(call: Call, version: Version) -> Call:
+    """The call in the words of this version's endpoints."""
+    if call.rename is None or (call.model == version.upstream_model and version.upstream_version is None):
+        return call
+    path, body = call.rename(version.upstream_model, version.upstream_version)
+    return call._replace(path=path, body=body)

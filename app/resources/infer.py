@@ -83,7 +83,7 @@ def _text(members: dict[str, Any], name: str, required: bool = True) -> Any:
     value = members.pop(name, UNSET)
     if isinstance(value, str):
         return value
-    if value is UNSET and not required:
+    if value in (UNSET, None) and not required:
         return None
     found = "it is missing" if value is UNSET else f"it is of type {_JSON_TYPES[type(value)]}"
     raise InvalidRequest(f"`{name}` must be a string - at `$.{name}`: {found}")

@@ -75,11 +75,15 @@ class ModelsResource:
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode({"object": "list", "data": [self._card(name) for name in names]})
 
+    on_head = on_get
+
     def on_get_one(self, req: falcon.Request, resp: falcon.Response, name: str) -> None:
         if self._catalogue.find(name).route.protocol not in _SPOKEN:
             raise ModelNotFound(f"{name} is served under /v2, by Open Inference Protocol v2")
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(self._card(name))
+
+    on_head_one = on_get_one
 
     def _card(self, name: str) -> dict[str, object]:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "inference-router"}
@@ -94,6 +98,9 @@ def _parse(body: bytes) -> _Asked:
 
 def _renamed(path: str, body: bytes, model: str, _version: str | None) -> tuple[str, bytes]:
     """The same request of another model; the other members keep their bytes. The protocol knows no versions."""
-    members = _decode_members(body)
+    try:
+        members = _decode_members(body)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise InvalidRequest(f"the body is not a JSON object that can be read: {error}") from error
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     return path, msgspec.json.encode(members)

@@ -16,12 +16,13 @@ import msgspec
 from app.backends import Call
 from app.catalogue import Catalogue, Served
 from app.drain import Drain
-from app.errors import Draining, InvalidRequest, NoEndpoint, ProtocolMismatch
+from app.errors import Draining, InvalidRequest, ModelNotFound, NoEndpoint, ProtocolMismatch
 from app.exchange import ENVIRON_KEY
 from app.resources.door import PIN, Door, headers_for, key_for
 
 PREFIX = "/v2/models"
 _SPOKEN = ("v2", "simulated")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _JSON_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -60,9 +61,13 @@ class ServerResource:
         resp.content_type = falcon.MEDIA_JSON
         resp.data = self._about
 
+    on_head = on_get
+
     def on_get_live(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"live":true}'
+
+    on_head_live = on_get_live
 
     def on_get_ready(self, req: falcon.Request, resp: falcon.Response) -> None:
         if self._drain.begun:
@@ -71,6 +76,8 @@ class ServerResource:
             raise NoEndpoint(reason)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"ready":true}'
+
+    on_head_ready = on_get_ready
 
 
 class ModelResource:
@@ -81,11 +88,11 @@ class ModelResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, name: str, version: str = "") -> None:
         req.env[ENVIRON_KEY].route = PREFIX + "/{name}"
-        served = self._find(req, name)
+        served = self._find(req, name, version)
         self._door.relay(req, resp, served, _call(req, served, _Target(name, version)))
 
     def on_get_ready(self, req: falcon.Request, resp: falcon.Response, name: str, version: str = "") -> None:
-        served = self._find(req, name)
+        served = self._find(req, name, version)
         if self._door.drain.begun:
             raise Draining("the server is shutting down")
         if (reason := served.model.unusable(version)) is not None:
@@ -93,13 +100,17 @@ class ModelResource:
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode({"name": name, "ready": True})
 
+    on_head_ready = on_get_ready
+
     def on_post_infer(self, req: falcon.Request, resp: falcon.Response, name: str, version: str = "") -> None:
         body = self._door.body(req, PREFIX + "/{name}/infer")
-        served = self._find(req, name)
+        served = self._find(req, name, version)
         call = _call(req, served, _Target(name, version, "/infer"), body, beginning=_check(req, body))
         self._door.relay(req, resp, served, call)
 
-    def _find(self, req: falcon.Request, name: str) -> Served:
+    def _find(self, req: falcon.Request, name: str, version: str) -> Served:
+        if version and not _VERSION.fullmatch(version):  # it is going to be a part of a path
+            raise ModelNotFound(f"{name} has no such version; a version is up to 63 of A-Z a-z 0-9 . _ -")
         served = self._door.find(req, name)
         if served.route.protocol not in _SPOKEN:
             raise ProtocolMismatch(f"{name} is served under /v1, by the OpenAI-compatible endpoints")

@@ -24,7 +24,7 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     )
 )
-_CREDENTIALS = frozenset(("api-key", "authorization", "cookie", "x-api-key"))
+_CREDENTIAL = re.compile(r"(.*-)?(authorization|cookie|secret|(api|access|auth|id|security|session)-?(key|token))")
 _OUR_OWN = frozenset(
     (
         "content-length",
@@ -40,7 +40,6 @@ _OUR_OWN = frozenset(
 )
 _NOT_PASSED_BACK = frozenset(("content-length", "date", "server", "via", "x-request-id"))
 _DROPPED = _HOP_BY_HOP | _OUR_OWN
-_DROPPED_WITH_CREDENTIALS = _DROPPED | _CREDENTIALS
 _DROPPED_BACK = _HOP_BY_HOP | _NOT_PASSED_BACK
 _TRACE_STATE = frozenset(("tracestate",))
 _VIA = "1.1 inference-router"
@@ -49,7 +48,7 @@ _TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0
 
 def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool) -> Headers:
     """The headers for the model server: the client's that may pass, and ours. Names in lower case."""
-    dropped = _DROPPED if credentials else _DROPPED_WITH_CREDENTIALS
+    dropped = _DROPPED
     options = environ.get("HTTP_CONNECTION", "")
     if options not in ("", "keep-alive", "close"):
         dropped |= _named(options)
@@ -61,7 +60,7 @@ def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool)
     for key, value in environ.items():
         if key[:5] == "HTTP_":
             name = _name(key)
-            if name not in dropped:
+            if name not in dropped and (credentials or not _is_credential(name)):
                 headers.append((name, value))
     if environ.get("CONTENT_TYPE"):
         headers.append(("content-type", environ["CONTENT_TYPE"]))
@@ -108,6 +107,12 @@ def retry_after_s(headers: Headers) -> int | None:
 def _name(key: str) -> str:
     """The name of a header by its key in an environ."""
     return key[5:].replace("_", "-").lower()
+
+
+@lru_cache(maxsize=1024)
+def _is_credential(name: str) -> bool:
+    """Whether a header is known, or by its name to be taken, to carry a secret of the client."""
+    return _CREDENTIAL.fullmatch(name) is not None
 
 
 def _appended(before: str, added: str) -> str:

@@ -14,7 +14,7 @@ import requests
 from tests.support.clients import CHAT, Crowd, chat
 from tests.support.router import Router, until
 from tests.support.start import run_to_exit
-from tests.support.upstream import Hold, Upstream
+from tests.support.upstream import Hold, Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +77,45 @@ def test_config_map_is_swapped_by_its_symlink(start: Start, serve: Serve, tmp_pa
     (tmp_path / "..new").symlink_to("..2")
     os.rename(tmp_path / "..new", tmp_path / "..data")
     until(lambda: chat(router) and two.seen, "the new ones are served")
+
+
+def test_credential_that_is_gone_changes_nothing(start: Start, serve: Serve, routes: Routes, tmp_path: Path) -> None:
+    """The file of a credential is removed: what is served stays, in every worker, in new ones, and after its return."""
+    one, two = serve(), serve()
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    router = start(ROUTES_FILE=routes({"name": "m", "endpoints": [{"url": one.url, "credential_file": str(secret)}]}))
+    routes({"name": "m", "endpoints": [{"url": two.url, "credential_file": str(secret)}]})
+    until(lambda: "routes published" in router.log(), "it is published")
+    secret.unlink()
+    until(lambda: router.metrics()[RELOADS % "refused"] == 1, "it is refused")
+    worker = router.workers()[0]
+    router.signal(signal.SIGKILL, worker)
+    until(lambda: len(router.workers()) == 2 and worker not in router.workers(), "another worker")
+    secret.write_text("s")
+    until(lambda: router.metrics()[RELOADS % "ok"] == 2, "all is well again, and said to be")
+    router.signal(signal.SIGHUP)
+    assert {chat(router).status_code for _ in range(20)} == {200}
+    assert (len(one.seen), len(two.seen)) == (0, 20)
+    assert {seen.headers["authorization"] for seen in two.seen} == {"Bearer s"}
+
+
+def test_connections_to_an_endpoint_that_goes_are_closed(start: Start, serve: Serve, routes: Routes) -> None:
+    """Nothing stays open towards a server that is served no more."""
+    closed = threading.Event()
+
+    def answer(seen: Seen, reply: Reply) -> None:
+        reply.send(200)
+        if reply.wait_hung_up():
+            closed.set()
+
+    old, new = serve(answer), serve()
+    router = start(ROUTES_FILE=routes({"name": "m", "endpoints": [old.url]}), WEB_CONCURRENCY=1)
+    assert chat(router).status_code == 200
+    routes({"name": "m", "endpoints": [new.url]})
+    until(lambda: "routes published" in router.log(), "it is published")
+    assert chat(router).status_code == 200
+    assert closed.wait(5)
 
 
 def test_hup_reads_the_routes_at_once(start: Start, serve: Serve, routes: Routes) -> None:

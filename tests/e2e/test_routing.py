@@ -93,6 +93,37 @@ def test_infer_passes_the_servers_refusal_on(start: Start, serve: Serve) -> None
     assert "no such option" in got.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "status", "code"),
+    [
+        (b"HTTP/1.1 204 No Content\r\n\r\n", 502, "upstream_broken"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", 502, "upstream_broken"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 502, "upstream_broken"),
+        (b"HTTP/1.1 201 Made\r\nContent-Length: %d\r\n\r\n%b" % (len(COMPLETION), COMPLETION), 200, None),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (65 << 20), 502, "upstream_broken"),
+        (b"HTTP/1.1 503 No\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\n\r\n", 503, "upstream_refused"),
+    ],
+    ids=["nothing", "elsewhere", "no output", "made", "too much", "a date"],
+)
+def test_infer_needs_an_output(start: Start, serve: Serve, answer: bytes, status: int, code: str | None) -> None:
+    """A success has one; whatever else the server says is an error, and never looks like a success."""
+    router = start(BACKENDS=serve(lambda seen, reply: reply.raw(answer)).url)
+    got = router.infer()
+    assert (got.status_code, got.json().get("code")) == (status, code)
+    assert ("Retry-After" in got.headers) == (status == 503)
+
+
+def test_body_that_cannot_be_renamed_is_bad_input(start: Start, serve: Serve, routes: Callable[..., str]) -> None:
+    """It is a 400, and leaves no count behind."""
+    upstream = serve()
+    router = start(ROUTES_FILE=routes({"name": "m", "aliases": ["al"], "endpoints": [upstream.url]}))
+    for _ in range(5):
+        got = requests.post(router.url + CHAT, data=b'{"model":"al","\xff":1}', timeout=20)
+        assert (got.status_code, got.json()["error"]["code"]) == (400, "invalid_request")
+    assert router.metrics()[f'router_endpoint_inflight{{endpoint="{upstream.url}"}}'] == 0
+    assert router.metrics()["router_inflight_requests"] == 0
+
+
 def test_credentials_end_at_the_router(start: Start, serve: Serve, routes: Callable[..., str], tmp_path: Path) -> None:
     """The client's don't reach the server unless the route says so; an endpoint's own do, and no log shows them."""
     one, two, three = serve(), serve(), serve()
@@ -318,6 +349,20 @@ def test_keys_stay_with_their_endpoint(start: Start, serve: Serve, routes: Calla
         went.setdefault(key, Counter())[got.headers["X-Port"]] += 1
     assert all(len(ports) == 1 for ports in went.values())
     assert len({port for ports in went.values() for port in ports}) == 3
+
+
+def test_session_stays_with_its_version(start: Start, serve: Serve, routes: Callable[..., str]) -> None:
+    """Also while a canary takes half of the sessions."""
+    one, two = serve(), serve()
+    versions = [{"name": "a", "endpoints": [one.url]}, {"name": "b", "endpoints": [two.url]}]
+    path = routes({"name": "m", "balancing": "session", "session_header": "X-Session", "versions": versions})
+    router = start(ROUTES_FILE=path)
+    for number in range(20):
+        for _ in range(3):
+            assert chat(router, headers={"X-Session": f"s{number}"}).status_code == 200
+    sessions = [Counter(seen.headers["x-session"] for seen in upstream.seen) for upstream in (one, two)]
+    assert not sessions[0].keys() & sessions[1].keys()
+    assert all(len(counted) >= 4 for counted in sessions)
 
 
 def test_session_cookie(start: Start, serve: Serve, routes: Callable[..., str]) -> None:

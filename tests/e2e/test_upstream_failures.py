@@ -121,6 +121,8 @@ def test_refusal_is_tried_elsewhere_within_the_budget(start: Start, serve: Serve
     retries = router.metrics()[f'router_retries_total{{reason="status_{status}"}}']
     assert sum(len(upstream.seen) for upstream in refusing) == 200 + retries
     assert 40 <= retries <= 50
+    gauges = [router.metrics()[f'router_endpoint_inflight{{endpoint="{upstream.url}"}}'] for upstream in refusing]
+    assert gauges == [0, 0]
 
 
 @pytest.mark.parametrize("status", [400, 404, 408, 500, 501, 504])
@@ -133,19 +135,87 @@ def test_other_answers_are_passed_on(start: Start, serve: Serve, routes: Routes,
     assert sum(len(upstream.seen) for upstream in upstreams) == 1
 
 
-def test_patience_that_a_server_asks_for(start: Start, serve: Serve, routes: Routes) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+def test_patience_that_a_server_asks_for(start: Start, serve: Serve, routes: Routes, status: int) -> None:
     """Retry-After: it is left alone; the client hears of it when no other is left."""
-    busy = serve(lambda seen, reply: reply.send(503, b"busy", Retry_After="30"))
+    busy = serve(lambda seen, reply: reply.send(status, b"busy", Retry_After="30"))
     good = serve()
     router = start(ROUTES_FILE=routes(model(busy, good)), WEB_CONCURRENCY=2)
     assert {chat(router).status_code for _ in range(20)} == {200}
     assert len(busy.seen) == 1
     router = start(ROUTES_FILE=routes(model(busy)))
     first, second = chat(router), chat(router)
-    assert (first.status_code, first.content, first.headers["Retry-After"]) == (503, b"busy", "30")
+    assert (first.status_code, first.content, first.headers["Retry-After"]) == (status, b"busy", "30")
     assert code_of(second) == (503, "no_endpoint")
     assert 1 <= int(second.headers["Retry-After"]) <= 30
     assert len(busy.seen) == 2
+
+
+def test_patience_with_a_clients_own_credentials_is_the_clients(start: Start, serve: Serve, routes: Routes) -> None:
+    """A 429 for one client's key says nothing to the others."""
+    picky = serve(
+        lambda seen, reply: reply.send(429 if "one" in seen.headers["authorization"] else 200, Retry_After="30")
+    )
+    router = start(ROUTES_FILE=routes(model(picky, forward_credentials=True)))
+    assert chat(router, headers={"Authorization": "one"}).status_code == 429
+    assert chat(router, headers={"Authorization": "two"}).status_code == 200
+
+
+@pytest.mark.parametrize("balancing", ["least_inflight", "round_robin"])
+def test_retries_take_no_turns(start: Start, serve: Serve, routes: Routes, balancing: str) -> None:
+    """Of two, one refuses everything: it gets every other request, not every one."""
+    bad, good = serve(lambda seen, reply: reply.send(429)), serve()
+    router = start(ROUTES_FILE=routes(model(bad, good, balancing=balancing)))
+    statuses = Counter(chat(router).status_code for _ in range(100))
+    assert len(bad.seen) == 50
+    assert statuses[200] >= 70  # the other half, and what the budget could save of this one
+
+
+def test_share_counts_those_that_are_unwell(start: Start, serve: Serve, routes: Routes) -> None:
+    """One of two is out by its checks: failures don't take the other one out as well."""
+    unwell, bad = serve(), serve(lambda seen, reply: reply.send(500))
+    unwell.well = False
+    check = {"interval_s": 1, "unhealthy_after": 1}
+    router = start(ROUTES_FILE=routes(model(unwell, bad, health_check=check, ejection={"consecutive_failures": 2})))
+    until(lambda: not is_up(router, unwell), "it is out")
+    assert {chat(router).status_code for _ in range(10)} == {500}
+    assert is_up(router, bad)
+
+
+def test_checks_that_are_switched_off_keep_nobody_out(start: Start, serve: Serve, routes: Routes) -> None:
+    """Nobody would ever find it well again."""
+    upstream = serve()
+    check = {"interval_s": 1, "unhealthy_after": 1}
+    router = start(ROUTES_FILE=routes(model(upstream, health_check=check)))
+    upstream.well = False
+    until(lambda: not is_up(router, upstream), "it is out")
+    routes(model(upstream))
+    until(lambda: is_up(router, upstream), "it is in")
+
+
+def test_endpoint_is_back_after_so_many_good_checks(start: Start, serve: Serve, routes: Routes) -> None:
+    """Not after the first if two are asked for."""
+    upstream = serve()
+    check = {"interval_s": 1, "unhealthy_after": 1, "healthy_after": 3}
+    router = start(ROUTES_FILE=routes(model(upstream, health_check=check)), WEB_CONCURRENCY=1)
+    upstream.well = False
+    until(lambda: not is_up(router, upstream), "it is out")
+    before = upstream.checks
+    upstream.well = True
+    until(lambda: is_up(router, upstream), "it is back")
+    assert upstream.checks - before >= 3
+
+
+def test_version_without_an_endpoint_is_replaced_by_another(start: Start, serve: Serve, routes: Routes) -> None:
+    """Unless it is pinned."""
+    good = serve()
+    versions = [
+        {"name": "canary", "weight": 99, "endpoints": [nobody()]},
+        {"name": "stable", "weight": 1, "endpoints": [good.url]},
+    ]
+    router = start(ROUTES_FILE=routes({"name": "m", "versions": versions, "health_check": NO_CHECKS}))
+    assert {chat(router).status_code for _ in range(10)} == {200}
+    assert chat(router, headers={"X-Model-Version": "canary"}).status_code == 502
 
 
 def test_endpoint_that_fails_is_out_for_all_workers_and_back_by_one_probe(

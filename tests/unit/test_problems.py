@@ -43,7 +43,7 @@ ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
     (errors.UpstreamBroken("why"), 502, "upstream_broken", None),
     (errors.UpstreamTimeout("why"), 504, "upstream_timeout", None),
     (errors.UpstreamRefused("why", 422), 422, "upstream_refused", None),
-    (errors.UpstreamRefused("why", 429, 3), 429, "upstream_refused", "3"),
+    (errors.UpstreamRefused("why", 429, "3"), 429, "upstream_refused", "3"),
 ]
 # These stop a start or belong to a group; no request meets them.
 NO_ANSWERS = {

@@ -171,9 +171,17 @@ def test_policies_are_those_there_are() -> None:
 def test_headers_are_those_that_are_dropped() -> None:
     """The document names every header that the router drops, sets or takes for a credential."""
     text = section("Headers").lower()
-    named = headers._HOP_BY_HOP | headers._CREDENTIALS | headers._OUR_OWN | headers._NOT_PASSED_BACK
+    named = headers._HOP_BY_HOP | headers._OUR_OWN | headers._NOT_PASSED_BACK
     assert {name for name in named if f"`{name}`" not in text} == set()
     assert headers._VIA in text
+
+
+def test_credentials_of_clients_are_documented() -> None:
+    """Every header that the document calls a credential is taken for one."""
+    (row,) = [line for line in section("Headers").splitlines() if "credentials of the client" in line]
+    named = re.findall(r"`([A-Z][A-Za-z-]+)`", row.split("|")[2])
+    assert len(named) >= 4
+    assert all(headers._is_credential(name.lower()) for name in named)
 
 
 def test_health_check_paths_are_documented() -> None:
