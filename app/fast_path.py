@@ -14,6 +14,7 @@ What this buys is measured in docs/performance.md. gunicorn_h1c, its optional pa
 match: it takes bare line feeds and folded lines, and with what it takes to refuse those it was no faster.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -25,13 +26,27 @@ from gunicorn.http import wsgi
 
 from app.connection import Connection
 
-_HEAD = re.compile(
-    rb"(GET|HEAD|POST) (/[!-\"$-~]*) HTTP/1\.1"  # no # in a path
-    rb"((?:\r\n[!#$%&'*+.^`|~0-9A-Za-z-]+:[\t ]*[^\x00-\x1f\x7f]*)*)"  # no _ in a name, no tab inside a value
+_HEAD = re.compile(  # possessive (++): no head, however malformed, takes longer than one pass to find unusual
+    rb"(GET|HEAD|POST) (/[!-\"$-~]*+) HTTP/1\.1"  # no # in a path
+    rb"((?:\r\n[!#$%&'*+.^`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+)*+)"  # no _ in a name
     rb"\r\n\r\n"
 )
+_ANSWER_HEAD = re.compile(
+    r"HTTP/1\.1 \d\d\d [^\x00-\x08\x0a-\x1f\x7f]*+\r\n"
+    r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+"
+)
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++")
 _UNUSUAL = frozenset(("expect", "http2-settings", "te", "trailer", "transfer-encoding", "upgrade"))
-_BODILESS = ("1", "204", "304")
+_NOT_THE_APPLICATIONS = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailers"),
+        *("transfer-encoding", "upgrade", "server", "date"),
+    )
+)
+_READ_BYTES = 1 << 16
+_LENGTHLESS = ("1", "204")
+_BODILESS = (*_LENGTHLESS, "304")
+_FIXED_FIELDS = 3  # Server, Date and Connection
 _MOST_NAMES = 1000
 _Body = Iterable[bytes]
 _Start = Callable[..., Callable[[bytes], object]]
@@ -64,7 +79,7 @@ class Body:
         wanted = self._left if size is None or size < 0 else min(size, self._left)
         pieces, have = [self._have], len(self._have)
         while have < wanted:
-            data = self._connection.recv(max(1 << 16, wanted - have))
+            data = self._connection.recv(_READ_BYTES)
             if not data:
                 break
             pieces.append(data)
@@ -89,14 +104,16 @@ class FastPath:
     def __init__(self, cfg: Any) -> None:
         self._cfg = cfg
         hooks = (cfg.settings[name] for name in ("pre_request", "post_request"))
-        self._used = not (
-            cfg.is_ssl or cfg.proxy_protocol != "off" or any(hook.get() != hook.default for hook in hooks)
-        )
+        plain = cfg.protocol == "http" and not cfg.is_ssl and cfg.proxy_protocol == "off"
+        # gunicorn itself reads SCRIPT_NAME from the process's environment, for every request.
+        self._used = plain and not os.environ.get("SCRIPT_NAME") and all(hook.get() == hook.default for hook in hooks)
         self._longest = min(cfg.limit_request_line or 4094, cfg.limit_request_field_size or 8190, 8190)
         self._most_fields = min(cfg.limit_request_fields, 100)
         self._schemes = frozenset("HTTP_" + name.upper().replace("-", "_") for name in cfg.secure_scheme_headers)
-        self._trusted = cfg.forwarded_allow_ips
+        self._only_loopback_is_trusted = set(cfg.forwarded_allow_ips) <= {"127.0.0.1", "::1"}
         self._keys: dict[str, str] = {}
+        self.field_names: dict[str, str] = {}
+        """Of answers, as they are written and in lower case."""
         self._constant = {**wsgi.base_environ(cfg), "wsgi.multithread": True, "wsgi.url_scheme": "http"}
         self.keeps = bool(cfg.keepalive)
         self._second = 0
@@ -137,8 +154,8 @@ class FastPath:
         keep = environ.get("HTTP_CONNECTION", "keep-alive").lower()
         if not (length.isdecimal() and length.isascii() and len(length) < 16 and keep in ("keep-alive", "close")):
             return None
-        if not self._schemes.isdisjoint(environ) and self._is_trusted(environ["REMOTE_ADDR"]):
-            return None
+        if not self._schemes.isdisjoint(environ) and self._may_be_trusted(environ["REMOTE_ADDR"]):
+            return None  # gunicorn decides whose word it takes for the scheme
         uri = target.decode("ascii")
         path, _, query = uri.partition("?")
         environ["REQUEST_METHOD"] = method.decode("ascii")
@@ -161,8 +178,16 @@ class FastPath:
             self._keys[name] = key
         return key
 
-    def _is_trusted(self, addr: str) -> bool:
-        return "*" in self._trusted or addr in self._trusted or any("/" in trusted for trusted in self._trusted)
+    def _may_be_trusted(self, address: str) -> bool:
+        return not self._only_loopback_is_trusted or ":" in address or address.startswith("127.")
+
+    def field_name(self, name: str) -> str:
+        """The name of a field of an answer in lower case. Raises ValueError if it is none."""
+        if not _FIELD_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a header")
+        if len(self.field_names) < _MOST_NAMES:
+            self.field_names[name] = name.lower()
+        return name.lower()
 
     def fixed_fields(self) -> str:
         """The fields that every answer has; the date changes once a second."""
@@ -220,8 +245,11 @@ class Answer:
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         """WSGI's start_response."""
-        if exc_info is not None and self._sent:
-            raise exc_info[1].with_traceback(exc_info[2])
+        if exc_info is not None:
+            if self._sent:
+                raise exc_info[1].with_traceback(exc_info[2])
+        elif self._status:
+            raise AssertionError("the answer was begun before")
         self._status, self.fields = status, headers
         return self.write
 
@@ -258,16 +286,22 @@ class Answer:
         request, status = self._request, self._status
         self.keep = request.keep and request.body.finished() and not self._stops() and self._path.keeps
         lines = [f"HTTP/1.1 {status}\r\n{self._path.fixed_fields()}{'keep-alive' if self.keep else 'close'}\r\n"]
+        names = self._path.field_names
         for name, value in self.fields:
-            lines.append(f"{name}: {value}\r\n")
-            if name.lower() == "content-length":
+            low = names.get(name) or self._path.field_name(name)
+            if low in _NOT_THE_APPLICATIONS:
+                continue
+            if low == "content-length":
                 self._length = int(value)
-        if request.environ["REQUEST_METHOD"] == "HEAD" or status.startswith(_BODILESS):
+                if status.startswith(_LENGTHLESS):
+                    continue
+            lines.append(name + ": " + value + "\r\n")  # no f-string: a value that is no text is a mistake
+        if status.startswith(_BODILESS) or request.environ["REQUEST_METHOD"] == "HEAD":
             self._length = None
         elif self._length is None:
             self.chunked = True
             lines.append("Transfer-Encoding: chunked\r\n")
         head = "".join(lines)
-        if head.count("\n") != len(self.fields) + 4 + self.chunked or head.count("\r") != head.count("\n"):
-            raise ValueError("a header of the answer has a line break in it")
+        if head.count("\n") != len(lines) + _FIXED_FIELDS or not _ANSWER_HEAD.fullmatch(head):
+            raise ValueError("the status or a header of the answer has characters that it must not have")
         return f"{head}\r\n".encode("latin-1")

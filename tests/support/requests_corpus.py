@@ -140,6 +140,8 @@ def _lines() -> dict[str, Entry]:
         "HTTP/0.9": "GET /p",
         "HTTP/1": "GET /p HTTP/1",
         "HTTP/1.0": "GET /p HTTP/1.0",
+        "version without a dot": "GET /p HTTP/1x1",
+        "version and more": "GET /p HTTP/1.1x",
         "HTTP/1.2": "GET /p HTTP/1.2",
         "HTTP/1.10": "GET /p HTTP/1.10",
         "HTTP/2.0": "GET /p HTTP/2.0",
@@ -334,11 +336,15 @@ def _framing() -> dict[str, Entry]:
         "chunked, then length": Entry(chunks(_WHOLE, "Content-Length: 4") + _NEXT),
         "chunked twice": Entry(chunks(_WHOLE, "Transfer-Encoding: chunked") + _NEXT),
         "chunked and identity": Entry(chunks(_WHOLE, "Transfer-Encoding: identity") + _NEXT),
-        "length of an astronomer": Entry(post(length=10**15)),
+        "length of 10 digits": Entry(post(length=4 * 10**9)),
+        "length of 15 digits": Entry(post(length=10**15 - 1)),
+        "length of 16 digits": Entry(post(length=10**15)),
         "length longer than the body": Entry(post(length=9)),
         "length shorter than the body": Entry(post(length=3)),
         "length shorter, then a request": Entry(post(length=3) + _NEXT),
-        "length of 16 digits": Entry(get("Content-Length: " + "0" * 15 + "5", line=start, body=b"hello") + _NEXT),
+        "length of 16 digits, most of them zeros": Entry(
+            get("Content-Length: " + "0" * 15 + "5", line=start, body=b"hello") + _NEXT
+        ),
     }
 
 
