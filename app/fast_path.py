@@ -256,9 +256,9 @@ class Answer:
     def write(self, data: bytes) -> None:
         """Send the head if it hasn't been, and a piece of the body."""
         if not self._sent:
-            head = self._head()
+            whole = self._head() + self._framed(data)
             self._sent = True
-            self._connection.sendall(head + self._framed(data))
+            self._connection.sendall(whole)
         elif data:
             self._connection.sendall(self._framed(data))
 

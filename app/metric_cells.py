@@ -49,25 +49,27 @@ class Distribution:
         self._child = child
         self._bounds: list[float] = child._upper_bounds
         self._cells: list[memoryview[float]] = []
-        self._sum: memoryview[float]
+        self._sum: memoryview[float] | None = None
 
     def observe(self, amount: float) -> None:
         """Enter an amount in its bucket."""
         cells = self._cells
-        if not cells:
+        total = self._sum
+        if total is None:
             cells = self._cells = [_cell_of(bucket) for bucket in self._child._buckets]
-            self._sum = _cell_of(self._child._sum)
+            total = self._sum = _cell_of(self._child._sum)
             _bound.add(self)
         cells[bisect_left(self._bounds, amount)][0] += 1.0
-        self._sum[0] += amount
+        total[0] += amount
 
     def forget(self) -> None:
         """See Count."""
         self._cells = []
+        self._sum = None
 
 
 def _cell_of(value: Any) -> "memoryview[float]":
-    value.inc(0)  # has prometheus-client open this process's file, and make the entry
+    value.get()  # has prometheus-client open this process's file, and make the entry
     at = value._file._positions[value._key]
     return memoryview(value._file._m)[at : at + 8].cast("d")
 
