@@ -134,6 +134,7 @@ def test_newcomer_does_not_overtake_those_who_wait() -> None:
     assert parent.taken() == 0
 
 
+@pytest.mark.slow
 def test_no_wakeup_is_lost_in_100_000_handovers() -> None:
     """4 processes with more askers than permits, 100,000 times: if one wake-up were lost, an asker would hang."""
     each = 25_000

@@ -21,6 +21,8 @@ from app.shared import SharedTable
 from app.usage import PLACES, Usage
 from tests.support.forks import Barrier, Parent
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def parent() -> Iterator[Parent]:

@@ -12,6 +12,8 @@ from app.capacity import reserve_connections
 from app.config import load_settings
 from app.errors import SettingsError
 
+pytestmark = pytest.mark.slow
+
 NOBODY = 65534
 OTHERS = 256  # descriptors that are no connections, as the module has it
 KNOCKING = 128  # connections that must fit beyond those that are served

@@ -18,6 +18,8 @@ from app.connection import Connection, Response
 from app.fast_path import Answer, Body, FastPath, Request
 from tests.support.requests_corpus import CORPUS, get, post
 
+pytestmark = pytest.mark.slow
+
 LISTENER, PEER = ("127.0.0.1", 8080), ("127.0.0.9", 4711)
 _OBJECTS = ("wsgi.input", "wsgi.errors", "gunicorn.socket", "wsgi.early_hints")  # the last is gunicorn's own extension
 

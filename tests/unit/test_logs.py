@@ -16,6 +16,8 @@ import structlog
 from app import logs
 from app.config import load_settings
 
+pytestmark = pytest.mark.slow
+
 LEVELS = ["debug", "info", "warning", "error", "critical"]
 
 

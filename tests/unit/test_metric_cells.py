@@ -23,6 +23,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from app.metric_cells import Count, Distribution
 from app.metrics import keep_files_per_slot
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 Files = dict[str, dict[str, float]]
 

@@ -30,6 +30,8 @@ from app.limiter import Permit
 from app.main import create_app
 from tests.support.catalogue import OneModel, TestModel
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 Samples = dict[str, float]
 

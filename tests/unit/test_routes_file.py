@@ -491,6 +491,7 @@ def unharmed(text: str, name: str) -> None:
 
 
 @effort(suppress_health_check=[Check.too_slow], deadline=None)
+@pytest.mark.slow
 @given(st.data(), JUNK)
 def test_nothing_else_is_ever_raised(data: st.DataObject, junk: object) -> None:
     """Whatever structure a file has: as it is, as a list of models, and in the place of any member of an example."""
@@ -511,6 +512,7 @@ def test_nothing_else_is_ever_raised(data: st.DataObject, junk: object) -> None:
 
 
 @effort(suppress_health_check=[Check.too_slow], deadline=None)
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(KINDS))
 def test_damaged_files(data: st.DataObject, kind: str) -> None:
     """An example with pieces cut out, doubled or overwritten."""
@@ -525,6 +527,7 @@ def test_damaged_files(data: st.DataObject, kind: str) -> None:
     unharmed(text.decode(errors="replace"), f"x.{kind}")
 
 
+@pytest.mark.slow
 @given(st.text(alphabet="[]{}=.,:-&*!|>%@\"'\\#\n\t a0\ufeff\ud800\x85\u2028~?<"), st.sampled_from([*KINDS, "json"]))
 def test_punctuation(text: str, kind: str) -> None:
     """Texts that are nothing but the signs that mean something to a parser."""
