@@ -1,7 +1,7 @@
 # Two commands are all one needs: `make run` and `make test`. Both make .venv first, and renew it when its inputs change.
 
 PYTHON ?= python3
-BENCH ?= limiter goodput balancing
+BENCH ?= limiter metrics goodput balancing
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,7 +37,7 @@ format: dev  ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: dev wrk  ## measure the limiter and the server; BENCH=limiter measures one
+bench: dev wrk  ## measure the limiter, counting, overload and balancing; BENCH=limiter measures one
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit; done
 
 pins: check-python  ## renew constraints.txt with the newest releases that pyproject.toml allows

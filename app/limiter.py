@@ -99,7 +99,8 @@ class Limiter:
         `before_waiting` is called if the caller has to wait, before it does; the place in the line is its own already.
         """
         slot = self._slot
-        with self._lock:
+        self._lock.acquire()
+        try:
             # The whole decision lies between lock and unlock. To admit is its one store: a SIGKILL before it takes
             # nothing, a SIGKILL after it leaves the permit in this worker's row, to be reclaimed. To join the line is
             # one store too, that of the cursor (line.py); the count of the queued that follows is mended by reclaim.
@@ -111,6 +112,8 @@ class Limiter:
                 admitted = False
                 if self.queue_size:
                     waiter = self._enqueue()
+        finally:
+            self._lock.release()
         if admitted:
             return Permit(self)
         if not self.queue_size:
@@ -151,12 +154,18 @@ class Limiter:
 
     def _release(self) -> None:
         slot = self._slot
-        with self._lock:
+        woken: Iterable[int] = ()
+        self._lock.acquire()
+        try:
             # First give back, then grant: killed in between, a permit is free and somebody waits, until this worker is
             # reaped and its reaper grants. The other order would let one in too many.
             self._inflight[slot] -= 1
-            woken = self._grant() if self.queue_size else ()
-        self._ring(woken)
+            if self.queue_size:
+                woken = self._grant()
+        finally:
+            self._lock.release()
+        if woken:
+            self._ring(woken)
 
     def _wait(self, waiter: _Waiter, before_waiting: Callable[[], object] | None) -> Permit:
         try:
@@ -193,7 +202,8 @@ class Limiter:
     # What follows needs the lock.
 
     def _taken(self) -> int:
-        return sum(self._inflight[: self._rows[0]]) + (self._line.granted if self.queue_size else 0)
+        taken = sum(self._inflight[: self._rows[0]])
+        return taken + self._line.granted if self.queue_size else taken
 
     def _waiting(self) -> int:
         return sum(self._queued[: self._rows[0]]) - self._line.granted if self.queue_size else 0

@@ -25,6 +25,7 @@ import mmap
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from app.errors import SharedStateMismatch
 
@@ -44,14 +45,15 @@ _libc = ctypes.PyDLL(None)
 class RobustMutex:
     """A mutex in shared memory that a process can't take with it into its grave."""
 
-    __slots__ = ("_address", "_lock", "_unlock")
+    __slots__ = ("_address", "_lock", "release")
 
     def __init__(self, block: mmap.mmap, *, initialise: bool) -> None:
         """`block` starts with the mutex; `initialise` once, before anyone else can see the block."""
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(block))
-        self._lock = _libc.pthread_mutex_lock
-        self._unlock = _libc.pthread_mutex_unlock
-        self._lock.argtypes = self._unlock.argtypes = [ctypes.c_void_p]
+        _libc.pthread_mutex_lock.argtypes = _libc.pthread_mutex_unlock.argtypes = [ctypes.c_void_p]
+        self._lock = partial(_libc.pthread_mutex_lock, self._address)
+        self.release = partial(_libc.pthread_mutex_unlock, self._address)
+        """Let others have it. With `acquire`, in a try block, it does what `with` does at half the cost."""
         if initialise:
             attributes = ctypes.create_string_buffer(_MUTEX_BYTES)
             mutex = ctypes.c_void_p(self._address)
@@ -60,8 +62,9 @@ class RobustMutex:
             _check(_libc.pthread_mutexattr_setrobust(attributes, _PTHREAD_MUTEX_ROBUST))
             _check(_libc.pthread_mutex_init(mutex, attributes))
 
-    def __enter__(self) -> None:
-        status = self._lock(self._address)
+    def acquire(self) -> None:
+        """Wait until nobody else has it."""
+        status = self._lock()
         if status:
             if status != errno.EOWNERDEAD:
                 _check(status)
@@ -69,8 +72,11 @@ class RobustMutex:
             # reclaimed when its parent reaps it, so there is nothing to undo here.
             _check(_libc.pthread_mutex_consistent(ctypes.c_void_p(self._address)))
 
+    def __enter__(self) -> None:
+        self.acquire()
+
     def __exit__(self, *_: object) -> None:
-        self._unlock(self._address)
+        self.release()
 
 
 class SharedTable:
