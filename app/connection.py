@@ -1,7 +1,7 @@
 """A client's connection: what it is doing, and gunicorn's reading and writing with our few differences.
 
 - **Stalls.** A client that for STALL_TIMEOUT_S sends no more of its request, or takes no more of its answer, is cut
-  off: `recv` and `sendall` raise TimeoutError. Any progress begins the time anew.
+  off: `recv` and `sendall` raise TimeoutError. Any progress begins the time anew; for who reads, see `_send`.
 - **Unread bodies.** A body the application did not read (413) is not waited for: the answer says `Connection: close`
   and what still arrives is discarded for a moment, so that the client gets to read the answer.
 - **`Expect: 100-continue`** is answered when the application first reads, so a refused body need not be sent.

@@ -37,12 +37,6 @@ _ANSWER_HEAD = re.compile(
 )
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++")
 _UNUSUAL = frozenset(("expect", "http2-settings", "te", "trailer", "transfer-encoding", "upgrade"))
-_NOT_THE_APPLICATIONS = frozenset(
-    (
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailers"),
-        *("transfer-encoding", "upgrade", "server", "date"),
-    )
-)
 _READ_BYTES = 1 << 16
 _LENGTHLESS = ("1", "204")
 _BODILESS = (*_LENGTHLESS, "304")
@@ -75,7 +69,7 @@ class Body:
         """What follows the body: the beginning of the next request."""
 
     def read(self, size: int | None = None) -> bytes:
-        """Up to `size` bytes, fewer only at the end. Raises what gunicorn's reader raises, or TimeoutError."""
+        """Up to `size` bytes, fewer only at the end. Raises OSError, of which TimeoutError is one."""
         wanted = self._left if size is None or size < 0 else min(size, self._left)
         pieces, have = [self._have], len(self._have)
         while have < wanted:
@@ -102,7 +96,6 @@ class FastPath:
     """The fast path of one worker."""
 
     def __init__(self, cfg: Any) -> None:
-        self._cfg = cfg
         hooks = (cfg.settings[name] for name in ("pre_request", "post_request"))
         plain = cfg.protocol == "http" and not cfg.is_ssl and cfg.proxy_protocol == "off"
         # gunicorn itself reads SCRIPT_NAME from the process's environment, for every request.
@@ -289,7 +282,7 @@ class Answer:
         names = self._path.field_names
         for name, value in self.fields:
             low = names.get(name) or self._path.field_name(name)
-            if low in _NOT_THE_APPLICATIONS:
+            if low in util.hop_headers:  # the server's own, not the application's
                 continue
             if low == "content-length":
                 self._length = int(value)

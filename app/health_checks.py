@@ -16,7 +16,7 @@ from app.endpoints import Endpoints
 from app.errors import UpstreamError
 from app.upstream.connection import Connection
 
-_PATHS = {"openai": "/v1/models", "v2": "/v2/health/ready", "simulated": "/"}
+_PATHS = {"openai": "/v1/models", "v2": "/v2/health/ready"}  # a simulated model has no endpoints
 _ALIVE = frozenset((401, 403, 404, 405))
 
 _log = structlog.get_logger("router.endpoints")

@@ -1,6 +1,6 @@
 """Which models are served, and from where: the schema of a routes file, as frozen records.
 
-docs/routing.md explains every member with an example; routes_file.py reads a file into it.
+docs/routing.md explains every member with an example; routes_file/ reads a file into it.
 """
 
 from typing import Annotated, Literal
@@ -13,7 +13,8 @@ Policy = Literal["least_inflight", "p2c", "round_robin", "session", "prefix"]
 
 Name = Annotated[str, Meta(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z")]
 """1 to 200 printable characters, no blank at either end."""
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
+WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+Word = Annotated[str, Meta(pattern=rf"^{WORD}\Z")]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 

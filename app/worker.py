@@ -1,6 +1,7 @@
 """The gunicorn worker: gevent, with a drain that neither waits for idle connections nor breaks busy ones.
 
-What differs from gunicorn's own gevent worker, which parses requests and writes responses here too:
+What differs from gunicorn's own gevent worker, whose parser and response serve every request here that is unusual:
+- **The ordinary request** is read and answered by `fast_path.py`.
 - **Drain.** When the worker stops, connections that are served end after their answer, which then says
   `Connection: close`, and idle ones at once. Two kinds are given a moment first: one opened or answered within the last
   half second, whose next request may be on its way, and one on which a request has begun to arrive (`connection.py`).
@@ -131,7 +132,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         base = self._fast_path.environ_of(connection, listener, addr)
         rest, keep = b"", True
         try:
-            while keep and (data := rest or self._first_bytes(connection)):
+            while keep and (data := rest or connection.first_bytes(self._idle_s)):
                 request = None if base is None else self._fast_path.parse(connection, base, data)
                 if request is None:
                     keep, rest = self._serve_unusual(connection, data, listener, addr)
@@ -149,10 +150,6 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             connection.close()
             self._connections.discard(connection)
             self._ended.set()
-
-    def _first_bytes(self, connection: Connection) -> bytes:
-        """Idle until a request begins to arrive; b"" if the client left, or TimeoutError if the time was up."""
-        return connection.first_bytes(self._idle_s)
 
     def _serve_ordinary(self, connection: Connection, request: Request) -> tuple[bool, bytes]:
         """An ordinary request, answered; answers whether to keep the connection, and what came after the request."""

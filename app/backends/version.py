@@ -142,13 +142,25 @@ class Attempt:
         """It is over; only the first call counts. `code` is the status, or what went wrong."""
         if self._ended:
             return
+        ejected = self._leave(outcome)
+        metrics, model = self.version.shared.metrics, self.version.route.name
+        metrics.endpoint_requests_child(self.endpoint.name, code).inc()
+        metrics.upstream_seconds_child(model).observe(time.monotonic() - self._began)
+        if ejected:
+            _log.warning("endpoint ejected", endpoint=self.endpoint.name, model=model, reason=code)
+
+    def give_up(self) -> None:
+        """It won't be made after all, and counts as no request."""
+        self._leave(Outcome.ABANDONED)
+
+    def _leave(self, outcome: Outcome) -> bool:
+        """Be counted with the endpoint no more; answers whether it was ejected for how this ended."""
         self._ended = True
-        version, place, shared = self.version, self.endpoint.place, self.version.shared
-        shared.usage.leave(place)
-        shared.metrics.endpoint_requests_child(self.endpoint.name, code).inc()
-        shared.metrics.upstream_seconds_child(version.route.name).observe(time.monotonic() - self._began)
-        if shared.states.end(place, outcome, probe=self._probe, peers=version.places, rules=version.route.ejection):
-            _log.warning("endpoint ejected", endpoint=self.endpoint.name, model=version.route.name, reason=code)
+        version, place = self.version, self.endpoint.place
+        version.shared.usage.leave(place)
+        return version.shared.states.end(
+            place, outcome, probe=self._probe, peers=version.places, rules=version.route.ejection
+        )
 
     def _heed(self, head: Head) -> None:
         """Leave the endpoint alone if it asks for that. With the client's own credentials, 429 speaks of the client."""
@@ -156,15 +168,6 @@ class Attempt:
         seconds = retry_after_s(head.headers) if head.status == 503 or (head.status == 429 and not own) else None
         if seconds:
             self.version.shared.states.leave_alone(self.endpoint.place, seconds)
-
-    def give_up(self) -> None:
-        """It won't be made after all."""
-        self._ended = True
-        self.version.shared.usage.leave(self.endpoint.place)
-        rules = self.version.route.ejection
-        self.version.shared.states.end(
-            self.endpoint.place, Outcome.ABANDONED, probe=self._probe, peers=self.version.places, rules=rules
-        )
 
     def _pieces(self, answer: Answer) -> Iterator[bytes]:
         try:

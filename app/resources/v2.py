@@ -19,10 +19,11 @@ from app.drain import Drain
 from app.errors import Draining, InvalidRequest, ModelNotFound, NoEndpoint, ProtocolMismatch
 from app.exchange import ENVIRON_KEY
 from app.resources.door import PIN, Door, headers_for, key_for
+from app.routes import WORD
 
 PREFIX = "/v2/models"
 _SPOKEN = ("v2", "simulated")
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_VERSION = re.compile(WORD)
 _JSON_LENGTH = "Inference-Header-Content-Length"
 
 

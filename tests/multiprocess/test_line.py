@@ -5,8 +5,6 @@ import random
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
 import gevent
 import pytest
@@ -18,7 +16,7 @@ from app import line as line_module
 from app.errors import ClientGone, QueueFull
 from app.limiter import Limiter
 from app.line import Line
-from tests.support.forks import Barrier, KernelCount, Parent
+from tests.support.forks import Barrier, KernelCount, Parent, die_at
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
@@ -190,24 +188,6 @@ def test_waiter_that_leaves_passes_its_permit_on(granted_by: str) -> None:
     assert own.snapshot() == (0, 0)
 
 
-def _die_at(step: int) -> Callable[[FrameType, str, Any], Any]:
-    """A trace function that SIGKILLs its process before the `step`-th line of the limiter's or the line's code."""
-    files = {limiter_module.__file__, line_module.__file__}
-    left = step
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename not in files:
-            return None
-        if event == "line":
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    return trace
-
-
 def _acquire_free(own: Limiter) -> None:
     own.acquire()
 
@@ -233,10 +213,10 @@ def _death_at(step: int, victims_act: Callable[[Limiter], None]) -> int:
         if victims_act is _release_to_another:
             permit = other.acquire()
             taken.arrive()
-            sys.settrace(_die_at(step))
+            sys.settrace(die_at(step, {limiter_module.__file__, line_module.__file__}))
             permit.release()
         else:
-            sys.settrace(_die_at(step))
+            sys.settrace(die_at(step, {limiter_module.__file__, line_module.__file__}))
             victims_act(other)
         sys.settrace(None)
 

@@ -4,8 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,7 @@ from app.limiter import Limiter
 from app.publication import MAX_BYTES, Publication
 from app.shared import SharedTable
 from app.usage import PLACES, Usage
-from tests.support.forks import Barrier, Parent
+from tests.support.forks import Barrier, Parent, die_at
 
 pytestmark = pytest.mark.slow
 
@@ -174,24 +172,6 @@ def test_new_name_at_a_used_place_knows_nothing_of_the_last(parent: Parent) -> N
     assert (spent[places["new"]], spent[places["old 0"]]) == (0, 1000)
 
 
-def _die_at(step: int) -> Callable[[FrameType, str, Any], Any]:
-    """A trace function that SIGKILLs its process before the `step`-th line of what a publication runs."""
-    files = {publication_module.__file__, usage_module.__file__, endpoints_module.__file__}
-    left = step
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename not in files:
-            return None
-        if event == "line":
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    return trace
-
-
 OLD = ["old", "stays"]
 NEW = ["new 0", "stays", "new 1"]
 GONE = ["gone 0", "gone 1", "gone 2"]
@@ -211,7 +191,7 @@ def _death_at(parent: Parent, step: int) -> tuple[int, bytes]:
 
     def victim(_: Limiter) -> None:
         own = _publication(table)
-        sys.settrace(_die_at(step))
+        sys.settrace(die_at(step, {publication_module.__file__, usage_module.__file__, endpoints_module.__file__}))
         own.publish(b"new and longer", NEW)
         sys.settrace(None)
 

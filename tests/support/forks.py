@@ -6,6 +6,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
 
 from gevent.hub import reinit
 
@@ -130,3 +132,20 @@ class KernelCount:
         with open(f"/proc/self/fdinfo/{self._fd}") as info:
             (count,) = (line.split()[1] for line in info if line.startswith("eventfd-count"))
         return int(count, 16)
+
+
+def die_at(step: int, files: set[str]) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that SIGKILLs its process before the `step`-th line that runs of these files."""
+    left = step
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return trace
