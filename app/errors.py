@@ -30,7 +30,7 @@ class MalformedRequest(RouterError):
 
 
 class BodyStalled(RouterError):
-    """A request body of which nothing more came for STALL_TIMEOUT_S."""
+    """A request body of which nothing more came for STALL_TIMEOUT_S, or that took longer than UPLOAD_TIMEOUT_S."""
 
     code = "request_timeout"
 

@@ -41,6 +41,7 @@ class Exchange:
         "permit",
         "queue_s",
         "refusal",
+        "reply_headers",
         "request_id",
         "route",
         "started",
@@ -60,6 +61,8 @@ class Exchange:
         self.queue_s = 0.0
         self.model_s = 0.0
         self.refusal: str | None = None
+        self.reply_headers: Headers = []
+        """What the model server's answer says, to be passed on."""
         self.permit: Permit | None = None
         self.watch: ClientWatch | None = None
         self._held: list[Callable[[], object]] = []
@@ -120,6 +123,7 @@ def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], Non
 
         def start(status: str, headers: Headers, exc_info: Any = None, /) -> Write:
             exchange.status = int(status[:3])
+            headers += exchange.reply_headers
             headers.append(("X-Request-Id", exchange.request_id))
             headers.append(("Server-Timing", exchange.timing()))
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
@@ -170,6 +174,8 @@ class _Answer:
             if not self._complete:
                 exchange.status = CLIENT_CLOSED_REQUEST
             on_end(exchange)
+            # They hold each other: left so, every request would be garbage for the collector to find.
+            exchange.environ.pop(ENVIRON_KEY, None)
 
     def abandon(self, error: BaseException) -> None:
         """End the exchange of an application that raised instead of answering."""

@@ -28,21 +28,23 @@ from app.connection import Connection
 
 _HEAD = re.compile(  # possessive (++): no head, however malformed, takes longer than one pass to find unusual
     rb"(GET|HEAD|POST) (/[!-\"$-~]*+) HTTP/1\.1"  # no # in a path
-    rb"((?:\r\n[!#$%&'*+.^`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+)*+)"  # no _ in a name
+    rb"((?>(?:\r\n[!#$%&'*+.^`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+)*))"  # no _ in a name
     rb"\r\n\r\n"
 )
 _ANSWER_HEAD = re.compile(
     r"HTTP/1\.1 \d\d\d [^\x00-\x08\x0a-\x1f\x7f]*+\r\n"
-    r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+"
+    r"(?>(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*)\r\n"
 )
+_FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++")
 _UNUSUAL = frozenset(("expect", "http2-settings", "te", "trailer", "transfer-encoding", "upgrade"))
 _READ_BYTES = 1 << 16
 _LENGTHLESS = ("1", "204")
 _BODILESS = (*_LENGTHLESS, "304")
-_FIXED_FIELDS = 3  # Server, Date and Connection
+_OTHER_LINES = 5  # the status, Server, Date, Connection, and the empty one
 _MOST_NAMES = 1000
 _Body = Iterable[bytes]
+Fields = list[tuple[str, str]]
 _Start = Callable[..., Callable[[bytes], object]]
 
 
@@ -70,6 +72,9 @@ class Body:
 
     def read(self, size: int | None = None) -> bytes:
         """Up to `size` bytes, fewer only at the end. Raises OSError, of which TimeoutError is one."""
+        if size == self._left == len(self._have):  # all of it came with the head
+            taken, self._have, self._left = self._have, b"", 0
+            return taken
         wanted = self._left if size is None or size < 0 else min(size, self._left)
         pieces, have = [self._have], len(self._have)
         while have < wanted:
@@ -92,6 +97,21 @@ class Body:
         return self._left == 0
 
 
+class _Keys(dict[str, str]):
+    """By names of header fields: their keys in an environ, empty for one that isn't ordinary."""
+
+    def __missing__(self, name: str) -> str:
+        low = name.lower()
+        key = name.upper().replace("-", "_")
+        if low in _UNUSUAL:
+            key = ""
+        elif low not in ("content-type", "content-length"):
+            key = "HTTP_" + key
+        if len(self) < _MOST_NAMES:  # clients choose the names
+            self[name] = key
+        return key
+
+
 class FastPath:
     """The fast path of one worker."""
 
@@ -104,9 +124,8 @@ class FastPath:
         self._most_fields = min(cfg.limit_request_fields, 100)
         self._schemes = frozenset("HTTP_" + name.upper().replace("-", "_") for name in cfg.secure_scheme_headers)
         self._only_loopback_is_trusted = set(cfg.forwarded_allow_ips) <= {"127.0.0.1", "::1"}
-        self._keys: dict[str, str] = {}
-        self.field_names: dict[str, str] = {}
-        """Of answers, as they are written and in lower case."""
+        self._keys = _Keys()
+        self._plain_names: set[str] = set()
         self._constant = {**wsgi.base_environ(cfg), "wsgi.multithread": True, "wsgi.url_scheme": "http"}
         self.keeps = bool(cfg.keepalive)
         self._second = 0
@@ -133,54 +152,52 @@ class FastPath:
         if found is None:
             return None
         method, target, block = found.groups()
-        fields = block.decode("latin-1").split("\r\n")
-        if len(fields) > self._most_fields:
+        pairs = _FIELD.findall(block.decode("latin-1"))
+        keys = self._keys
+        fields = {keys[name]: value.strip(" \t") for name, value in pairs}
+        if "" in fields or len(fields) < len(pairs) or len(pairs) > self._most_fields:
             return None
-        environ = base.copy()
-        for at in range(1, len(fields)):
-            name, _, value = fields[at].partition(":")
-            key = self._keys.get(name) or self._key(name)
-            if not key or key in environ:
-                return None
-            environ[key] = value.strip(" \t")
-        length = environ.get("CONTENT_LENGTH", "0")
-        keep = environ.get("HTTP_CONNECTION", "keep-alive").lower()
+        length = fields.get("CONTENT_LENGTH", "0")
+        keep = fields.get("HTTP_CONNECTION", "keep-alive").lower()
         if not (length.isdecimal() and length.isascii() and len(length) < 16 and keep in ("keep-alive", "close")):
             return None
-        if not self._schemes.isdisjoint(environ) and self._may_be_trusted(environ["REMOTE_ADDR"]):
+        if not self._schemes.isdisjoint(fields) and self._may_be_trusted(base["REMOTE_ADDR"]):
             return None  # gunicorn decides whose word it takes for the scheme
         uri = target.decode("ascii")
         path, _, query = uri.partition("?")
-        environ["REQUEST_METHOD"] = method.decode("ascii")
-        environ["RAW_URI"] = uri
-        environ["PATH_INFO"] = util.unquote_to_wsgi_str(path) if "%" in path else path
-        environ["QUERY_STRING"] = query
-        body = environ["wsgi.input"] = Body(connection, data, found.end(), int(length))
+        body = Body(connection, data, found.end(), int(length))
+        environ = {
+            **base,
+            **fields,
+            "REQUEST_METHOD": method.decode("ascii"),
+            "RAW_URI": uri,
+            "PATH_INFO": util.unquote_to_wsgi_str(path) if "%" in path else path,
+            "QUERY_STRING": query,
+            "wsgi.input": body,
+        }
         return Request(environ, body, keep == "keep-alive")
-
-    def _key(self, name: str) -> str:
-        """The key of a field in an environ; empty for one that isn't ordinary."""
-        low = name.lower()
-        if low in _UNUSUAL:
-            key = ""
-        elif low in ("content-type", "content-length"):
-            key = low.upper().replace("-", "_")
-        else:
-            key = "HTTP_" + low.upper().replace("-", "_")
-        if key and len(self._keys) < _MOST_NAMES:  # clients choose the names
-            self._keys[name] = key
-        return key
 
     def _may_be_trusted(self, address: str) -> bool:
         return not self._only_loopback_is_trusted or ":" in address or address.startswith("127.")
 
-    def field_name(self, name: str) -> str:
-        """The name of a field of an answer in lower case. Raises ValueError if it is none."""
-        if not _FIELD_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a header")
-        if len(self.field_names) < _MOST_NAMES:
-            self.field_names[name] = name.lower()
-        return name.lower()
+    def passed(self, fields: Fields) -> tuple[Fields, int | None]:
+        """The fields of an application's answer that are its own to say, and its length. Raises ValueError."""
+        length = None
+        plain = self._plain_names
+        for field in fields:
+            name, value = field
+            if name in plain:
+                continue
+            low = name.lower()
+            if not _FIELD_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a header")
+            if low == "content-length":
+                length = int(value)
+            elif low in util.hop_headers:  # the server's own
+                fields = [other for other in fields if other is not field]
+            elif len(plain) < _MOST_NAMES:
+                plain.add(name)
+        return fields, length
 
     def fixed_fields(self) -> str:
         """The fields that every answer has; the date changes once a second."""
@@ -195,28 +212,29 @@ class Answer:
     """An answer being written."""
 
     __slots__ = (
-        "_connection",
+        "_client",
         "_length",
         "_path",
         "_request",
-        "_sent",
         "_status",
         "_stops",
         "chunked",
         "fields",
+        "headers_sent",
         "keep",
     )
 
     def __init__(self, connection: Connection, request: Request, stops: Callable[[], bool], path: FastPath) -> None:
-        self._connection = connection
+        self._client = connection
         self._request = request
         self._stops = stops
         self._path = path
         self._status = ""
-        self._sent = False
+        self.headers_sent = False
+        """Whether the client has got a part of it."""
         self._length: int | None = None
         self.chunked = False
-        self.fields: list[tuple[str, str]] = []
+        self.fields: Fields = []
         self.keep = False
 
     def send(self, application: Callable[[Any, _Start], _Body]) -> None:
@@ -231,15 +249,10 @@ class Answer:
             if close is not None:
                 close()
 
-    @property
-    def headers_sent(self) -> bool:
-        """Whether the client has got a part of it."""
-        return self._sent
-
-    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+    def start(self, status: str, headers: Fields, exc_info: Any = None) -> Callable[[bytes], object]:
         """WSGI's start_response."""
         if exc_info is not None:
-            if self._sent:
+            if self.headers_sent:
                 raise exc_info[1].with_traceback(exc_info[2])
         elif self._status:
             raise AssertionError("the answer was begun before")
@@ -248,19 +261,19 @@ class Answer:
 
     def write(self, data: bytes) -> None:
         """Send the head if it hasn't been, and a piece of the body."""
-        if not self._sent:
+        if not self.headers_sent:
             whole = self._head() + self._framed(data)
-            self._sent = True
-            self._connection.sendall(whole)
+            self.headers_sent = True
+            self._client.sendall(whole)
         elif data:
-            self._connection.sendall(self._framed(data))
+            self._client.sendall(self._framed(data))
 
     def end(self) -> None:
         """Send what is missing: the head of an answer without a body, or the last chunk."""
-        if not self._sent:
+        if not self.headers_sent:
             self.write(b"")
         if self.chunked:
-            self._connection.sendall(b"0\r\n\r\n")
+            self._client.sendall(b"0\r\n\r\n")
 
     def ends_with_connection(self) -> bool:
         """Whether nothing but the close of the connection tells a client that this answer is whole."""
@@ -278,23 +291,16 @@ class Answer:
     def _head(self) -> bytes:
         request, status = self._request, self._status
         self.keep = request.keep and request.body.finished() and not self._stops() and self._path.keeps
-        lines = [f"HTTP/1.1 {status}\r\n{self._path.fixed_fields()}{'keep-alive' if self.keep else 'close'}\r\n"]
-        names = self._path.field_names
-        for name, value in self.fields:
-            low = names.get(name) or self._path.field_name(name)
-            if low in util.hop_headers:  # the server's own, not the application's
-                continue
-            if low == "content-length":
-                self._length = int(value)
-                if status.startswith(_LENGTHLESS):
-                    continue
-            lines.append(name + ": " + value + "\r\n")  # no f-string: a value that is no text is a mistake
+        fields, self._length = self._path.passed(self.fields)
+        if status.startswith(_LENGTHLESS) and self._length is not None:
+            fields = [field for field in fields if field[0].lower() != "content-length"]
         if status.startswith(_BODILESS) or request.environ["REQUEST_METHOD"] == "HEAD":
             self._length = None
         elif self._length is None:
             self.chunked = True
-            lines.append("Transfer-Encoding: chunked\r\n")
-        head = "".join(lines)
-        if head.count("\n") != len(lines) + _FIXED_FIELDS or not _ANSWER_HEAD.fullmatch(head):
+            fields = [*fields, ("Transfer-Encoding", "chunked")]
+        first = f"HTTP/1.1 {status}\r\n{self._path.fixed_fields()}{'keep-alive' if self.keep else 'close'}"
+        head = "\r\n".join((first, *map(": ".join, fields), "\r\n"))
+        if head.count("\n") != len(fields) + _OTHER_LINES or not _ANSWER_HEAD.fullmatch(head):
             raise ValueError("the status or a header of the answer has characters that it must not have")
-        return f"{head}\r\n".encode("latin-1")
+        return head.encode("latin-1")

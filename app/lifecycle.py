@@ -5,6 +5,7 @@ that say so in the worker.
 """
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -75,6 +76,9 @@ class Lifecycle:
     def when_ready(self, arbiter: Any) -> None:
         """Say what is served, and have SIGTERM announced in the shared table before the workers hear of it."""
         self._started = True
+        # What was made by now stays. Frozen, it is never looked through again, and its pages stay shared with workers.
+        gc.collect()
+        gc.freeze()
         settings = self._settings
         _log.info(
             "router ready",
@@ -132,6 +136,7 @@ class Lifecycle:
         worker.server_drains = lambda: self.drain.begun
         worker.upkeep = self._upkeep
         worker.stall_timeout_s = float(self._settings.stall_timeout_s)
+        worker.upload_timeout_s = float(self._settings.upload_timeout_s)
 
     def post_worker_init(self, worker: Any) -> None:
         """In the worker, when its event loop is new: listen to the bell."""

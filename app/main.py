@@ -75,7 +75,7 @@ def _with_known_method(app: WSGIApplication) -> WSGIApplication:
 def _count(metrics: Metrics, exchange: Exchange) -> None:
     """Enter an inference request in the metrics. Probes and scrapes have no route, so they don't count."""
     total = exchange.seconds()
-    metrics.requests_child(exchange.route, exchange.model, str(exchange.status)).inc()
+    metrics.requests_child(exchange.route, exchange.model, exchange.status).inc()
     metrics.request_seconds_child(exchange.route, exchange.model).observe(total)
     if exchange.refusal is not None:
         metrics.refusals_child[exchange.refusal].inc()

@@ -43,29 +43,28 @@ class Count:
 class Distribution:
     """A child of a Histogram."""
 
-    __slots__ = ("__weakref__", "_bounds", "_cells", "_child", "_sum")
+    __slots__ = ("__weakref__", "_bounds", "_cells", "_child")
 
     def __init__(self, child: Any) -> None:
         self._child = child
         self._bounds: list[float] = child._upper_bounds
         self._cells: list[memoryview[float]] = []
-        self._sum: memoryview[float] | None = None
+        """Of the buckets, and of the sum."""
 
     def observe(self, amount: float) -> None:
         """Enter an amount in its bucket."""
-        cells = self._cells
-        total = self._sum
-        if total is None:
-            cells = self._cells = [_cell_of(bucket) for bucket in self._child._buckets]
-            total = self._sum = _cell_of(self._child._sum)
-            _bound.add(self)
+        cells = self._cells or self._look_up()
         cells[bisect_left(self._bounds, amount)][0] += 1.0
-        total[0] += amount
+        cells[-1][0] += amount
 
     def forget(self) -> None:
         """See Count."""
         self._cells = []
-        self._sum = None
+
+    def _look_up(self) -> "list[memoryview[float]]":
+        self._cells = [_cell_of(value) for value in (*self._child._buckets, self._child._sum)]
+        _bound.add(self)
+        return self._cells
 
 
 def _cell_of(value: Any) -> "memoryview[float]":

@@ -6,9 +6,10 @@ whoever is over the number waits for the next turns, in order, and what has begu
 """
 
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
-from gevent import get_hub
-from gevent.hub import Waiter
+from gevent import get_hub, getcurrent
 
 BEGIN_A_TURN = 8  # a few milliseconds' worth of requests
 
@@ -17,9 +18,10 @@ class Turnstile:
     """Lets at most `BEGIN_A_TURN` pass in a turn of the calling thread's event loop."""
 
     def __init__(self) -> None:
-        loop = get_hub().loop
+        self._hub = get_hub()
+        loop = self._hub.loop
         self._left = BEGIN_A_TURN
-        self._waiting: deque[Waiter[None]] = deque()
+        self._waiting: deque[Callable[[], Any]] = deque()
         self._turn = loop.prepare(ref=False)
         self._turn.start(self._begin_turn)
         self._next = loop.timer(0)  # while somebody waits, the loop looks for events and doesn't wait for them
@@ -29,11 +31,15 @@ class Turnstile:
         if self._left and not self._waiting:
             self._left -= 1
             return
-        waiter: Waiter[None] = Waiter()
+        wake = getcurrent().switch
         if not self._waiting:
             self._next.start(self._let_pass)
-        self._waiting.append(waiter)
-        waiter.get()
+        self._waiting.append(wake)
+        try:
+            self._hub.switch()
+        except BaseException:  # whatever was thrown in: nothing may wake this greenlet later, out of another wait
+            self._waiting.remove(wake)
+            raise
 
     def _begin_turn(self) -> None:
         self._left = BEGIN_A_TURN
@@ -43,6 +49,6 @@ class Turnstile:
         self._next.stop()
         for _ in range(min(self._left, len(self._waiting))):
             self._left -= 1
-            self._waiting.popleft().switch(None)
+            self._waiting.popleft()()
         if self._waiting:
             self._next.start(self._let_pass)

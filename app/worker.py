@@ -57,6 +57,8 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """Upkeep to be done with every heartbeat; set by a hook."""
         self.stall_timeout_s = 30.0
         """How long a client may neither send nor take anything while it should; set by a hook."""
+        self.upload_timeout_s = 300.0
+        """How long a body may take to arrive; set by a hook."""
         self._connections: set[Connection] = set()
         self._ended = Event()
         self._turnstile: Turnstile
@@ -156,6 +158,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if request.environ["REQUEST_METHOD"] not in _METHODS_OF_PROBES:
             self._turnstile.pass_through()
         connection.enter(State.SERVING)
+        connection.allow(self.upload_timeout_s)
         self._count_request()
         answer = Answer(connection, request, self._stops, self._fast_path)
         try:
@@ -176,11 +179,8 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         parser = http.get_parser(self.cfg, connection, addr)
         parser.unreader.unread(data)
         connection.enter(State.READING)
-        request = None
-        with gevent.Timeout(self.stall_timeout_s, False):  # type: ignore[arg-type]  # False: end silently
-            request = next(parser)
-        if request is None:
-            return False, b""
+        connection.allow(self.stall_timeout_s)
+        request = next(parser)
         if request.method not in _METHODS_OF_PROBES:
             self._turnstile.pass_through()
         try:
@@ -202,6 +202,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """One request and its answer, on the Connection `sock`; answers whether it can take another."""
         sock.enter(State.SERVING)
+        sock.allow(self.upload_timeout_s)
         environ: dict[str, Any] = {}
         response = None
         continue_first, req._expected_100_continue = req._expected_100_continue, False

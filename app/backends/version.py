@@ -13,8 +13,7 @@ from app.endpoints import Endpoints, Outcome
 from app.errors import ClientGone, UpstreamError
 from app.metrics import Metrics
 from app.shared import SharedTable, name_hash, now_ms
-from app.upstream.connection import Head
-from app.upstream.headers import retry_after_s, to_client
+from app.upstream.headers import Headers, retry_after_s, to_client
 from app.upstream.pool import Answer, Pool
 from app.usage import PLACES, Usage
 
@@ -25,6 +24,7 @@ _TURNS = 1 << 32
 _READ_WHOLE_BYTES = 1 << 16
 """Up to this length an answer is read before any of it is passed on: one write, and no half an answer if it breaks."""
 _FAILURES = frozenset((500, 502, 503, 504))
+_ASK_FOR_PATIENCE = frozenset((429, 503))
 
 _log = structlog.get_logger("router.endpoints")
 
@@ -37,7 +37,7 @@ class Endpoint(NamedTuple):
     place: int
     """Where its requests are counted (usage.py)."""
     pool: Pool
-    head: bytes
+    head: str
     """What every request has in its head: Host, and the credential if there is one."""
     base_path: str
 
@@ -79,15 +79,16 @@ class Version:
                 return None
             if not tried:  # a request takes one turn, however often it is tried: else an even number would miss some
                 self._turn[0] = (self._turn[0] + 1) % _TURNS
-            turn = self._turn[0]
-            loads = [usage.total(self.places[at]) for at in may]
-            ids = [self._ids[at] for at in may]
-            chosen = self.endpoints[
-                may[self._policy(Choice(ids, loads, turn, key, self.route.load_bound, self.route.load_floor))]
-            ]
+            chosen = self.endpoints[may[0] if len(may) == 1 else may[self._preferred(may, key)]]
             usage.add(chosen.place)
             probe = states.begin(chosen.place, now)
         return Attempt(self, chosen, probe)
+
+    def _preferred(self, may: Sequence[int], key: bytes) -> int:
+        """Which of these the policy says, as an index into them."""
+        loads = [self.shared.usage.total(self.places[at]) for at in may]
+        ids = [self._ids[at] for at in may]
+        return self._policy(Choice(ids, loads, self._turn[0], key, self.route.load_bound, self.route.load_floor))
 
     def retry_after(self) -> int | None:
         """Seconds until the first endpoint may be tried again, or None if nobody knows."""
@@ -121,22 +122,24 @@ class Attempt:
         except BaseException as error:
             self._fail(error)
             raise
-        head = answer.head
+        status, headers, length, *_ = answer.head
         metrics.first_byte_child(self.version.route.name).observe(time.monotonic() - self._began)
-        self._heed(head)
+        if status in _ASK_FOR_PATIENCE:
+            self._heed(status, headers)
+        if length is not None and length <= _READ_WHOLE_BYTES:
+            try:
+                whole = answer.whole()
+            except BaseException as error:
+                self._fail(error)
+                raise
+            self._answered(status)
+            return Reply(status, to_client(headers), length, (whole,) if whole else (), _nothing)
 
         def close() -> None:
             answer.close()
             self.end(Outcome.ABANDONED, "499")
 
-        body = self._pieces(answer)
-        if head.length is not None and head.length <= _READ_WHOLE_BYTES:
-            try:
-                whole = b"".join(body)
-            finally:
-                close()
-            return Reply(head.status, to_client(head.headers), head.length, (whole,) if whole else (), _nothing)
-        return Reply(head.status, to_client(head.headers), head.length, body, close)
+        return Reply(status, to_client(headers), length, self._pieces(answer), close)
 
     def end(self, outcome: Outcome, code: str) -> None:
         """It is over; only the first call counts. `code` is the status, or what went wrong."""
@@ -162,10 +165,9 @@ class Attempt:
             place, outcome, probe=self._probe, peers=version.places, rules=version.route.ejection
         )
 
-    def _heed(self, head: Head) -> None:
+    def _heed(self, status: int, headers: Headers) -> None:
         """Leave the endpoint alone if it asks for that. With the client's own credentials, 429 speaks of the client."""
-        own = self.version.route.forward_credentials
-        seconds = retry_after_s(head.headers) if head.status == 503 or (head.status == 429 and not own) else None
+        seconds = None if status == 429 and self.version.route.forward_credentials else retry_after_s(headers)
         if seconds:
             self.version.shared.states.leave_alone(self.endpoint.place, seconds)
 
@@ -176,7 +178,9 @@ class Attempt:
             self._fail(error)
             raise
         answer.close()
-        status = answer.head.status
+        self._answered(answer.head.status)
+
+    def _answered(self, status: int) -> None:
         self.end(Outcome.FAILURE if status in _FAILURES else Outcome.SUCCESS, str(status))
 
     def _fail(self, error: BaseException) -> None:
@@ -192,12 +196,10 @@ def _nothing() -> None:
 
 def _request(call: Call, endpoint: Endpoint) -> bytes:
     """The bytes of a whole request."""
-    lines = [f"{call.method} {endpoint.base_path}{call.path} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in call.headers]
-    if call.body or call.method != "GET":
-        lines.append(f"content-length: {len(call.body)}")
-    head = "\r\n".join(lines).encode("latin-1")
-    return b"".join((head, b"\r\n", endpoint.head, b"\r\n", call.body))
+    fields = "\r\n".join(map(": ".join, call.headers))
+    length = f"content-length: {len(call.body)}\r\n" if call.body or call.method != "GET" else ""
+    head = f"{call.method} {endpoint.base_path}{call.path} HTTP/1.1\r\n{endpoint.head}{length}{fields}\r\n\r\n"
+    return head.encode("latin-1") + call.body
 
 
 def _renamed(call: Call, version: Version) -> Call:

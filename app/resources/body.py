@@ -27,7 +27,7 @@ def read_body(req: falcon.Request, limit: int) -> bytes:
     except ParseException as error:
         raise InvalidRequest(f"the chunked body is malformed: {error}") from error
     except TimeoutError as error:
-        raise BodyStalled("nothing more of the body came; see STALL_TIMEOUT_S") from error
+        raise BodyStalled("the body did not arrive in time; see STALL_TIMEOUT_S and UPLOAD_TIMEOUT_S") from error
     except OSError as error:
         raise InvalidRequest("the connection broke while the body was read") from error
     if len(body) > limit:

@@ -58,14 +58,13 @@ class Door(NamedTuple):
         finally:
             exchange.model_s = time.monotonic() - began
         resp.status = f"{reply.status} {phrase(reply.status)}"
-        for name, value in reply.headers:
-            resp.append_header(name, value)
-        if reply.length is not None:
-            resp.content_length = reply.length
         if isinstance(reply.body, tuple):
             resp.data = b"".join(reply.body)
         else:
+            if reply.length is not None:
+                resp.content_length = reply.length
             resp.stream = _timed(reply, exchange, began)
+        exchange.reply_headers = reply.headers  # past Falcon, which would look at each again; last, as errors have none
 
 
 def headers_for(req: falcon.Request, served: Served) -> Headers:

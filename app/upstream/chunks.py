@@ -6,10 +6,11 @@ from app.errors import UpstreamBroken
 
 _MAX_LINE_BYTES = 4096
 _MAX_TRAILER_BYTES = 1 << 16
-_TEXT = rb"[^\x00-\x08\x0a-\x1f\x7f]*"
+_TEXT = rb"[^\x00-\x08\x0a-\x1f\x7f]*+"
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;" + _TEXT + rb")?")
-FIELDS = re.compile(rb"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:" + _TEXT + rb")*")
-"""Header or trailer fields, each after a line end."""
+FIELDS = rb"(?>(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:" + _TEXT + rb")*)"
+"""The pattern of header or trailer fields, each after a line end."""
+_TRAILER = re.compile(FIELDS)
 
 
 class ChunkReader:
@@ -75,7 +76,7 @@ class ChunkReader:
             raise UpstreamBroken("the trailer is too long")
         if not end:
             return at
-        if not FIELDS.fullmatch(fields):
+        if not _TRAILER.fullmatch(fields):
             raise UpstreamBroken("the trailer is malformed")
         self.ended = True
         return at + len(fields) + 2

@@ -4,12 +4,10 @@
 - **What went wrong is exact.** UpstreamUnreachable: it never saw the request. UpstreamTimeout: the time ran out.
   UpstreamBroken: it hung up or sent no HTTP. ConnectionClosedUnanswered: a connection used before was closed before a
   byte of an answer came, as servers do with idle ones; such a request may be sent again.
-- **Nothing is guessed.** A head that isn't exactly as the grammar has it, two lengths that differ, a length beside
-  chunks, a bad chunk: broken, because another reader might see other borders than we do.
+- **Nothing is guessed.** A head or a chunk that isn't exactly as the grammar has it is broken (head.py, chunks.py).
 - A connection that any exception passes through is closed, so that the model server stops working for nobody.
 """
 
-import re
 import select
 import socket
 import ssl
@@ -22,14 +20,15 @@ import gevent
 from gevent.monkey import get_original
 
 from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from app.patient_socket import PatientSocket
 from app.routes import Timeouts
-from app.upstream.chunks import FIELDS, ChunkReader
+from app.upstream.chunks import ChunkReader
+from app.upstream.head import END, Head, parse_head
 
 _poll = get_original("select", "poll")
 
 _READ_BYTES = 1 << 16
 _MAX_HEAD_BYTES = 1 << 16
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 
 
 class Address(NamedTuple):
@@ -38,16 +37,6 @@ class Address(NamedTuple):
     host: str
     port: int
     tls: bool = False
-
-
-class Head(NamedTuple):
-    """The head of an answer."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    """In order, names in lower case."""
-    length: int | None
-    """Bytes of the body, or None when only its end will tell."""
 
 
 class ConnectionClosedUnanswered(Exception):
@@ -64,7 +53,7 @@ class Connection:
         "_deadline",
         "_keep",
         "_left",
-        "_sock",
+        "_socket",
         "_timeouts",
         "idle_since",
         "used_before",
@@ -92,21 +81,22 @@ class Connection:
             raise UpstreamUnreachable(f"{_name(address)}: {error}") from error
 
     def _connect(self, address: Address, within: float) -> None:
-        self._sock = socket.create_connection((address.host, address.port), within)
+        sock = socket.create_connection((address.host, address.port), within)
         try:
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if address.tls:
-                self._sock = tls = _tls_context().wrap_socket(
-                    self._sock,
+                sock = tls = _tls_context().wrap_socket(
+                    sock,
                     server_hostname=address.host,
                     do_handshake_on_connect=False,
                     suppress_ragged_eofs=False,  # an end that TLS didn't announce is none: the answer may be cut short
                 )
                 tls.do_handshake()
             self._arrivals = _poll()
-            self._arrivals.register(self._sock.fileno(), select.POLLIN)
+            self._arrivals.register(sock.fileno(), select.POLLIN)
+            self._socket = PatientSocket(sock)
         except BaseException:
-            self._sock.close()
+            sock.close()
             raise
 
     def exchange(self, request: bytes, method: str, timeouts: Timeouts, deadline: float) -> Head:
@@ -137,6 +127,13 @@ class Connection:
             self.close()
             raise
 
+    def whole(self) -> bytes:
+        """The body, to its end. Raises UpstreamTimeout or UpstreamBroken."""
+        if self._left == len(self._buffer) and not self._chunked:  # it came with the head, as most do
+            body, self._buffer, self._left = self._buffer, b"", 0
+            return body
+        return b"".join(self.body())
+
     def may_be_kept(self) -> bool:
         """Whether the answer was read to its end and another request may follow."""
         return self._keep and self._left == 0 and not self._buffer
@@ -148,93 +145,74 @@ class Connection:
     def close(self) -> None:
         """Hang up; may be called again."""
         self._keep = False
-        self._sock.close()
+        self._socket.close()
 
     def _send(self, request: bytes) -> None:
-        self._sock.settimeout(self._within(self._timeouts.idle_s))
-        try:
-            sent = self._sock.send(request)
-            while sent < len(request):
-                self._sock.settimeout(self._within(self._timeouts.idle_s))
-                sent += self._sock.send(memoryview(request)[sent:])
-        except TimeoutError as error:
-            self._within(self._timeouts.idle_s)  # if it was the time in total that ran out
-            raise UpstreamTimeout(f"the request was not taken within {self._timeouts.idle_s:g} s") from error
+        sent = self._send_some(request)
+        while sent < len(request):
+            sent += self._send_some(memoryview(request)[sent:])
 
-    def _within(self, seconds: float) -> float:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise UpstreamTimeout(f"not done within {self._timeouts.total_s:g} s in total")
-        return min(seconds, left)
+    def _send_some(self, data: bytes | memoryview) -> int:
+        within = self._within(self._timeouts.idle_s)
+        try:
+            return self._socket.send(data, within)
+        except TimeoutError as error:
+            raise self._too_late("the request was not taken", self._timeouts.idle_s, within) from error
 
     def _receive(self, seconds: float, what: str) -> bytes:
         """More of the answer, b"" at its end."""
-        self._sock.settimeout(self._within(seconds))
+        within = self._within(seconds)
         try:
-            return self._sock.recv(_READ_BYTES)
+            return self._socket.recv(_READ_BYTES, within)
         except TimeoutError as error:
-            self._within(seconds)  # if it was the time in total that ran out
-            raise UpstreamTimeout(f"{what} within {seconds:g} s") from error
+            raise self._too_late(what, seconds, within) from error
         except OSError as error:
             raise UpstreamBroken(f"the connection broke: {error}") from error
+
+    def _within(self, seconds: float) -> float:
+        """How much of these seconds the time in total leaves."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._too_late("", seconds, left)
+        return min(seconds, left)
+
+    def _too_late(self, what: str, seconds: float, within: float) -> UpstreamTimeout:
+        if within < seconds:
+            return UpstreamTimeout(f"not done within {self._timeouts.total_s:g} s in total")
+        return UpstreamTimeout(f"{what} within {seconds:g} s")
 
     def _read_head(self, method: str) -> Head:
         buffer = b""
         unanswered = self.used_before
         while True:
-            end = buffer.find(b"\r\n\r\n")
-            if (end if end >= 0 else len(buffer) - 3) > _MAX_HEAD_BYTES:  # 3: perhaps of the end, as yet incomplete
-                raise UpstreamBroken(f"the head of the answer is longer than {_MAX_HEAD_BYTES} bytes")
-            if end >= 0:
-                head, buffer = buffer[:end], buffer[end + 4 :]
-                status, fields, http_1_0 = _parse_head(head)
-                if status >= 200:
-                    break
-                if status == 101:
-                    raise UpstreamBroken("it switched protocols unasked")
-                continue  # 100 Continue, 103 Early Hints: the answer is still to come
             try:
-                if buffer:
-                    data = self._receive(self._timeouts.idle_s, "nothing more of the head of the answer")
-                else:
-                    data = self._receive(self._timeouts.first_byte_s, "no first byte of an answer")
-                if not data:
-                    raise UpstreamBroken("it hung up before the head of the answer was complete")
+                buffer += self._more_of_head(begun=bool(buffer))
             except UpstreamBroken:
                 if unanswered:
                     raise ConnectionClosedUnanswered from None
                 raise
-            buffer += data
             unanswered = False
-        self._buffer = buffer
-        return Head(status, fields, self._frame(method, status, fields, http_1_0))
+            end = buffer.find(END)
+            while 0 <= end <= _MAX_HEAD_BYTES:
+                head = parse_head(buffer[:end], method)
+                buffer = buffer[end + len(END) :]
+                if head.status >= 200:
+                    self._buffer, self._left, self._chunked, self._keep = buffer, head.length, head.chunked, head.keep
+                    return head
+                if head.status == 101:
+                    raise UpstreamBroken("it switched protocols unasked")
+                end = buffer.find(END)  # after 100 Continue or 103 Early Hints the answer is still to come
+            if end >= 0 or len(buffer) - len(END) >= _MAX_HEAD_BYTES:
+                raise UpstreamBroken(f"the head of the answer is longer than {_MAX_HEAD_BYTES} bytes")
 
-    def _frame(self, method: str, status: int, fields: list[tuple[str, str]], http_1_0: bool) -> int | None:
-        """How the body ends (RFC 9112 section 6.3), and whether the connection may be kept; answers the length."""
-        lengths, codings, options = set(), [], []
-        for name, value in fields:
-            if name == "content-length":
-                lengths.add(value)
-            elif name == "transfer-encoding":
-                codings.append(value.lower())
-            elif name == "connection":
-                options += [option.strip() for option in value.lower().split(",")]
-        self._keep = "close" not in options and (not http_1_0 or "keep-alive" in options)
-        self._chunked = False
-        if method == "HEAD" or status in (204, 304):
-            self._left = 0
-        elif codings:
-            if codings != ["chunked"] or lengths or http_1_0:
-                raise UpstreamBroken("the answer's Transfer-Encoding is not just `chunked`, or stands beside a length")
-            self._chunked, self._left = True, None
-        elif lengths:
-            (length, *others) = lengths
-            if others or not re.fullmatch(r"\d{1,18}", length, re.ASCII):
-                raise UpstreamBroken("the answer's Content-Length is no number, or there are two")
-            self._left = int(length)
+    def _more_of_head(self, *, begun: bool) -> bytes:
+        if begun:
+            data = self._receive(self._timeouts.idle_s, "nothing more of the head of the answer")
         else:
-            self._keep, self._left = False, None
-        return self._left
+            data = self._receive(self._timeouts.first_byte_s, "no first byte of an answer")
+        if not data:
+            raise UpstreamBroken("it hung up before the head of the answer was complete")
+        return data
 
     def _plain(self) -> Iterator[bytes]:
         """A body of known length, or up to the end of the connection."""
@@ -266,21 +244,6 @@ class Connection:
             data = self._receive(self._timeouts.idle_s, "nothing more of the answer")
             if not data:
                 raise UpstreamBroken("it hung up before the last chunk of the answer")
-
-
-def _parse_head(head: bytes) -> tuple[int, list[tuple[str, str]], bool]:
-    """Status, fields, and whether it is HTTP/1.0."""
-    line, _, _ = head.partition(b"\r\n")
-    status = _STATUS_LINE.fullmatch(line)
-    if status is None:
-        raise UpstreamBroken("it did not answer in HTTP/1.1")
-    if not FIELDS.fullmatch(head, len(line)):
-        raise UpstreamBroken("a header of the answer is malformed")
-    fields = []
-    for field in head[len(line) + 2 :].decode("latin-1").split("\r\n") if len(head) > len(line) else ():
-        name, _, value = field.partition(":")
-        fields.append((name.lower(), value.strip(" \t")))
-    return int(status[2]), fields, status[1] == b"0"
 
 
 @cache

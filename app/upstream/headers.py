@@ -6,7 +6,6 @@ too, unless the model's route says otherwise: they are for the router.
 
 import random
 import re
-from functools import lru_cache
 from wsgiref.types import WSGIEnvironment
 
 Headers = list[tuple[str, str]]
@@ -42,26 +41,26 @@ _NOT_PASSED_BACK = frozenset(("content-length", "date", "server", "via", "x-requ
 _DROPPED = _HOP_BY_HOP | _OUR_OWN
 _DROPPED_BACK = _HOP_BY_HOP | _NOT_PASSED_BACK
 _TRACE_STATE = frozenset(("tracestate",))
+_MOST_NAMES = 1000
 _VIA = "1.1 inference-router"
 _TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
 def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool) -> Headers:
     """The headers for the model server: the client's that may pass, and ours. Names in lower case."""
-    dropped = _DROPPED
+    dropped: frozenset[str] = frozenset()
     options = environ.get("HTTP_CONNECTION", "")
     if options not in ("", "keep-alive", "close"):
         dropped |= _named(options)
     trace = environ.get("HTTP_TRACEPARENT", "")
     if not _TRACEPARENT.fullmatch(trace):
         trace = new_traceparent()
-        dropped |= _TRACE_STATE  # it belongs to the trace that this one isn't
-    headers = []
-    for key, value in environ.items():
-        if key[:5] == "HTTP_":
-            name = _name(key)
-            if name not in dropped and (credentials or not _is_credential(name)):
-                headers.append((name, value))
+        if "HTTP_TRACESTATE" in environ:
+            dropped |= _TRACE_STATE  # it belongs to the trace that this one isn't
+    names = (_names if credentials else _names_without_credentials).of(environ)
+    headers = [(names[key], environ[key]) for key in filter(names.get, environ)]
+    if dropped:
+        headers = [header for header in headers if header[0] not in dropped]
     if environ.get("CONTENT_TYPE"):
         headers.append(("content-type", environ["CONTENT_TYPE"]))
     peer = environ.get("REMOTE_ADDR", "")
@@ -78,14 +77,19 @@ def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool)
 
 def to_client(headers: Headers) -> Headers:
     """The model server's headers that may pass back, and our Via."""
-    dropped = _DROPPED_BACK
+    dropped: frozenset[str] = frozenset()
     via = ""
-    for name, value in headers:
-        if name == "connection":
+    passed = []
+    for header in headers:
+        name, value = header
+        if name not in _DROPPED_BACK:
+            passed.append(header)
+        elif name == "connection":
             dropped |= _named(value)
         elif name == "via":
             via = _appended(via, value)
-    passed = [(name, value) for name, value in headers if name not in dropped]
+    if dropped:
+        passed = [header for header in passed if header[0] not in dropped]
     passed.append(("via", _appended(via, _VIA)))
     return passed
 
@@ -103,16 +107,30 @@ def retry_after_s(headers: Headers) -> int | None:
     return None
 
 
-@lru_cache(maxsize=1024)
-def _name(key: str) -> str:
-    """The name of a header by its key in an environ."""
-    return key[5:].replace("_", "-").lower()
+class _Names:
+    """What is called how when it passes; most requests have nothing that wasn't seen before."""
+
+    def __init__(self, *, credentials: bool) -> None:
+        self._credentials = credentials
+        self._known: dict[str, str] = {}
+
+    def of(self, environ: WSGIEnvironment) -> dict[str, str]:
+        """By keys of the environ, and perhaps others: the name of a header that passes, and "" for the rest."""
+        known = self._known
+        if not environ.keys() <= known.keys():
+            if len(known) > _MOST_NAMES:  # clients choose the names
+                known.clear()
+            known.update((key, self._name(key)) for key in environ)
+        return known
+
+    def _name(self, key: str) -> str:
+        name = key[5:].replace("_", "-").lower() if key.startswith("HTTP_") else ""
+        # A header is known, or by its name to be taken, to carry a secret of the client.
+        return "" if name in _DROPPED or (not self._credentials and _CREDENTIAL.fullmatch(name)) else name
 
 
-@lru_cache(maxsize=1024)
-def _is_credential(name: str) -> bool:
-    """Whether a header is known, or by its name to be taken, to carry a secret of the client."""
-    return _CREDENTIAL.fullmatch(name) is not None
+_names = _Names(credentials=True)
+_names_without_credentials = _Names(credentials=False)
 
 
 def _appended(before: str, added: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from app.errors import UpstreamBroken
 from app.routes import Timeouts
-from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered, Head
+from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered
+from app.upstream.head import Head
 
 MAX_IDLE = 256
 MAX_IDLE_S = 30.0
@@ -26,6 +27,14 @@ class Answer:
         """The pieces as they come. Raises UpstreamTimeout or UpstreamBroken."""
         assert self._connection is not None
         yield from self._connection.body()
+
+    def whole(self) -> bytes:
+        """The body to its end, and `close`. Raises UpstreamTimeout or UpstreamBroken."""
+        assert self._connection is not None
+        try:
+            return self._connection.whole()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Keep the connection if the answer was read to its end, else hang up; may be called again."""

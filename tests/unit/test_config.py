@@ -30,6 +30,7 @@ DEFAULTS = {
     "GRACEFUL_TIMEOUT_S": 30,
     "KEEPALIVE_S": 75,
     "STALL_TIMEOUT_S": 30,
+    "UPLOAD_TIMEOUT_S": 300,
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "json",
     "ACCESS_LOG": "errors",
@@ -49,6 +50,7 @@ NUMBERS = [
     ("GRACEFUL_TIMEOUT_S", 1, 86_400, "1 to 86400"),
     ("KEEPALIVE_S", 0, 3600, "0 to 3600"),
     ("STALL_TIMEOUT_S", 1, 3600, "1 to 3600"),
+    ("UPLOAD_TIMEOUT_S", 1, 3600, "1 to 3600"),
 ]
 
 WORDS = [

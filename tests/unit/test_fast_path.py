@@ -5,107 +5,21 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise, product
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from gunicorn import http
-from gunicorn.config import Config
 from gunicorn.http import wsgi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.connection import Connection, Response
 from app.fast_path import Answer, Body, FastPath, Request
+from tests.support.parsers import LISTENER, PATH, PEER, PLAIN, Wire, config, gunicorns, ordinary, taken
 from tests.support.requests_corpus import CORPUS, get, post
 
 pytestmark = pytest.mark.slow
 
-LISTENER, PEER = ("127.0.0.1", 8080), ("127.0.0.9", 4711)
-_OBJECTS = ("wsgi.input", "wsgi.errors", "gunicorn.socket", "wsgi.early_hints")  # the last is gunicorn's own extension
-
-
-class Wire:
-    """A connection: gives these pieces, and keeps what is sent."""
-
-    def __init__(self, *pieces: bytes) -> None:
-        self.pieces = list(pieces)
-        self.asked: list[int] = []
-        self.sent: list[bytes] = []
-
-    def recv(self, size: int) -> bytes:
-        self.asked.append(size)
-        if not self.pieces:
-            return b""
-        data, self.pieces[0] = self.pieces[0][:size], self.pieces[0][size:]
-        if not self.pieces[0]:
-            del self.pieces[0]
-        return data
-
-    def sendall(self, data: bytes) -> None:
-        self.sent.append(bytes(data))
-
-    def left(self) -> bytes:
-        """What nobody has taken."""
-        return b"".join(self.pieces)
-
-    @property
-    def connection(self) -> Connection:
-        """Itself, as the fast path takes it."""
-        given: Any = self
-        return given  # type: ignore[no-any-return]
-
-
-class Read(NamedTuple):
-    """What a parser made of the bytes."""
-
-    environ: dict[str, Any]
-    body: bytes
-    rest: bytes
-    keep: bool
-
-
-def config(**given: object) -> Any:
-    """gunicorn's configuration, as gunicorn.conf.py has it where it matters here."""
-    cfg = Config()
-    for name, value in {"forwarder_headers": "", "http_parser": "python", **given}.items():
-        cfg.set(name, value)
-    return cfg
-
-
-_PLAIN = config()
-_PATH = FastPath(_PLAIN)
 _REFUSALS = (ValueError, TypeError, AttributeError, http.errors.ParseException)
-
-
-def ordinary(data: bytes, *more: bytes, cfg: Any = None, peer: Any = PEER) -> Request | None:
-    """What the fast path makes of these bytes, the first of them there at once."""
-    path = _PATH if cfg is None else FastPath(cfg)
-    wire = Wire(*more).connection
-    base = path.environ_of(wire, LISTENER, peer)
-    return None if base is None else path.parse(wire, base, data)
-
-
-def taken(data: bytes, *more: bytes, cfg: Any = None, peer: Any = PEER) -> Read | None:
-    """The same, with its body read."""
-    request = ordinary(data, *more, cfg=cfg, peer=peer)
-    if request is None:
-        return None
-    environ = {name: value for name, value in request.environ.items() if name not in _OBJECTS}
-    wire = request.environ["gunicorn.socket"]
-    return Read(environ, request.body.read(), request.body.rest + wire.left(), request.keep)
-
-
-def gunicorns(data: bytes, *more: bytes, cfg: Any = None, peer: Any = PEER) -> Read:
-    """What gunicorn's parser makes of them. Raises what it raises."""
-    cfg = cfg or _PLAIN
-    wire = Wire(data, *more)
-    parser = http.get_parser(cfg, wire, peer)
-    request = next(parser)
-    _, environ = wsgi.create(request, wire, peer, LISTENER, cfg, Response, (lambda: False,))
-    environ["wsgi.multithread"] = True  # as workers that serve many requests at once do
-    kept = {name: value for name, value in environ.items() if name not in _OBJECTS}
-    body = request.body.read()
-    return Read(kept, body, parser.unreader.take_buffered() + wire.left(), not request.should_close())
 
 
 @contextmanager
@@ -449,7 +363,7 @@ def request(method: str = "GET", keep: bool = True, **environ: object) -> Reques
 def answer(to: Request | None = None, stops: bool = False, **settings: object) -> tuple[Answer, Wire]:
     """An answer, and where it is written."""
     wire = Wire()
-    path = FastPath(config(**settings)) if settings else _PATH
+    path = FastPath(config(**settings)) if settings else PATH
     return Answer(wire.connection, to or request(), lambda: stops, path), wire
 
 
@@ -465,7 +379,7 @@ def sending(status: str, headers: list[tuple[str, str]], pieces: _Pieces) -> Cal
 
 def gunicorns_answer(method: str, keep: bool, application: Callable[[Any, Any], _Pieces]) -> bytes:
     """What gunicorn's response writes for it."""
-    cfg, wire = _PLAIN, Wire(get(*(() if keep else ("Connection: close",)), line=f"{method} /p HTTP/1.1"))
+    cfg, wire = PLAIN, Wire(get(*(() if keep else ("Connection: close",)), line=f"{method} /p HTTP/1.1"))
     parsed = next(http.get_parser(cfg, wire, PEER))
     response = wsgi.Response(parsed, wire, cfg)
     for piece in application({}, response.start_response):

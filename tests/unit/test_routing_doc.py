@@ -181,7 +181,7 @@ def test_credentials_of_clients_are_documented() -> None:
     (row,) = [line for line in section("Headers").splitlines() if "credentials of the client" in line]
     named = re.findall(r"`([A-Z][A-Za-z-]+)`", row.split("|")[2])
     assert len(named) >= 4
-    assert all(headers._is_credential(name.lower()) for name in named)
+    assert all(headers._CREDENTIAL.fullmatch(name.lower()) for name in named)
 
 
 def test_health_check_paths_are_documented() -> None:

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.errors import ClientGone, UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from app.routes import Timeouts
 from app.upstream import connection as connection_module
-from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered, Head
+from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered
+from app.upstream.head import Head
 from tests.support.scripted_server import (
     Peer,
     Script,

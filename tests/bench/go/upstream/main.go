@@ -1,0 +1,135 @@
+// Upstream is a model server that costs next to nothing, to stand behind the routers that are measured.
+//
+// A POST, to whatever path, is answered with a chat completion after LATENCY_MS. With "stream": true in its body the
+// answer is a stream of TOKENS events, TOKEN_MS apart, and "data: [DONE]"; "max_tokens" in the body asks for fewer.
+// GET /counts says how many POSTs there were, how many are in progress, and how many were at most. Any other GET is
+// answered with a list of one model, which satisfies health checks.
+//
+// It listens on the loopback interface, at PORT.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	models     = `{"object":"list","data":[{"id":"m","object":"model","created":1,"owned_by":"bench"}]}`
+	completion = `{"id":"1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,` +
+		`"message":{"role":"assistant","content":"Enough."},"finish_reason":"stop"}],` +
+		`"usage":{"prompt_tokens":4,"completion_tokens":2,"total_tokens":6}}`
+	event = `data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,` +
+		`"delta":{"content":"token "},"finish_reason":null}]}` + "\n\n"
+	done = "data: [DONE]\n\n"
+)
+
+type server struct {
+	latency, gap          time.Duration
+	tokens                int
+	total, inFlight, most atomic.Int64
+}
+
+type asked struct {
+	Stream    bool `json:"stream"`
+	MaxTokens *int `json:"max_tokens"`
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	switch {
+	case r.Method == http.MethodPost:
+		s.infer(w, r)
+	case r.URL.Path == "/counts":
+		fmt.Fprintf(w, `{"total":%d,"in_flight":%d,"most":%d}`, s.total.Load(), s.inFlight.Load(), s.most.Load())
+	default:
+		io.WriteString(w, models)
+	}
+}
+
+func (s *server) infer(w http.ResponseWriter, r *http.Request) {
+	s.enter()
+	defer s.inFlight.Add(-1)
+	body, err := io.ReadAll(r.Body)
+	var request asked
+	if err != nil || json.Unmarshal(body, &request) != nil {
+		http.Error(w, "the body must be a JSON object", http.StatusBadRequest)
+		return
+	}
+	if s.latency > 0 && !pause(r, s.latency) {
+		return
+	}
+	if request.Stream {
+		s.stream(w, r, request)
+	} else {
+		io.WriteString(w, completion)
+	}
+}
+
+func (s *server) enter() {
+	s.total.Add(1)
+	now := s.inFlight.Add(1)
+	for most := s.most.Load(); now > most && !s.most.CompareAndSwap(most, now); most = s.most.Load() {
+	}
+}
+
+// Tokens are due at fixed times after the first: a late one doesn't delay the next.
+func (s *server) stream(w http.ResponseWriter, r *http.Request, request asked) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	flusher := w.(http.Flusher)
+	tokens := s.tokens
+	if request.MaxTokens != nil && *request.MaxTokens < tokens {
+		tokens = *request.MaxTokens
+	}
+	began := time.Now()
+	for i := 0; i < tokens; i++ {
+		if !pause(r, time.Until(began.Add(time.Duration(i)*s.gap))) {
+			return
+		}
+		io.WriteString(w, event)
+		flusher.Flush()
+	}
+	io.WriteString(w, done)
+}
+
+// Pause answers whether the client is still there after it.
+func pause(r *http.Request, length time.Duration) bool {
+	if length <= 0 {
+		return r.Context().Err() == nil
+	}
+	timer := time.NewTimer(length)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-r.Context().Done():
+		return false
+	}
+}
+
+func number(name string, otherwise int) int {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	value, err := strconv.Atoi(text)
+	if err != nil || value < 0 {
+		log.Fatalf("%s=%q: must be a number that isn't negative", name, text)
+	}
+	return value
+}
+
+func milliseconds(name string, otherwise int) time.Duration {
+	return time.Duration(number(name, otherwise)) * time.Millisecond
+}
+
+func main() {
+	s := &server{latency: milliseconds("LATENCY_MS", 0), gap: milliseconds("TOKEN_MS", 20), tokens: number("TOKENS", 50)}
+	log.Fatal(http.ListenAndServe(fmt.Sprintf("127.0.0.1:%d", number("PORT", 9001)), s))
+}

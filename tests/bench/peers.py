@@ -1,0 +1,109 @@
+"""A proxied request beside other routers: the same model server behind each, the same load before each.
+
+    python -m tests.bench.peers [--rounds 3] [--seconds 4] [--latency MS] [--connections 64] [--against NAME] [NAME...]
+
+Names are direct (no router), envoy, vllm-router, sglang-router and ours; all of them without any. `make peers`
+installs those that aren't ours. The model server (go/upstream) costs next to nothing and answers at once, or after
+`--latency` milliseconds. wrk asks it for chat completions through each router, over connections that are kept, and asks
+again as soon as it is answered. Our router runs as it does by default: every feature is on, the cap doesn't bind.
+
+How to read it:
+
+- Figures are medians of the rounds. In each round every router has its turn: it is started, loaded for a second that
+  doesn't count and then for `--seconds`, and ended.
+- The columns `of` are shares of the figure of `--against`, or of the first row: the medians of the rounds' ratios,
+  since the machine's speed may change from round to round. Only these mean anything elsewhere.
+- `requests/s`: more is better; clients, model server and router share the machine's cores. `p50` and `p99` are
+  milliseconds from request to answer.
+- `CPU s/1k`: processor seconds that the router's processes used for 1,000 requests. `direct` has no router.
+- `errors`: answers that aren't 200 to 399 and connections that broke, of all rounds; it should be 0.
+
+A router that answers more often than it asks the model server ends the bench. Everything is bounded in time, and every
+process that was started is ended, also when something fails.
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from tests.bench.routers import BODY, DIRECT, NAMES, PATH, add_names, checked_names, started, title
+from tests.bench.side_by_side import (
+    Load,
+    Program,
+    at_least,
+    fetch_json,
+    go_program,
+    in_turn,
+    prepare,
+    print_cells,
+    ratio,
+    run_load,
+    warm_up,
+)
+
+
+def measure(name: str, upstream: Program, folder: Path, args: argparse.Namespace) -> Load:
+    """One router's turn."""
+    with started(name, upstream, args.connections, folder) as router:
+        warm_up(router, PATH, BODY, args.connections)
+        before = fetch_json(f"{upstream.url}/counts")["total"]
+        load = run_load(router, PATH, BODY, args.connections, args.seconds)
+        reached = fetch_json(f"{upstream.url}/counts")["total"] - before
+    if reached < load.answered - load.refused:
+        raise SystemExit(f"{name} answered {load.answered} requests, of which {reached} reached the model server")
+    return load
+
+
+def print_table(loads: dict[str, list[Load]], against: str) -> None:
+    """A row for each router."""
+    print_cells("", "requests/s", "of", "p50 ms", "p99 ms", "of", "CPU s/1k", "of", "errors")
+    for name, rounds in loads.items():
+        rates, p99s, costs = figures(name, rounds)
+        yard_rates, yard_p99s, yard_costs = figures(against, loads[against])
+        print_cells(
+            title(name),
+            f"{median(rates):.0f}",
+            ratio(rates, yard_rates),
+            f"{median(load.p50_ms for load in rounds):.2f}",
+            f"{median(p99s):.2f}",
+            ratio(p99s, yard_p99s),
+            f"{median(costs):.3f}" if name != DIRECT else "",
+            ratio(costs, yard_costs),
+            sum(load.refused + load.broken for load in rounds),
+        )
+
+
+def figures(name: str, rounds: list[Load]) -> tuple[list[float], list[float], list[float]]:
+    """Requests/s, p99 and processor seconds for 1,000 requests, round by round; the last are 0 without a router."""
+    costs = [0.0 if name == DIRECT else load.cpu_per_1000 for load in rounds]
+    return [load.rate for load in rounds], [load.p99_ms for load in rounds], costs
+
+
+def main() -> None:
+    """See the module's opening lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="turns of each router (default 3)")
+    parser.add_argument("--seconds", type=at_least(1), default=4, help="measured seconds a turn (default 4)")
+    parser.add_argument("--latency", type=at_least(0), default=0, metavar="MS", help="the model's, ms (default 0)")
+    parser.add_argument("--connections", type=at_least(1), default=64, help="requests at a time (default 64)")
+    parser.add_argument("--against", choices=NAMES, help="whose figures the ratios are of (default: the first)")
+    add_names(parser)
+    args = parser.parse_args()
+    names = checked_names(parser, args.names)
+    against = args.against or names[0]
+    if against not in names:
+        parser.error(f"{against} must be measured too to be compared with")
+    prepare(args.connections)
+    with tempfile.TemporaryDirectory(prefix="router-bench-") as temporary:
+        folder = Path(temporary)
+        with go_program("upstream", folder, LATENCY_MS=args.latency) as upstream:
+            loads = in_turn(names, args.rounds, lambda name: measure(name, upstream, folder, args))
+    print(f"{os.cpu_count()} cores; model {args.latency} ms; {args.connections} connections; ", end="")
+    print(f"{args.rounds} rounds of {args.seconds} s; `of` is of {against}'s\n")
+    print_table(loads, against)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""What the benches that compare share: programs that are started and ended, their processor time, wrk, and ratios.
+
+Every program runs on a free loopback port, in a process group of its own, and is gone at the end of its `with`, however
+that ends. Its output goes to a file, and the end of that is shown if it doesn't start. Beside the router's own, the
+programs come from `HOME`, where `make peers` puts them.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+import requests
+
+from tests.bench.goodput import raise_file_limit
+from tests.support.router import GUNICORN, ROOT, children, free_port
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+HOME = Path(os.environ.get("PEERS_HOME") or CACHE / "inference-router-peers").absolute()
+SCRIPT = Path(__file__).with_suffix(".lua")
+CORES = 2
+"""Workers of our router, and threads of the others."""
+START_S = 60.0
+WARM_UP_S = 1
+SETTLE_S = 0.2
+"""For what the clients of the warm-up have left behind."""
+KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR")
+OURS = [GUNICORN, "-c", "gunicorn.conf.py"]
+Turn = TypeVar("Turn")
+
+
+class Program:
+    """`with Program(command, folder, …) as program:` starts it; it is gone afterwards, whatever happens."""
+
+    def __init__(self, command: Sequence[str], folder: Path, port: int, **environment: object) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._command = list(command)
+        self._log = folder / f"{Path(command[0]).name}-{port}.log"
+        self._environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+        self._environment |= {name: str(value) for name, value in environment.items()}
+        self._folder = ROOT if self._command == OURS else folder
+        self._process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> "Program":
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._process.terminate()
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)  # and what it has left behind
+            except ProcessLookupError:
+                pass
+            self._process.wait(10)
+
+    def wait_for_answer(self, path: str, body: str) -> None:
+        """Return when this request is answered with 200; give up after `START_S`, saying what it printed last."""
+        deadline = time.monotonic() + START_S
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                answer = requests.post(
+                    self.url + path, data=body, headers={"Content-Type": "application/json"}, timeout=5
+                )
+                if answer.status_code == 200:
+                    return
+            except requests.RequestException:
+                pass
+            time.sleep(0.1)
+        last = self._log.read_text(errors="replace").strip().splitlines()[-3:]
+        raise SystemExit("\n".join([f"{Path(self._command[0]).name} doesn't answer. It said last:", *last]))
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it and its descendants have used, those that have ended included."""
+        ticks, ahead = 0, [self._process.pid]
+        while ahead:
+            pid = ahead.pop()
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # its parent has its time by now, or will soon
+            ticks += sum(int(field) for field in fields[11:15])
+            ahead += children(pid)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class Load(NamedTuple):
+    """What wrk saw, and what the program that it asked spent."""
+
+    answered: int
+    refused: int
+    broken: int
+    p50_ms: float
+    p99_ms: float
+    seconds: float
+    cpu_s: float
+
+    @property
+    def rate(self) -> float:
+        """Answers a second, whatever they said."""
+        return self.answered / self.seconds
+
+    @property
+    def cpu_per_1000(self) -> float:
+        """Processor seconds for 1,000 answers."""
+        return 1000 * self.cpu_s / max(self.answered, 1)
+
+
+def warm_up(program: Program, path: str, body: str, connections: int) -> None:
+    """Load the program for a moment that doesn't count."""
+    _wrk(program.url + path, body, connections, WARM_UP_S)
+    time.sleep(SETTLE_S)
+
+
+def run_load(program: Program, path: str, body: str, connections: int, seconds: int) -> Load:
+    """Load the program for these seconds; it should be warm."""
+    cpu_before = program.cpu_seconds()
+    answered, refused, broken, p50, p99, duration = _wrk(program.url + path, body, connections, seconds)
+    cpu = program.cpu_seconds() - cpu_before
+    return Load(answered, refused, broken, p50 / 1e3, p99 / 1e3, duration / 1e6, cpu)
+
+
+def _wrk(url: str, body: str, connections: int, seconds: int) -> list[int]:
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--timeout",
+        "10s",
+        "-s",
+        str(SCRIPT),
+        url,
+        "--",
+        body,
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 30)
+    found = re.search(r"^RESULT (.*)$", run.stdout, re.MULTILINE)
+    if run.returncode or not found:
+        raise SystemExit(f"wrk failed:\n{run.stdout}{run.stderr}")
+    return [int(number) for number in found[1].split()]
+
+
+def own_router(folder: Path, port: int, **settings: object) -> Program:
+    """The router as users start it, from this checkout, with the Python that runs the bench."""
+    defaults = {"WEB_CONCURRENCY": CORES, "LOG_LEVEL": "error", "GRACEFUL_TIMEOUT_S": 5}
+    return Program(OURS, folder, port, **{"BIND": f"127.0.0.1:{port}", **defaults, **settings})
+
+
+def go_program(name: str, folder: Path, **environment: object) -> Program:
+    """One of the programs of tests/bench/go, which take their port and all else from the environment."""
+    port = free_port()
+    return Program([str(go_path(name))], folder, port, **{"PORT": port, **environment})
+
+
+def go_path(name: str) -> Path:
+    """Where `make peers` builds it; ends the bench if it isn't there."""
+    return installed(HOME / "bin" / name)
+
+
+def installed(file: Path) -> Path:
+    """The same; ends the bench with one line if there is no such file."""
+    if not file.exists():
+        raise SystemExit(f"{file.name} is not installed in {HOME}: `make peers` puts it there")
+    return file
+
+
+def prepare(connections: int) -> None:
+    """What a bench needs before it starts anything."""
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk is not installed: `make bench` installs it")
+    raise_file_limit(connections)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that every `with` ends its program
+
+
+def fetch_json(url: str) -> Mapping[str, Any]:
+    """What is answered to GET."""
+    found: Mapping[str, Any] = json.loads(requests.get(url, timeout=10).text)
+    return found
+
+
+def in_turn(names: Sequence[str], rounds: int, measure: Callable[[str], Turn]) -> dict[str, list[Turn]]:
+    """Measure each of these in every round, one after the other."""
+    turns: dict[str, list[Turn]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            turns[name].append(measure(name))
+    return turns
+
+
+def ratio(values: Sequence[float], yardsticks: Sequence[float]) -> str:
+    """The median of the rounds' ratios: the machine's speed may change between rounds, less so within one."""
+    ratios = [value / yardstick for value, yardstick in zip(values, yardsticks, strict=True) if yardstick]
+    return f"{statistics.median(ratios):.2f}" if ratios and any(values) else ""
+
+
+def difference(values: Sequence[float], yardsticks: Sequence[float]) -> str:
+    """The median of the rounds' differences."""
+    return f"{statistics.median(a - b for a, b in zip(values, yardsticks, strict=True)):+.1f}"
+
+
+def at_least(least: int) -> Any:
+    """The type of an option that is a number from `least` on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}")
+        return value
+
+    return number
+
+
+def print_cells(name: str, *cells: object) -> None:
+    """A row of a table, the name left and the cells right."""
+    print(f"{name:<24}" + "".join(f"{cell!s:>12}" for cell in cells), flush=True)
