@@ -211,19 +211,6 @@ class FastPath:
 class Answer:
     """An answer being written."""
 
-    __slots__ = (
-        "_client",
-        "_length",
-        "_path",
-        "_request",
-        "_status",
-        "_stops",
-        "chunked",
-        "fields",
-        "headers_sent",
-        "keep",
-    )
-
     def __init__(self, connection: Connection, request: Request, stops: Callable[[], bool], path: FastPath) -> None:
         self._client = connection
         self._request = request
