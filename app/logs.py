@@ -1,10 +1,15 @@
 """Logging: one line an event, on standard error, the router's own and gunicorn's alike, as JSON or for a console."""
 
+import logging
+import sys
 from typing import Any
 
+import msgspec
 import structlog
 
 from app.config import Settings
+
+ACCESS = "router.access"
 
 
 def configure(settings: Settings) -> dict[str, Any]:
@@ -27,8 +32,7 @@ def configure(settings: Settings) -> dict[str, Any]:
     if settings.log_format == "json":
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        # Plain tracebacks: the fancy ones print local variables, secrets among them.
-        render = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        render = [_console()]
     level = settings.log_level.upper()
     own = {"handlers": ["stderr"], "level": level, "propagate": False}
     return {
@@ -43,5 +47,33 @@ def configure(settings: Settings) -> dict[str, Any]:
         },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
         "root": {"handlers": ["stderr"], "level": level},
-        "loggers": {"gunicorn.error": own, "gunicorn.access": own, "router": own, "router.access": {"level": "INFO"}},
+        "loggers": {"gunicorn.error": own, "gunicorn.access": own, "router": own},
     }
+
+
+def access_logger(settings: Settings) -> Any:
+    """Logs requests, whatever LOG_LEVEL is: the same lines, but written at once and past `logging`.
+
+    Under overload there are thousands a second, and `logging` would take ten times as long for each as this does.
+    """
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if settings.log_format == "json":
+        processors.append(structlog.processors.JSONRenderer(serializer=_json))
+        output: Any = structlog.BytesLogger(sys.stderr.buffer)
+    else:
+        processors.append(_console())
+        output = structlog.PrintLogger(sys.stderr)
+    levels = structlog.make_filtering_bound_logger(logging.INFO)
+    return structlog.wrap_logger(output, processors, levels).bind(logger=ACCESS)
+
+
+def _json(event: dict[str, Any], **_: Any) -> bytes:
+    return msgspec.json.encode(event)
+
+
+def _console() -> structlog.dev.ConsoleRenderer:
+    # Plain tracebacks: the fancy ones print local variables, secrets among them.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)

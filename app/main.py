@@ -5,8 +5,8 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import falcon
-import structlog
 
+from app import logs
 from app.catalogue import Catalogue
 from app.config import Settings
 from app.drain import Drain
@@ -20,8 +20,6 @@ from app.resources.infer import InferResource
 from app.resources.metrics import MetricsResource
 from app.resources.openai import GenerationResource, ModelsResource
 from app.resources.v2 import ModelResource, ServerResource
-
-_log = structlog.get_logger("router.access")
 
 
 def create_app(
@@ -52,11 +50,14 @@ def create_app(
         app.add_route(path + "/ready", model, suffix="ready")
         app.add_route(path + "/infer", model, suffix="infer")
 
+    log = logs.access_logger(settings)
+    logged_from = {"all": 0, "errors": 400, "off": 1000}[settings.access_log]
+
     def on_end(exchange: Exchange) -> None:
         if exchange.route is not None:
             _count(metrics, exchange)
-        if settings.access_log == "all" or (settings.access_log == "errors" and exchange.status >= 400):
-            _log_access(exchange)
+        if exchange.status >= logged_from:
+            _log_access(log, exchange)
 
     return with_exchange(_with_known_method(app), on_end)
 
@@ -85,16 +86,19 @@ def _count(metrics: Metrics, exchange: Exchange) -> None:
     metrics.overhead_seconds_child.observe(max(0.0, total - exchange.queue_s - exchange.model_s))
 
 
-def _log_access(exchange: Exchange) -> None:
+def _log_access(log: Any, exchange: Exchange) -> None:
     environ: dict[str, Any] = exchange.environ
-    _log.info(
-        "request",
-        method=exchange.method,
-        path=environ["PATH_INFO"],
-        status=exchange.status,
-        client=environ.get("REMOTE_ADDR", ""),
-        request_id=exchange.request_id,
-        total_ms=round(exchange.seconds() * 1e3, 3),
-        queue_ms=round(exchange.queue_s * 1e3, 3),
-        model_ms=round(exchange.model_s * 1e3, 3),
-    )
+    try:
+        log.info(
+            "request",
+            method=exchange.method,
+            path=environ["PATH_INFO"],
+            status=exchange.status,
+            client=environ.get("REMOTE_ADDR", ""),
+            request_id=exchange.request_id,
+            total_ms=round(exchange.seconds() * 1e3, 3),
+            queue_ms=round(exchange.queue_s * 1e3, 3),
+            model_ms=round(exchange.model_s * 1e3, 3),
+        )
+    except OSError:
+        pass  # nobody takes what is logged any more; requests are served all the same

@@ -39,6 +39,7 @@ _OUR_OWN = frozenset(
 )
 _NOT_PASSED_BACK = frozenset(("content-length", "date", "server", "via", "x-request-id"))
 _DROPPED = _HOP_BY_HOP | _OUR_OWN
+_SPEAKS_OF_PROXIES = frozenset(("connection", "via"))
 _DROPPED_BACK = _HOP_BY_HOP | _NOT_PASSED_BACK
 _TRACE_STATE = frozenset(("tracestate",))
 _MOST_NAMES = 1000
@@ -77,19 +78,14 @@ def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool)
 
 def to_client(headers: Headers) -> Headers:
     """The model server's headers that may pass back, and our Via."""
-    dropped: frozenset[str] = frozenset()
-    via = ""
-    passed = []
-    for header in headers:
-        name, value = header
-        if name not in _DROPPED_BACK:
-            passed.append(header)
-        elif name == "connection":
-            dropped |= _named(value)
-        elif name == "via":
-            via = _appended(via, value)
-    if dropped:
-        passed = [header for header in passed if header[0] not in dropped]
+    dropped, via = _DROPPED_BACK, ""
+    if not _SPEAKS_OF_PROXIES.isdisjoint(dict(headers)):
+        for name, value in headers:
+            if name == "connection":
+                dropped |= _named(value)
+            elif name == "via":
+                via = _appended(via, value)
+    passed = [header for header in headers if header[0] not in dropped]
     passed.append(("via", _appended(via, _VIA)))
     return passed
 
