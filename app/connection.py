@@ -50,12 +50,12 @@ class Connection:
     """The socket as gunicorn's parser and response use it, and what a drain needs to know of it."""
 
     def __init__(self, sock: Any, stall_timeout_s: float) -> None:
-        self.sock = sock
         self.state = State.IDLE
         self._since = self._read_by = time.monotonic()
         self._arrivals: Any = None
         self._stall_timeout_s = stall_timeout_s
         self._patient = PatientSocket(sock)
+        self.sock = self._patient.sock
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)

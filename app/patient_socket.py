@@ -9,21 +9,25 @@ import ssl
 from typing import Any
 
 from gevent import get_hub, getcurrent
+from gevent.monkey import get_original
 from gevent.ssl import SSLSocket
 
 _READABLE, _WRITABLE = 1, 2  # libev's EV_READ and EV_WRITE
 _LATER_READABLE = (BlockingIOError, ssl.SSLWantReadError)
+_PlainSocket = get_original("socket", "socket")
 
 
 class PatientSocket:
-    """A socket of gevent's, plain or TLS, used by one greenlet at a time. It may be `close`d twice."""
+    """Takes over a socket of gevent's, plain or TLS; used by one greenlet at a time. It may be `close`d twice."""
 
     __slots__ = ("_reads", "_tls", "_writes", "sock")
 
     def __init__(self, sock: Any) -> None:
+        self._tls = isinstance(sock, (ssl.SSLSocket, SSLSocket))
+        if not self._tls:  # gevent's has watchers of its own, and Python around each call
+            sock = _PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         sock.setblocking(False)
         self.sock = sock
-        self._tls = isinstance(sock, SSLSocket)
         self._reads: Any = get_hub().loop.io(sock.fileno(), _READABLE)
         self._writes: Any = None
 

@@ -8,6 +8,7 @@ _MAX_LINE_BYTES = 4096
 _MAX_TRAILER_BYTES = 1 << 16
 _TEXT = rb"[^\x00-\x08\x0a-\x1f\x7f]*+"
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;" + _TEXT + rb")?")
+_SIZE = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n")
 FIELDS = rb"(?>(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:" + _TEXT + rb")*)"
 """The pattern of header or trailer fields, each after a line end."""
 _TRAILER = re.compile(FIELDS)
@@ -35,6 +36,12 @@ class ChunkReader:
         at = 0
         pieces = []
         while at < len(data) and not self.ended:
+            if not (self._left or self._in_trailer) and (one := _SIZE.match(data, at)):
+                begin, end = one.end(), one.end() + int(one[1], 16)
+                if data[end : end + 2] == b"\r\n":  # a chunk, and all of it is here
+                    pieces.append(data[begin:end])
+                    at = end + 2
+                    continue
             if self._left > 2:
                 piece = data[at : at + self._left - 2]
                 self._left -= len(piece)

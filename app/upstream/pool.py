@@ -26,7 +26,7 @@ class Answer:
     def body(self) -> Iterator[bytes]:
         """The pieces as they come. Raises UpstreamTimeout or UpstreamBroken."""
         assert self._connection is not None
-        yield from self._connection.body()
+        return self._connection.body()
 
     def whole(self) -> bytes:
         """The body to its end, and `close`. Raises UpstreamTimeout or UpstreamBroken."""

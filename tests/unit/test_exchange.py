@@ -3,7 +3,7 @@
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -228,7 +228,12 @@ def test_waiting_in_the_queue_is_timed_and_may_end_in_refusal(make_stage: Callab
 
 def serve(stage: Stage, sock: socket.socket) -> "gevent.Greenlet[[], Any]":
     """A server's greenlet, for a client on this connection."""
-    return gevent.spawn(lambda: list(stage.call(**{"gunicorn.socket": Connection(sock, 20)})))
+
+    def one() -> list[bytes]:
+        with closing(Connection(sock, 20)) as connection:
+            return list(stage.call(**{"gunicorn.socket": connection}))
+
+    return gevent.spawn(one)
 
 
 @pytest.mark.parametrize("leave", [socket.socket.close, lambda client: client.shutdown(socket.SHUT_WR)])
@@ -277,20 +282,21 @@ def test_nothing_is_thrown_after_the_end(raises: Exception | None, stage: Stage)
     """A client that leaves after its exchange ended interrupts nobody: the greenlet may serve somebody else by then."""
     stage.raises = raises
     server, client = socket.socketpair()
+    connection = Connection(server, 20)
 
     def serve_and_go_on() -> str:
         try:
-            answer = stage.call(**{"gunicorn.socket": Connection(server, 20)})
+            answer = stage.call(**{"gunicorn.socket": connection})
             list(answer)
             answer.close()
         except Broken:
             pass
         client.close()
-        wait_read(server.fileno(), timeout=20)  # the hub has seen the close when this returns
+        wait_read(connection.fileno(), timeout=20)  # the hub has seen the close when this returns
         gevent.idle()
         return "undisturbed"
 
-    with server, client:
+    with closing(connection), client:
         assert gevent.spawn(serve_and_go_on).get(timeout=20) == "undisturbed"
     assert stage.given_back()
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.errors import ClientGone, UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from app.patient_socket import PatientSocket
 from app.routes import Timeouts
 from app.upstream import connection as connection_module
 from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered
@@ -433,11 +434,11 @@ def test_request_that_is_not_taken_is_given_up(which: str, used: bool) -> None:
         stop.set()
 
 
-class SlowlyTaken(socket.socket):
+class SlowlyTaken(PatientSocket):
     """A socket of which the kernel never takes more than a little at once."""
 
-    def send(self, data: Any, flags: int = 0, /) -> int:
-        return super().send(data[: 1 << 16], flags)
+    def send(self, data: Any, seconds: float) -> int:
+        return super().send(data[: 1 << 16], seconds)
 
 
 def test_request_that_is_taken_in_small_pieces_has_its_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,8 +449,7 @@ def test_request_that_is_taken_in_small_pieces_has_its_time_too(monkeypatch: pyt
         peer.send(EMPTY)  # the rest is read until the client hangs up
 
     with ScriptedServer(script) as server:
-        slowly = SlowlyTaken(fileno=socket.create_connection((server.host, server.port)).detach())
-        monkeypatch.setattr(socket, "create_connection", lambda *_: slowly)
+        monkeypatch.setattr(connection_module, "PatientSocket", SlowlyTaken)
         connection = connect(server)
         seconds = itertools.count()
         monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
