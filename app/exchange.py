@@ -9,7 +9,7 @@ when a middleware raises.
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -32,39 +32,23 @@ _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 class Exchange:
     """A request in progress. Times are seconds of `time.monotonic()`."""
 
-    __slots__ = (
-        "_held",
-        "environ",
-        "method",
-        "model",
-        "model_s",
-        "permit",
-        "queue_s",
-        "refusal",
-        "reply_headers",
-        "request_id",
-        "route",
-        "started",
-        "status",
-        "watch",
-    )
+    route: str | None = None
+    model = ""
+    status = 500
+    queue_s = 0.0
+    model_s = 0.0
+    refusal: str | None = None
+    reply_headers: Sequence[tuple[str, str]] = ()
+    """What the model server's answer says, to be passed on."""
+    permit: Permit | None = None
+    watch: ClientWatch | None = None
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         self.started = time.monotonic()
         self.environ = environ
         self.method = environ.get("REQUEST_METHOD", "")
-        given = environ.get("HTTP_X_REQUEST_ID", "")
-        self.request_id = given if _WELL_FORMED_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
-        self.route: str | None = None
-        self.model = ""
-        self.status = 500
-        self.queue_s = 0.0
-        self.model_s = 0.0
-        self.refusal: str | None = None
-        self.reply_headers: Headers = []
-        """What the model server's answer says, to be passed on."""
-        self.permit: Permit | None = None
-        self.watch: ClientWatch | None = None
+        given = environ.get("HTTP_X_REQUEST_ID")
+        self.request_id = given if given and _WELL_FORMED_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         self._held: list[Callable[[], object]] = []
 
     def hold(self, give_back: Callable[[], object]) -> None:
@@ -120,17 +104,9 @@ def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], Non
 
     def outermost(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         exchange = environ[ENVIRON_KEY] = Exchange(environ)
-
-        def start(status: str, headers: Headers, exc_info: Any = None, /) -> Write:
-            exchange.status = int(status[:3])
-            headers += exchange.reply_headers
-            headers.append(("X-Request-Id", exchange.request_id))
-            headers.append(("Server-Timing", exchange.timing()))
-            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
-
-        answer = _Answer(exchange, on_end)
+        answer = _Answer(exchange, start_response, on_end)
         try:
-            answer.body = application(environ, start)
+            answer.body = application(environ, answer.start)
         except BaseException as error:  # no server will call `close`: there is no response to close
             answer.abandon(error)
             raise
@@ -142,13 +118,25 @@ def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], Non
 class _Answer:
     """The response body; its `close`, which WSGI servers always call, ends the exchange."""
 
-    __slots__ = ("_complete", "_exchange", "_on_end", "body")
+    __slots__ = ("_complete", "_exchange", "_on_end", "_start", "body")
 
-    def __init__(self, exchange: Exchange, on_end: Callable[[Exchange], None]) -> None:
+    def __init__(self, exchange: Exchange, start_response: StartResponse, on_end: Callable[[Exchange], None]) -> None:
         self._exchange = exchange
+        self._start = start_response
         self._on_end: Callable[[Exchange], None] | None = on_end
         self._complete = False
         self.body: Iterable[bytes] = ()
+
+    def start(self, status: str, headers: Headers, exc_info: Any = None, /) -> Write:
+        """The application's start_response."""
+        exchange = self._exchange
+        exchange.status = int(status[:3])
+        headers += (
+            *exchange.reply_headers,
+            ("X-Request-Id", exchange.request_id),
+            ("Server-Timing", exchange.timing()),
+        )
+        return self._start(status, headers, exc_info) if exc_info else self._start(status, headers)
 
     def __iter__(self) -> Iterator[bytes]:
         try:

@@ -31,7 +31,8 @@ class SimulatedModel:
         self._v2 = V2Server(name, latency_s, versions)
 
     def infer(self, request: Inference) -> UnsetType:
-        gevent.sleep(self._latency_s)
+        if self._latency_s:
+            gevent.sleep(self._latency_s)
         return UNSET
 
     def relay(self, call: Call) -> Reply:
