@@ -1,6 +1,7 @@
 """Clients that stop in the middle: each is cut off in time and holds no permit beyond it."""
 
 import json
+import select
 import signal
 import socket
 import time
@@ -19,6 +20,17 @@ BEGUN = {
     "half a chunk": b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n20\r\n{",
     "a stray empty line": b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n\r\n",
 }
+
+TRICKLING = {
+    "a head": b"GET /heal",
+    "a body": b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n{",
+    "a chunk": b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n{",
+}
+
+
+def readable(sock: socket.socket, seconds: float) -> bool:
+    """Whether something can be read, or the end of it, within so long."""
+    return bool(select.select([sock], [], [], seconds)[0])
 
 
 def connect(router: Router, sent: bytes = b"", receive_buffer: int | None = None) -> socket.socket:
@@ -84,6 +96,21 @@ def test_request_that_stops_arriving_is_given_up(start: Start, name: str) -> Non
     with connect(router, BEGUN[name]) as sock:
         answer = read_to_end(sock)
     assert (b" 408 " in answer) == (name != "half a head")
+    assert router.infer().status_code == 200
+
+
+@pytest.mark.parametrize("name", TRICKLING)
+def test_request_that_trickles_in_is_given_up(start: Start, name: str) -> None:
+    """Steady progress doesn't make a request endless; it holds no permit meanwhile, and half a body is told why."""
+    router = start(STALL_TIMEOUT_S=1 if name == "a head" else 60, UPLOAD_TIMEOUT_S=1, MAX_CONCURRENCY=1)
+    with connect(router, TRICKLING[name]) as sock:
+        deadline = time.monotonic() + 30
+        while not readable(sock, 0.05):  # to be slow is what is tested
+            sock.sendall(b"x")
+            assert time.monotonic() < deadline, "it goes on for ever"
+            assert router.metrics()["router_inflight_requests"] == 0
+        answer = read_to_end(sock)
+    assert (b" 408 " in answer) == (name != "a head")
     assert router.infer().status_code == 200
 
 

@@ -1,9 +1,11 @@
 """An exchange gives back what it holds exactly once, however it ends, and tells on_end once."""
 
+import gc
 import re
 import socket
+import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -299,6 +301,23 @@ def test_nothing_is_thrown_after_the_end(raises: Exception | None, stage: Stage)
     with closing(connection), client:
         assert gevent.spawn(serve_and_go_on).get(timeout=20) == "undisturbed"
     assert stage.given_back()
+
+
+@pytest.mark.parametrize("raises", [None, Broken()])
+def test_what_has_ended_is_no_garbage(raises: Exception | None, stage: Stage) -> None:
+    """An exchange and its environ are gone without the collector, which would have every request to look through."""
+    stage.raises = raises
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(Broken):
+            read_to_the_end(stage)
+        if raises is not None:
+            raises.__traceback__ = None  # it holds the frames that it passed through
+        ended = weakref.ref(stage.ended.pop())
+        assert ended() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("given", ["a", "0" * 128, "req-1.2:3/4+5=6@7~8_9", "2f1c4b86-7b9e-4d0a-9a3b-1f0f6f6f2d10"])

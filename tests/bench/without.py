@@ -1,0 +1,92 @@
+"""gunicorn.conf.py with one of the router's tricks left out, the one that TRICK names: for tricks.py.
+
+TRICK=fast_path gunicorn -c python:tests.bench.without
+"""
+
+import os
+from pathlib import Path
+
+_CONFIGURATION = Path(__file__).parents[2] / "gunicorn.conf.py"
+exec(compile(_CONFIGURATION.read_text(), str(_CONFIGURATION), "exec"))  # first: it patches the standard library
+
+import gc  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import Any  # noqa: E402
+
+from app import connection as client_connection  # noqa: E402
+from app.exchange import ENVIRON_KEY, _Answer  # noqa: E402
+from app.fast_path import FastPath  # noqa: E402
+from app.metric_cells import Count, Distribution  # noqa: E402
+from app.turnstile import Turnstile  # noqa: E402
+from app.upstream import connection as upstream_connection  # noqa: E402
+
+
+class GeventsOwn:
+    """In the place of PatientSocket: gevent's socket, which tries first, and makes a Timeout for each wait."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self.close = sock.close
+
+    def recv(self, size: int, seconds: float) -> bytes:
+        self.sock.settimeout(seconds)
+        data: bytes = self.sock.recv(size)
+        return data
+
+    def send(self, data: bytes | memoryview, seconds: float) -> int:
+        self.sock.settimeout(seconds)
+        sent: int = self.sock.send(data)
+        return sent
+
+
+def _patient_sockets() -> None:
+    _put(client_connection, "PatientSocket", GeventsOwn)
+    _put(upstream_connection, "PatientSocket", GeventsOwn)
+
+
+def _metric_cells() -> None:
+    _put(Count, "inc", lambda self: self._child.inc())
+    _put(Distribution, "observe", lambda self, amount: self._child.observe(amount))
+
+
+def _no_cycles() -> None:
+    close = _Answer.close
+
+    def close_and_hold(answer: Any) -> None:
+        exchange = answer._exchange
+        close(answer)
+        exchange.environ[ENVIRON_KEY] = exchange
+
+    _put(_Answer, "close", close_and_hold)
+
+
+def _frozen() -> None:
+    _put(gc, "freeze", lambda: None)
+
+
+def _whole_answers() -> None:
+    _put(upstream_connection.Connection, "whole", lambda self: b"".join(self.body()))
+
+
+def _turnstile() -> None:
+    _put(Turnstile, "pass_through", lambda self: None)
+
+
+def _fast_path() -> None:
+    _put(FastPath, "environ_of", lambda *_: None)
+
+
+def _put(owner: Any, name: str, other: object) -> None:
+    setattr(owner, name, other)
+
+
+TRICKS: dict[str, Callable[[], None]] = {
+    "fast_path": _fast_path,
+    "patient_sockets": _patient_sockets,
+    "metric_cells": _metric_cells,
+    "no_cycles": _no_cycles,
+    "frozen": _frozen,
+    "whole_answers": _whole_answers,
+    "turnstile": _turnstile,
+}
+TRICKS.get(os.environ.get("TRICK", ""), lambda: None)()
