@@ -1,6 +1,6 @@
 """The cap: at most `limit` permits over all workers together, and the queue for those that find none free.
 
-Rules, all kept under the table's lock:
+Rules, kept under the table's lock, which only a release that nobody can wait for does without:
 - **A permit is always in somebody's row.** Taken means: one in a worker's `inflight` cell, or granted in the line and
   not yet picked up. Admission sums what is taken, compares with the limit, and adds one to the caller's own row, with
   one store. So there is no moment in which a permit is taken and belongs to nobody, and when a worker dies, clearing
@@ -80,6 +80,8 @@ class Limiter:
         self._queued = table.column("queued")
         self._service_us = table.column("service_us")
         self._rows = table.cell("rows")
+        self._used = self._inflight[:0]
+        """Of `inflight`, the rows that were ever claimed."""
         self._line = Line(table, queue_size)
         self._waiters: deque[_Waiter] = deque()
         self._slot = -1
@@ -153,15 +155,17 @@ class Limiter:
         self._service_us[self._slot] = mean + (served_us - mean) // _SMOOTHING if mean else served_us
 
     def _release(self) -> None:
-        slot = self._slot
-        woken: Iterable[int] = ()
+        if not self.queue_size:
+            # No lock: nobody else writes this cell, to give back is one store, and nobody has to be woken. Who sums
+            # meanwhile sees it or doesn't: at worst a permit that has just come free is refused once more.
+            self._inflight[self._slot] -= 1
+            return
         self._lock.acquire()
         try:
             # First give back, then grant: killed in between, a permit is free and somebody waits, until this worker is
             # reaped and its reaper grants. The other order would let one in too many.
-            self._inflight[slot] -= 1
-            if self.queue_size:
-                woken = self._grant()
+            self._inflight[self._slot] -= 1
+            woken = self._grant()
         finally:
             self._lock.release()
         if woken:
@@ -202,7 +206,10 @@ class Limiter:
     # What follows needs the lock.
 
     def _taken(self) -> int:
-        taken = sum(self._inflight[: self._rows[0]])
+        rows = self._rows[0]
+        if rows != len(self._used):
+            self._used = self._inflight[:rows]
+        taken = sum(self._used)
         return taken + self._line.granted if self.queue_size else taken
 
     def _waiting(self) -> int:

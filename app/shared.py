@@ -1,8 +1,8 @@
 """The memory that all workers share: a table of counters, the lock over it, and a bell per worker.
 
 The table has a row per worker slot and a column per counter, all 64-bit integers; beside it stand named single
-cells and named arrays. What decides about permits (`inflight`, `queued`, the line) and who owns a row is written under
-the lock only. `service_us`, an estimate, is written by its row's worker alone, and `draining` by its arbiter.
+cells and named arrays. What takes permits (`inflight`, `queued`, the line) and who owns a row is written under the lock
+only. `service_us`, an estimate, is written by its row's worker alone, and `draining` by its arbiter.
 
 **The lock dies with its holder.** It is a robust, process-shared POSIX mutex inside the block (pthread_mutexattr_
 setrobust(3)). When a process is SIGKILLed while holding it, the kernel frees it and the next to lock is told so
