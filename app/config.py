@@ -111,7 +111,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         _setting(
             "1 to 3600",
-            "How long a client may send no more of its request, or take no more of its answer, seconds.",
+            "How long a head, or a TLS handshake, may take to arrive, a client send no more of a body, "
+            "or take no more of its answer, seconds.",
             ge=1,
             le=3600,
         ),

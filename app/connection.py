@@ -54,6 +54,10 @@ class Connection:
         self._since = self._read_by = time.monotonic()
         self._arrivals: Any = None
         self._stall_timeout_s = stall_timeout_s
+        self.parser: Any = None
+        """gunicorn's, once it has been needed: it counts the requests."""
+        self.proxied: Any = None
+        """What a PROXY line said of the client."""
         self._patient = PatientSocket(sock)
         self.sock = self._patient.sock
 

@@ -1,6 +1,7 @@
 """The gunicorn worker: gevent, with a drain that neither waits for idle connections nor breaks busy ones.
 
-What differs from gunicorn's own gevent worker, whose parser and response serve every request here that is unusual:
+What differs from gunicorn's own gevent worker (its parser and response serve every request here that is unusual, but
+for HTTP/2 and h2c):
 - **The ordinary request** is read and answered by `fast_path.py`.
 - **Drain.** When the worker stops, connections that are served end after their answer, which then says
   `Connection: close`, and idle ones at once. Two kinds are given a moment first: one opened or answered within the last
@@ -17,6 +18,7 @@ Handlers that are still busy when `graceful_timeout` ends are stopped, which giv
 import errno
 import os
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from functools import partial
@@ -63,6 +65,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._ended = Event()
         self._turnstile: Turnstile
         self._fast_path: FastPath
+        self._tls: ssl.SSLContext | None = None
         self._idle_s = 0.0
 
     def patch(self) -> None:
@@ -75,6 +78,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._turnstile = Turnstile()
         self._fast_path = FastPath(self.cfg)
         self._idle_s = float(self.cfg.keepalive or self.stall_timeout_s)
+        self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
         servers = [self._serve(listener) for listener in self.sockets]
         while self.alive and not self.server_drains():  # the latter for a SIGTERM that came too early to be heard
             self.notify()
@@ -86,10 +90,8 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def _serve(self, listener: Any) -> StreamServer:
         """Accept from one listener. Each has a pool of its own: a full one doesn't keep the other's probes out."""
         listener.setblocking(1)
-        tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
-        server = StreamServer(
-            listener, handle=partial(self.handle, listener.getsockname()), spawn=Pool(self.worker_connections), **tls
-        )
+        handle = partial(self.handle, listener.getsockname())
+        server = StreamServer(listener, handle=handle, spawn=Pool(self.worker_connections))
         if self.cfg.workers > 1:
             server.max_accept = _ACCEPT_A_TURN
         server.start()
@@ -129,6 +131,10 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """One connection, from accept to close. `listener` is the address it came in at: the socket may be closed."""
+        if self._tls is not None:
+            client = self._shake_hands(client, self._tls)
+            if client is None:
+                return
         connection = Connection(client, self.stall_timeout_s)
         self._connections.add(connection)
         base = self._fast_path.environ_of(connection, listener, addr)
@@ -153,11 +159,24 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._connections.discard(connection)
             self._ended.set()
 
+    def _shake_hands(self, client: Any, tls: ssl.SSLContext) -> Any:
+        """The client's connection under TLS; None if that fails, or takes too long."""
+        client = tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+        try:
+            client.settimeout(self.stall_timeout_s)
+            with gevent.Timeout(self.stall_timeout_s, TimeoutError):  # however steadily it trickles
+                client.do_handshake()
+        except OSError as error:  # TimeoutError and ssl.SSLError are
+            self.log.debug("TLS handshake failed: %s", error)
+            client.close()
+            return None
+        return client
+
     def _serve_ordinary(self, connection: Connection, request: Request) -> tuple[bool, bytes]:
         """An ordinary request, answered; answers whether to keep the connection, and what came after the request."""
+        connection.enter(State.SERVING)  # before it waits: a drain would take it for idle
         if request.environ["REQUEST_METHOD"] not in _METHODS_OF_PROBES:
             self._turnstile.pass_through()
-        connection.enter(State.SERVING)
         connection.allow(self.upload_timeout_s)
         self._count_request()
         answer = Answer(connection, request, self._stops, self._fast_path)
@@ -176,11 +195,16 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _serve_unusual(self, connection: Connection, data: bytes, listener: Any, addr: Any) -> tuple[bool, bytes]:
         """The same for any other request, by gunicorn's parser and response."""
-        parser = http.get_parser(self.cfg, connection, addr)
+        if connection.parser is None:
+            connection.parser = http.get_parser(self.cfg, connection, addr)
+        parser = connection.parser
         parser.unreader.unread(data)
         connection.enter(State.READING)
         connection.allow(self.stall_timeout_s)
         request = next(parser)
+        # A PROXY line comes once, before the first request, and speaks of the whole connection.
+        connection.proxied = request.proxy_protocol_info = request.proxy_protocol_info or connection.proxied
+        connection.enter(State.SERVING)
         if request.method not in _METHODS_OF_PROBES:
             self._turnstile.pass_through()
         try:
@@ -201,7 +225,6 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """One request and its answer, on the Connection `sock`; answers whether it can take another."""
-        sock.enter(State.SERVING)
         sock.allow(self.upload_timeout_s)
         environ: dict[str, Any] = {}
         response = None

@@ -1,4 +1,4 @@
-"""gunicorn.conf.py with one of the router's tricks left out, the one that TRICK names: for tricks.py.
+"""gunicorn.conf.py with one of the router's tricks or parts left out, the one that TRICK names: for tricks.py.
 
 TRICK=fast_path gunicorn -c python:tests.bench.without
 """
@@ -16,6 +16,7 @@ from typing import Any  # noqa: E402
 from app import connection as client_connection  # noqa: E402
 from app.exchange import ENVIRON_KEY, _Answer  # noqa: E402
 from app.fast_path import FastPath  # noqa: E402
+from app.limiter import Limiter  # noqa: E402
 from app.metric_cells import Count, Distribution  # noqa: E402
 from app.turnstile import Turnstile  # noqa: E402
 from app.upstream import connection as upstream_connection  # noqa: E402
@@ -80,6 +81,19 @@ def _put(owner: Any, name: str, other: object) -> None:
     setattr(owner, name, other)
 
 
+def _metrics() -> None:
+    _put(Count, "inc", lambda self: None)
+    _put(Distribution, "observe", lambda self, amount: None)
+
+
+def _limiter() -> None:
+    class Free:
+        def release(self, served: bool = True) -> None:
+            """There is nothing to give back."""
+
+    _put(Limiter, "acquire", lambda self, before_waiting=None: Free())
+
+
 TRICKS: dict[str, Callable[[], None]] = {
     "fast_path": _fast_path,
     "patient_sockets": _patient_sockets,
@@ -88,5 +102,8 @@ TRICKS: dict[str, Callable[[], None]] = {
     "frozen": _frozen,
     "whole_answers": _whole_answers,
     "turnstile": _turnstile,
+    "metrics": _metrics,
+    "limiter": _limiter,
+    "all": lambda: None,
 }
-TRICKS.get(os.environ.get("TRICK", ""), lambda: None)()
+TRICKS[os.environ["TRICK"]]()
