@@ -163,7 +163,6 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """The client's connection under TLS; None if that fails, or takes too long."""
         client = tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         try:
-            client.settimeout(self.stall_timeout_s)
             with gevent.Timeout(self.stall_timeout_s, TimeoutError):  # however steadily it trickles
                 client.do_handshake()
         except OSError as error:  # TimeoutError and ssl.SSLError are

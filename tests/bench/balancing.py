@@ -23,6 +23,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.bench.machine import require_wrk
+from tests.bench.options import at_least
 from tests.support.router import Router
 
 SCRIPT = Path(__file__).with_suffix(".lua")
@@ -98,9 +100,10 @@ def measure(policy: str, urls: list[str], folder: Path, clients: int, seconds: i
 def main() -> None:
     """Measure every policy and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=8)
-    parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--seconds", type=at_least(1), default=8)
+    parser.add_argument("--clients", type=at_least(1), default=24)
     options = parser.parse_args()
+    require_wrk()
     with tempfile.TemporaryDirectory() as name, model_servers(Path(name)) as urls:
         rows = [measure(policy, urls, Path(name), options.clients, options.seconds) for policy in POLICIES]
     best = max(row.served_a_second for row in rows)

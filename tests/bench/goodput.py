@@ -23,10 +23,9 @@ How to read it:
   (also before the measured seconds); both should be 0.
 - `cores`: processor time of the workers, in cores. Where it and wrk's own use up what the machine has, `200/s` below
   the cap says that the processor is the limit.
-- Probes are asked every `--probe-interval-ms`, on a new connection each time, as Kubernetes does, and `kept` on one
-  that is kept, as Prometheus does. Times are
-  milliseconds, from before the connection to the last byte, during the load. `failed` are those that took over 5 s or
-  had another status than 200.
+- Probes are asked every 100 ms, on a new connection each time, as Kubernetes does, and `kept` on one that is kept, as
+  Prometheus does. Times are milliseconds, from before the connection to the last byte, during the load. `failed` are
+  those that took over 5 s or had another status than 200.
 
 Everything is bounded in time, and the router is stopped also when something fails.
 """
@@ -35,34 +34,40 @@ import argparse
 import http.client
 import math
 import os
-import resource
-import shutil
 import signal
 import subprocess
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.machine import CORES, cpu_seconds, raise_file_limit, require_wrk
+from tests.bench.options import at_least
+from tests.bench.table import print_cells
 from tests.support.router import Router, until
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 PROBES = ("/healthz", "/readyz", "/metrics")
 PROBE_TIMEOUT_S = 5.0
+PROBE_INTERVAL_S = 0.1
+WARM_UP_S = 6
 THREADS = 2
 
+print_row = partial(print_cells, first=26, width=9)
 
-class Load(NamedTuple):
-    """Clients and their patience."""
+
+class Clients(NamedTuple):
+    """How many ask, and their patience."""
 
     name: str
-    clients: int
+    number: int
     pause_ms: int
 
 
 class Outcome(NamedTuple):
-    """What the clients of a load saw."""
+    """What the clients saw, and what it took."""
 
     served_a_second: float
     refused_a_second: float
@@ -74,14 +79,13 @@ class Outcome(NamedTuple):
 class Probing:
     """Asks for one path again and again until told to stop, and keeps how long each answer took."""
 
-    def __init__(self, port: int, path: str, interval_s: float, *, kept: bool) -> None:
+    def __init__(self, port: int, path: str, *, kept: bool) -> None:
         self.path = path
         self.name = f"{path} kept" if kept else path
         self._kept = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_S) if kept else None
         self.times: list[float] = []
         self.failed = 0
         self._port = port
-        self._interval_s = interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -95,7 +99,7 @@ class Probing:
         self._thread.join(PROBE_TIMEOUT_S + 1)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval_s):
+        while not self._stop.wait(PROBE_INTERVAL_S):
             began = time.perf_counter()
             if self._ask():
                 self.times.append(time.perf_counter() - began)
@@ -123,28 +127,19 @@ def percentile(times: list[float], share: float) -> float:
     return sorted(times)[max(0, math.ceil(share * len(times)) - 1)] if times else 0.0
 
 
-def cpu_seconds(pids: list[int]) -> float:
-    """Processor time that these processes have used so far."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def run_load(router: Router, load: Load, warm_up_s: float, seconds: float) -> Outcome:
+def load(router: Router, clients: Clients, seconds: float) -> Outcome:
     """Load the router with wrk, and count what was answered in the measured seconds."""
     began = time.monotonic()
-    measured_from, measured_to = began + warm_up_s, began + warm_up_s + seconds
-    duration = math.ceil(warm_up_s + seconds + 1)
-    command = ["wrk", f"-t{THREADS}", f"-c{load.clients}", f"-d{duration}s", "--timeout", "10s", "-s", str(SCRIPT)]
-    command += [f"{router.url}/infer", "--", str(measured_from), str(measured_to), str(load.pause_ms)]
+    measured_from, measured_to = began + WARM_UP_S, began + WARM_UP_S + seconds
+    duration = math.ceil(WARM_UP_S + seconds + 1)
+    command = ["wrk", f"-t{THREADS}", f"-c{clients.number}", f"-d{duration}s", "--timeout", "10s", "-s", str(SCRIPT)]
+    command += [f"{router.url}/infer", "--", str(measured_from), str(measured_to), str(clients.pause_ms)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as wrk:
         try:
-            time.sleep(warm_up_s)
-            cpu_before = cpu_seconds(router.workers())
+            time.sleep(WARM_UP_S)
+            cpu_before = cpu_seconds(*router.workers())
             time.sleep(seconds)
-            cores = (cpu_seconds(router.workers()) - cpu_before) / (time.monotonic() - measured_from)
+            cores = (cpu_seconds(*router.workers()) - cpu_before) / (time.monotonic() - measured_from)
             output, _ = wrk.communicate(timeout=60)
         finally:
             wrk.kill()
@@ -155,24 +150,12 @@ def run_load(router: Router, load: Load, warm_up_s: float, seconds: float) -> Ou
     return Outcome(served / seconds, refused / seconds, others, broken, cores)
 
 
-def raise_file_limit(clients: int) -> None:
-    """wrk inherits the limit of open files and needs one for each client."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < clients + 100:
-        raise SystemExit(f"{clients} clients need as many open files, and the hard limit (ulimit -Hn) is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def run_probed_load(router: Router, load: Load, args: argparse.Namespace) -> tuple[Outcome, list[Probing]]:
-    """Run a load, and ask the probes meanwhile."""
-    probings = [
-        Probing(router.port, path, args.probe_interval_ms / 1000, kept=kept)
-        for path in PROBES
-        for kept in (False, True)
-    ]
+def load_and_probe(router: Router, clients: Clients, seconds: float) -> tuple[Outcome, list[Probing]]:
+    """Load the router, and ask the probes meanwhile."""
+    probings = [Probing(router.port, path, kept=kept) for path in PROBES for kept in (False, True)]
     for probing in probings:
         probing.start()
-    outcome = run_load(router, load, args.warm_up, args.seconds)
+    outcome = load(router, clients, seconds)
     for probing in probings:
         probing.stop()
     until(lambda: router.metrics()["router_inflight_requests"] == 0, "nothing is in flight after a load")
@@ -183,59 +166,51 @@ def measure(router: Router, args: argparse.Namespace) -> None:
     """Run every load, one after the other, and print the two tables."""
     possible = args.cap * 1000 / args.latency_ms
     overload, tenfold = 2 * args.cap, 20 * args.cap
-    loads = [Load("a at the cap", args.cap, 0)]
+    crowds = [Clients("a at the cap", args.cap, 0)]
     for who, pause_ms in (("naive", 0), ("patient", args.retry_pause_ms)):
-        loads += [Load(f"b overload, {who}", overload, pause_ms), Load(f"c 10 x overload, {who}", tenfold, pause_ms)]
+        crowds.append(Clients(f"b overload, {who}", overload, pause_ms))
+        crowds.append(Clients(f"c 10 x overload, {who}", tenfold, pause_ms))
     print(f"{os.cpu_count()} cores; cap {args.cap}, model {args.latency_ms} ms: at most {possible:.0f} answers/s")
     print(f"{args.seconds:g} s each; patient clients pause {args.retry_pause_ms} ms after a 429\n")
-    print_cells("", "clients", "200/s", "of cap", "of b", "429/s", "else", "broken", "cores")
-    probed: list[tuple[Load, list[Probing]]] = []
+    print_row("", "clients", "200/s", "of cap", "of b", "429/s", "else", "broken", "cores")
+    probed: list[tuple[Clients, list[Probing]]] = []
     of_b: dict[int, float] = {}
-    for load in loads:
-        outcome, probings = run_probed_load(router, load, args)
-        probed.append((load, probings))
+    for clients in crowds:
+        outcome, probings = load_and_probe(router, clients, args.seconds)
+        probed.append((clients, probings))
         served = outcome.served_a_second
-        if load.clients == overload:
-            of_b[load.pause_ms] = served
-        share_of_b = f"{served / of_b[load.pause_ms]:.3f}" if load.clients == tenfold else ""
+        if clients.number == overload:
+            of_b[clients.pause_ms] = served
+        share_of_b = f"{served / of_b[clients.pause_ms]:.3f}" if clients.number == tenfold else ""
         rates = (f"{served:.0f}", f"{served / possible:.3f}", share_of_b, f"{outcome.refused_a_second:.0f}")
-        print_cells(load.name, load.clients, *rates, outcome.others, outcome.broken, f"{outcome.cores:.2f}")
+        print_row(clients.name, clients.number, *rates, outcome.others, outcome.broken, f"{outcome.cores:.2f}")
     print()
-    print_cells("probes, milliseconds", "", "count", "p50", "p99", "most", "failed")
-    for load, probings in probed:
+    print_row("probes, milliseconds", "", "count", "p50", "p99", "most", "failed")
+    for clients, probings in probed:
         for probing in probings:
             times = (f"{percentile(probing.times, share) * 1000:.1f}" for share in (0.5, 0.99, 1.0))
-            print_cells(load.name, probing.name, len(probing.times), *times, probing.failed)
-
-
-def print_cells(name: str, *cells: object) -> None:
-    """A row of a table."""
-    print(f"{name:<26}" + "".join(f"{cell!s:>9}" for cell in cells), flush=True)
+            print_row(clients.name, probing.name, len(probing.times), *times, probing.failed)
 
 
 def main() -> None:
     """See the module's opening lines."""
     parser = argparse.ArgumentParser(description="Goodput under overload, and how long probes take meanwhile.")
     parser.add_argument("--seconds", type=float, default=10, help="measured seconds a load (default 10)")
-    parser.add_argument("--warm-up", type=float, default=6, help="seconds of load before those (default 6)")
-    parser.add_argument("--retry-pause-ms", type=int, default=1000, help="patient clients' pause (default 1000)")
-    parser.add_argument("--probe-interval-ms", type=int, default=100, help="between two probes (default 100)")
-    parser.add_argument("--cap", type=int, default=256, help="MAX_CONCURRENCY (default 256)")
-    parser.add_argument("--latency-ms", type=int, default=100, help="SIMULATED_LATENCY_MS (default 100)")
-    parser.add_argument("--workers", type=int, default=2, help="WEB_CONCURRENCY (default 2)")
-    parser.add_argument("--queue-size", type=int, default=0, help="QUEUE_SIZE (default 0)")
+    parser.add_argument(
+        "--retry-pause-ms", type=at_least(1), default=1000, help="patient clients' pause (default 1000)"
+    )
+    parser.add_argument("--cap", type=at_least(1), default=256, help="MAX_CONCURRENCY (default 256)")
+    parser.add_argument("--latency-ms", type=at_least(1), default=100, help="SIMULATED_LATENCY_MS (default 100)")
+    parser.add_argument("--queue-size", type=at_least(0), default=0, help="QUEUE_SIZE (default 0)")
     args = parser.parse_args()
-    if args.retry_pause_ms < 1:
-        parser.error("--retry-pause-ms must be at least 1: the naive clients are those without a pause")
-    if shutil.which("wrk") is None:
-        parser.error("wrk is not installed")
+    require_wrk()
     raise_file_limit(20 * args.cap)
     with tempfile.TemporaryDirectory(prefix="router-bench-") as folder:
         router = Router(
             Path(folder),
             MAX_CONCURRENCY=args.cap,
             SIMULATED_LATENCY_MS=args.latency_ms,
-            WEB_CONCURRENCY=args.workers,
+            WEB_CONCURRENCY=CORES,
             QUEUE_SIZE=args.queue_size,
             ACCESS_LOG="off",
             LOG_LEVEL="warning",

@@ -39,28 +39,28 @@ from typing import NamedTuple
 
 import requests
 
+from tests.bench.machine import CORES
+from tests.bench.options import at_least
 from tests.bench.side_by_side import (
-    CORES,
+    OURS,
     Load,
     Program,
-    at_least,
     fetch_json,
     go_path,
     go_program,
     in_turn,
     own_router,
     prepare,
-    print_cells,
-    ratio,
+    print_loads,
     run_load,
     warm_up,
 )
+from tests.bench.table import print_cells, ratio
 from tests.support.router import free_port
 
 PATH = "/infer"
 BODY = json.dumps({"prompt": "How much is enough?"})
 YARDSTICK = "yardstick"
-OURS = "ours"
 OVERLOAD = 10
 """How many times the cap."""
 
@@ -128,33 +128,13 @@ def refusals(case: Case, running: Program) -> int:
     return round(sum(map(float, counts)))
 
 
-def print_free(free: dict[str, list[Turn]], connections: int) -> None:
-    """The first table."""
-    print(f"no delay, {connections} connections\n")
-    print_cells("", "requests/s", "of", "p50 ms", "p99 ms", "of", "CPU s/1k", "of", "errors")
-    yards = [turn.load for turn in free[YARDSTICK]]
-    for name, turns in free.items():
-        loads = [turn.load for turn in turns]
-        print_cells(
-            name,
-            f"{median(load.rate for load in loads):.0f}",
-            ratio([load.rate for load in loads], [load.rate for load in yards]),
-            f"{median(load.p50_ms for load in loads):.2f}",
-            f"{median(load.p99_ms for load in loads):.2f}",
-            ratio([load.p99_ms for load in loads], [load.p99_ms for load in yards]),
-            f"{median(load.cpu_per_1000 for load in loads):.3f}",
-            ratio([load.cpu_per_1000 for load in loads], [load.cpu_per_1000 for load in yards]),
-            sum(turn.errors + turn.load.refused for turn in turns),
-        )
-
-
-def print_full(full: list[Case], turns: dict[str, list[Turn]], free: dict[str, list[Turn]]) -> None:
+def print_full(full: list[Case], turns: dict[str, list[Turn]], free: dict[str, list[Load]]) -> None:
     """The second table. Cases of a program follow each other, the one without overload first."""
     cap, latency_ms = full[0].cap, full[0].latency_ms
     possible = cap * 1000 / latency_ms
     print(f"\ncap {cap}, model {latency_ms} ms: at most {possible:.0f} served/s\n")
     print_cells("", "200/s", "of alone", "of cap", "429/s", "of yard", "of own", "errors")
-    yards = [turn.load.rate for turn in free[YARDSTICK]]
+    yards = [load.rate for load in free[YARDSTICK]]
     for case in full:
         rounds = turns[case.row]
         alone = next(other for other in full if other.program == case.program)
@@ -167,7 +147,7 @@ def print_full(full: list[Case], turns: dict[str, list[Turn]], free: dict[str, l
             f"{median(served) / possible:.3f}",
             f"{median(refused):.0f}",
             ratio(refused, yards),
-            ratio(refused, [turn.load.rate for turn in free[case.program]]),
+            ratio(refused, [load.rate for load in free[case.program]]),
             sum(turn.errors for turn in rounds),
         )
 
@@ -194,8 +174,10 @@ def main() -> None:
         folder = Path(temporary)
         turns = in_turn(list(cases), args.rounds, lambda row: measure(cases[row], folder, args.seconds))
     print(f"{os.cpu_count()} cores; {args.rounds} rounds of {args.seconds} s; ", end="")
-    print_free({name: turns[name] for name in free}, args.connections)
-    print_full(full, turns, {name: turns[name] for name in free})
+    print(f"no delay, {args.connections} connections\n")
+    loads = {name: [turn.load for turn in turns[name]] for name in free}
+    print_loads(loads, YARDSTICK)
+    print_full(full, turns, loads)
 
 
 if __name__ == "__main__":

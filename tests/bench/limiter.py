@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 from app.errors import LimitReached
 from app.limiter import Limiter
+from tests.bench.options import at_least
 from tests.support.forks import Barrier, Parent
 
 Work = Callable[[Limiter, int], None]
@@ -172,9 +173,9 @@ def print_row(name: str, processes: int, times: list[float], call_ns: float) -> 
 def main() -> None:
     """See the module's opening lines."""
     parser = argparse.ArgumentParser(description="What the cap costs, beside an empty function call.")
-    parser.add_argument("--processes", type=int, default=4, help="processes of the contended rows (default 4)")
-    parser.add_argument("--operations", type=int, default=20_000, help="operations a process and repeat")
-    parser.add_argument("--repeats", type=int, default=5, help="the median of so many is printed")
+    parser.add_argument("--processes", type=at_least(1), default=4, help="processes of the contended rows (default 4)")
+    parser.add_argument("--operations", type=at_least(1), default=20_000, help="operations a process and repeat")
+    parser.add_argument("--repeats", type=at_least(1), default=5, help="the median of so many is printed")
     args = parser.parse_args()
     calls = [time_empty_call(1_000_000) for _ in range(args.repeats)]
     call_ns = statistics.median(calls)

@@ -32,8 +32,6 @@ import argparse
 import asyncio
 import http.client
 import re
-import resource
-import shutil
 import signal
 import statistics
 import subprocess
@@ -42,9 +40,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.machine import CORES, raise_file_limit, require_wrk
+from tests.bench.options import at_least
+from tests.bench.table import print_cells
 from tests.support.router import Router, until
 
 CHAT = "/v1/chat/completions"
@@ -59,7 +61,9 @@ CONNECTIONS = 64
 AT_ONCE = 250
 """Clients that connect before it is seen whether they have been let in: fewer than an accept queue holds."""
 LOTS = 5
-OTHER_FILES = 500
+SAMPLES = 20
+
+print_row = partial(print_cells, first=22, width=13)
 
 
 class ModelServer:
@@ -173,7 +177,7 @@ def sample(pids: list[int]) -> Sample:
 @contextmanager
 def router_for(args: argparse.Namespace, **settings: object) -> Iterator[Router]:
     """A router with room for everybody."""
-    settings |= {"MAX_CONCURRENCY": max(args.waiting, 1000), "WEB_CONCURRENCY": args.workers, "MODEL_REF": "m"}
+    settings |= {"MAX_CONCURRENCY": max(args.waiting, 1000), "WEB_CONCURRENCY": CORES, "MODEL_REF": "m"}
     settings |= {"ACCESS_LOG": "off", "LOG_LEVEL": "warning", "GRACEFUL_TIMEOUT_S": 5}
     with (
         tempfile.TemporaryDirectory(prefix="router-bench-") as folder,
@@ -193,20 +197,20 @@ def measure_waiting(router: Router, path: str, args: argparse.Namespace, model: 
         crowd.grow(CONNECTIONS)
         crowd.answered(args.hold + 60)
         first = before = sample(pids)
-        print_cells(path, "MiB", "KiB each", "of these", "descriptors")
-        print_cells("nobody", f"{first.kib / 1024:.1f}", "", "", first.descriptors)
+        print_row(path, "MiB", "KiB each", "of these", "descriptors")
+        print_row("nobody", f"{first.kib / 1024:.1f}", "", "", first.descriptors)
         came = 0
         for size in (args.waiting * lot // LOTS for lot in range(1, LOTS + 1)):
             crowd.grow(size)
             now = sample(pids)
             each, of_these = (now.kib - first.kib) / size, (now.kib - before.kib) / (size - came)
-            print_cells(f"{size} wait", f"{now.kib / 1024:.1f}", f"{each:.1f}", f"{of_these:.1f}", now.descriptors)
+            print_row(f"{size} wait", f"{now.kib / 1024:.1f}", f"{each:.1f}", f"{of_these:.1f}", now.descriptors)
             before, came = now, size
         if not crowd.all_wait():
             raise SystemExit("some were answered before all of them waited: give a longer --hold")
         good = crowd.answered(args.hold + 60)
     left = sample(pids)
-    print_cells("answered", f"{left.kib / 1024:.1f}", "", "", left.descriptors)
+    print_row("answered", f"{left.kib / 1024:.1f}", "", "", left.descriptors)
     if good != args.waiting or router.workers() != pids:
         raise SystemExit(f"{good} of {args.waiting} were answered with 200, or a worker died")
     print(f"all {good} were answered with 200\n")
@@ -228,16 +232,16 @@ def load(router: Router, path: str, seconds: int) -> Iterator[subprocess.Popen[s
 def measure_flatness(router: Router, path: str, args: argparse.Namespace) -> None:
     """Load the router, and print samples and the slope."""
     pids = router.workers()
-    print_cells(path, "MiB", "requests/s", "descriptors")
+    print_row(path, "MiB", "requests/s", "descriptors")
     taken: list[tuple[float, Sample]] = []
     began = time.monotonic()
     with load(router, path, args.most_seconds + 60) as wrk:
         while not taken or taken[-1][0] < args.requests:
             served = sum(n for name, n in router.metrics().items() if name.startswith("router_requests_total"))
-            if served >= args.requests * len(taken) / args.samples:
+            if served >= args.requests * len(taken) / SAMPLES:
                 now = sample(pids)
                 rate = served / (time.monotonic() - began)
-                print_cells(f"{served:.0f} served", f"{now.kib / 1024:.2f}", f"{rate:.0f}", now.descriptors)
+                print_row(f"{served:.0f} served", f"{now.kib / 1024:.2f}", f"{rate:.0f}", now.descriptors)
                 taken.append((served, now))
             elif time.monotonic() > began + args.most_seconds or wrk.poll() is not None:
                 raise SystemExit(f"not done within {args.most_seconds} s (see --most-seconds), or wrk died")
@@ -252,36 +256,24 @@ def measure_flatness(router: Router, path: str, args: argparse.Namespace) -> Non
     print(f"second half: {slope:+.3f} bytes a request; failed: {sum(map(int, failures))}\n")
 
 
-def raise_file_limit(waiting: int) -> None:
-    """This process is the clients and the model server; the workers' own limit is the router's affair."""
-    needed = 2 * waiting + OTHER_FILES
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise SystemExit(f"{waiting} waiting need {needed} open files here, and the hard limit (ulimit -Hn) is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def print_cells(name: str, *cells: object) -> None:
-    """A row of a table."""
-    print(f"{name:<22}" + "".join(f"{cell!s:>13}" for cell in cells), flush=True)
-
-
 def main() -> None:
     """See the module's opening lines."""
     parser = argparse.ArgumentParser(description="Memory a waiting request, and growth over many.")
-    parser.add_argument("--waiting", type=int, default=5000, help="requests that wait at once, or 0 (default 5000)")
-    parser.add_argument("--hold", type=int, default=20, help="seconds that the simulated model takes (default 20)")
-    parser.add_argument("--requests", type=int, default=2_000_000, help="of the load, or 0 (default 2000000)")
-    parser.add_argument("--samples", type=int, default=20, help="of memory during the load (default 20)")
+    parser.add_argument(
+        "--waiting", type=at_least(0), default=5000, help="requests that wait at once, or 0 (default 5000)"
+    )
+    parser.add_argument(
+        "--hold", type=at_least(1), default=20, help="seconds that the simulated model takes (default 20)"
+    )
+    parser.add_argument("--requests", type=at_least(0), default=2_000_000, help="of the load, or 0 (default 2000000)")
     parser.add_argument("--proxied", action="store_true", help="load with proxied chat completions")
-    parser.add_argument("--most-seconds", type=int, default=1800, help="that the load may take (default 1800)")
-    parser.add_argument("--workers", type=int, default=2, help="WEB_CONCURRENCY (default 2)")
+    parser.add_argument("--most-seconds", type=at_least(1), default=1800, help="that the load may take (default 1800)")
     args = parser.parse_args()
-    if args.requests and shutil.which("wrk") is None:
-        parser.error("wrk is not installed")
-    if 0 < args.waiting < LOTS or args.samples < 4:
-        parser.error(f"--waiting must be 0 or at least {LOTS}, --samples at least 4")
-    raise_file_limit(args.waiting)
+    if 0 < args.waiting < LOTS:
+        parser.error(f"--waiting must be 0 or at least {LOTS}")
+    if args.requests:
+        require_wrk()
+    raise_file_limit(2 * args.waiting)  # for the clients and the model server; the workers have their own
     with closing(ModelServer()) as model:
         proxied, simulated = {"BACKENDS": model.url}, {"SIMULATED_LATENCY_MS": args.hold * 1000}
         if args.waiting:

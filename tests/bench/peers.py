@@ -26,19 +26,17 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
-from statistics import median
 
+from tests.bench.options import at_least
 from tests.bench.routers import BODY, DIRECT, NAMES, PATH, add_names, checked_names, started, title
 from tests.bench.side_by_side import (
     Load,
     Program,
-    at_least,
     fetch_json,
     go_program,
     in_turn,
     prepare,
-    print_cells,
-    ratio,
+    print_loads,
     run_load,
     warm_up,
 )
@@ -53,32 +51,7 @@ def measure(name: str, upstream: Program, folder: Path, args: argparse.Namespace
         reached = fetch_json(f"{upstream.url}/counts")["total"] - before
     if reached < load.answered - load.refused:
         raise SystemExit(f"{name} answered {load.answered} requests, of which {reached} reached the model server")
-    return load
-
-
-def print_table(loads: dict[str, list[Load]], against: str) -> None:
-    """A row for each router."""
-    print_cells("", "requests/s", "of", "p50 ms", "p99 ms", "of", "CPU s/1k", "of", "errors")
-    for name, rounds in loads.items():
-        rates, p99s, costs = figures(name, rounds)
-        yard_rates, yard_p99s, yard_costs = figures(against, loads[against])
-        print_cells(
-            title(name),
-            f"{median(rates):.0f}",
-            ratio(rates, yard_rates),
-            f"{median(load.p50_ms for load in rounds):.2f}",
-            f"{median(p99s):.2f}",
-            ratio(p99s, yard_p99s),
-            f"{median(costs):.3f}" if name != DIRECT else "",
-            ratio(costs, yard_costs),
-            sum(load.refused + load.broken for load in rounds),
-        )
-
-
-def figures(name: str, rounds: list[Load]) -> tuple[list[float], list[float], list[float]]:
-    """Requests/s, p99 and processor seconds for 1,000 requests, round by round; the last are 0 without a router."""
-    costs = [0.0 if name == DIRECT else load.cpu_per_1000 for load in rounds]
-    return [load.rate for load in rounds], [load.p99_ms for load in rounds], costs
+    return load if name != DIRECT else load._replace(cpu_s=0.0)  # there is no router
 
 
 def main() -> None:
@@ -102,7 +75,7 @@ def main() -> None:
             loads = in_turn(names, args.rounds, lambda name: measure(name, upstream, folder, args))
     print(f"{os.cpu_count()} cores; model {args.latency} ms; {args.connections} connections; ", end="")
     print(f"{args.rounds} rounds of {args.seconds} s; `of` is of {against}'s\n")
-    print_table(loads, against)
+    print_loads({title(name): rounds for name, rounds in loads.items()}, title(against))
 
 
 if __name__ == "__main__":

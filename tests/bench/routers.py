@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.bench.side_by_side import CORES, HOME, Program, go_path, installed, own_router
+from tests.bench.machine import CORES
+from tests.bench.side_by_side import HOME, OURS, Program, go_path, installed, own_router
 from tests.support.router import free_port
 
 MODEL = "m"
 PATH = "/v1/chat/completions"
 BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "How much is enough?"}]})
 DIRECT = "direct"
-OURS = "ours"
 UNBOUND = 100_000
 """A limit that nothing reaches, for what can't go without one."""
 

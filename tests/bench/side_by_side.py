@@ -1,41 +1,40 @@
-"""What the benches that compare share: programs that are started and ended, their processor time, wrk, and ratios.
+"""What the benches that compare programs share: how those are started, loaded by wrk in turn, and ended.
 
 Every program runs on a free loopback port, in a process group of its own, and is gone at the end of its `with`, however
 that ends. Its output goes to a file, and the end of that is shown if it doesn't start. Beside the router's own, the
 programs come from `HOME`, where `make peers` puts them.
 """
 
-import argparse
 import json
 import os
 import re
-import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import requests
 
-from tests.bench.goodput import raise_file_limit
-from tests.support.router import GUNICORN, ROOT, children, free_port
+from tests.bench.machine import CORES, cpu_seconds, raise_file_limit, require_wrk
+from tests.bench.table import print_cells, ratio
+from tests.support.router import GUNICORN, ROOT, free_port
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 HOME = Path(os.environ.get("PEERS_HOME") or CACHE / "inference-router-peers").absolute()
 SCRIPT = Path(__file__).with_suffix(".lua")
-CORES = 2
-"""Workers of our router, and threads of the others."""
 START_S = 60.0
 WARM_UP_S = 1
 SETTLE_S = 0.2
 """For what the clients of the warm-up have left behind."""
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR")
-OURS = [GUNICORN, "-c", "gunicorn.conf.py"]
+OURS = "ours"
+"""Our router's name in tables."""
+OUR_COMMAND = [GUNICORN, "-c", "gunicorn.conf.py"]
 Turn = TypeVar("Turn")
 
 
@@ -48,7 +47,7 @@ class Program:
         self._log = folder / f"{Path(command[0]).name}-{port}.log"
         self._environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
         self._environment |= {name: str(value) for name, value in environment.items()}
-        self._folder = ROOT if self._command == OURS else folder
+        self._folder = ROOT if self._command == OUR_COMMAND else folder
         self._process: subprocess.Popen[bytes]
 
     def __enter__(self) -> "Program":
@@ -97,16 +96,7 @@ class Program:
 
     def cpu_seconds(self) -> float:
         """Processor time that it and its descendants have used, those that have ended included."""
-        ticks, ahead = 0, [self._process.pid]
-        while ahead:
-            pid = ahead.pop()
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # its parent has its time by now, or will soon
-            ticks += sum(int(field) for field in fields[11:15])
-            ahead += children(pid)
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self._process.pid)
 
 
 class Load(NamedTuple):
@@ -129,6 +119,11 @@ class Load(NamedTuple):
     def cpu_per_1000(self) -> float:
         """Processor seconds for 1,000 answers."""
         return 1000 * self.cpu_s / max(self.answered, 1)
+
+    @property
+    def errors(self) -> int:
+        """What should not have happened where nobody is to be refused."""
+        return self.refused + self.broken
 
 
 def warm_up(program: Program, path: str, body: str, connections: int) -> None:
@@ -169,7 +164,7 @@ def _wrk(url: str, body: str, connections: int, seconds: int) -> list[int]:
 def own_router(folder: Path, port: int, **settings: object) -> Program:
     """The router as users start it, from this checkout, with the Python that runs the bench."""
     defaults = {"WEB_CONCURRENCY": CORES, "LOG_LEVEL": "error", "GRACEFUL_TIMEOUT_S": 5}
-    return Program(OURS, folder, port, **{"BIND": f"127.0.0.1:{port}", **defaults, **settings})
+    return Program(OUR_COMMAND, folder, port, **{"BIND": f"127.0.0.1:{port}", **defaults, **settings})
 
 
 def go_program(name: str, folder: Path, **environment: object) -> Program:
@@ -192,8 +187,7 @@ def installed(file: Path) -> Path:
 
 def prepare(connections: int) -> None:
     """What a bench needs before it starts anything."""
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not installed: `make bench` installs it")
+    require_wrk()
     raise_file_limit(connections)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that every `with` ends its program
 
@@ -213,29 +207,25 @@ def in_turn(names: Sequence[str], rounds: int, measure: Callable[[str], Turn]) -
     return turns
 
 
-def ratio(values: Sequence[float], yardsticks: Sequence[float]) -> str:
-    """The median of the rounds' ratios: the machine's speed may change between rounds, less so within one."""
-    ratios = [value / yardstick for value, yardstick in zip(values, yardsticks, strict=True) if yardstick]
-    return f"{statistics.median(ratios):.2f}" if ratios and any(values) else ""
+def print_loads(loads: Mapping[str, Sequence[Load]], against: str) -> None:
+    """A row for each name, beside the figures of the one called `against`; no processor time is shown if it is 0."""
+    print_cells("", "requests/s", "of", "p50 ms", "p99 ms", "of", "CPU s/1k", "of", "errors")
+    yard_rates, yard_p99s, yard_costs = _figures(loads[against])
+    for name, rounds in loads.items():
+        rates, p99s, costs = _figures(rounds)
+        print_cells(
+            name,
+            f"{median(rates):.0f}",
+            ratio(rates, yard_rates),
+            f"{median(load.p50_ms for load in rounds):.2f}",
+            f"{median(p99s):.2f}",
+            ratio(p99s, yard_p99s),
+            f"{median(costs):.3f}" if any(costs) else "",
+            ratio(costs, yard_costs),
+            sum(load.errors for load in rounds),
+        )
 
 
-def difference(values: Sequence[float], yardsticks: Sequence[float]) -> str:
-    """The median of the rounds' differences."""
-    return f"{statistics.median(a - b for a, b in zip(values, yardsticks, strict=True)):+.1f}"
-
-
-def at_least(least: int) -> Any:
-    """The type of an option that is a number from `least` on."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}")
-        return value
-
-    return number
-
-
-def print_cells(name: str, *cells: object) -> None:
-    """A row of a table, the name left and the cells right."""
-    print(f"{name:<24}" + "".join(f"{cell!s:>12}" for cell in cells), flush=True)
+def _figures(rounds: Sequence[Load]) -> tuple[list[float], list[float], list[float]]:
+    """Requests/s, p99 and processor seconds for 1,000 requests, round by round."""
+    return [load.rate for load in rounds], [load.p99_ms for load in rounds], [load.cpu_per_1000 for load in rounds]

@@ -3,9 +3,9 @@
     python -m tests.bench.startup [--starts 7] [--modules 24] [--help]
 
 Starts `gunicorn -c gunicorn.conf.py` again and again, each time on a free loopback port, with 2 workers and a simulated
-model that takes no time. From the moment before the process is made, every `--interval-ms` on a new connection, GET
-/healthz is asked until it answers 200, and then POST /infer. One start before those is not counted: it compiles what
-must be compiled.
+model that takes no time. From the moment before the process is made, every 2 ms on a new connection, GET /healthz is
+asked until it answers 200, and then POST /infer. One start before those is not counted: it compiles what must be
+compiled.
 
 How to read the first table, in seconds:
 
@@ -33,12 +33,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.options import at_least
+from tests.bench.table import print_cells
 from tests.support.router import GUNICORN, ROOT, Router
 
 BODIES = {"GET /healthz": "", "POST /infer": '{"prompt": "How much is enough?"}'}
+INTERVAL_S = 0.002
 MOST_SECONDS = 60.0
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
@@ -47,6 +51,8 @@ COMMANDS = {
 LINE = re.compile(r"^import time: +(\d+) \| +(\d+) \| ( *)(\S+)$", re.MULTILINE)
 LEAST_MS = 2.0
 """Packages that take less are left out."""
+
+print_row = partial(print_cells, first=50, width=10)
 
 
 class Module(NamedTuple):
@@ -61,7 +67,7 @@ class Module(NamedTuple):
 class Start:
     """One start of the router, and its end; `seconds` until each first 200, and what it `printed`."""
 
-    def __init__(self, interval_s: float, **settings: object) -> None:
+    def __init__(self, **settings: object) -> None:
         self.seconds: dict[str, float] = {}
         with tempfile.TemporaryDirectory(prefix="router-bench-") as folder:
             router = Router(Path(folder), None, (), None, SIMULATED_LATENCY_MS=0, LOG_LEVEL="warning", **settings)
@@ -72,7 +78,7 @@ class Start:
                     while not answers(router.port, asked):
                         if router.exited() or time.perf_counter() - began > MOST_SECONDS:
                             raise SystemExit(f"no 200 to {asked} within {MOST_SECONDS:g} s:\n{router.log()}")
-                        time.sleep(interval_s)
+                        time.sleep(INTERVAL_S)
                     self.seconds[asked] = time.perf_counter() - began
                 self.printed = router.log()
             finally:
@@ -112,45 +118,38 @@ def modules_in(printed: str) -> list[Module]:
     return [module for tree in trees for module in tree]
 
 
-def print_cells(name: str, *numbers: float, digits: int) -> None:
-    """A row of a table."""
-    print(f"{name:<50}" + "".join(f"{number:>10.{digits}f}" for number in numbers), flush=True)
-
-
 def main() -> None:
     """See the module's opening lines."""
     parser = argparse.ArgumentParser(description="Seconds to the first answers, and the imports they go into.")
-    parser.add_argument("--starts", type=int, default=7, help="that are measured (default 7)")
-    parser.add_argument("--interval-ms", type=float, default=2, help="between two tries (default 2)")
-    parser.add_argument("--modules", type=int, default=24, help="rows of the table of imports (default 24)")
-    parser.add_argument("--workers", type=int, default=2, help="WEB_CONCURRENCY (default 2)")
+    parser.add_argument("--starts", type=at_least(1), default=7, help="that are measured (default 7)")
+    parser.add_argument("--modules", type=at_least(1), default=24, help="rows of the table of imports (default 24)")
+    parser.add_argument("--workers", type=at_least(1), default=2, help="WEB_CONCURRENCY (default 2)")
     args = parser.parse_args()
-    if args.starts < 1:
-        parser.error("--starts must be at least 1")
-    interval_s = args.interval_ms / 1000
-    Start(interval_s)
-    starts = [Start(interval_s, WEB_CONCURRENCY=args.workers) for _ in range(args.starts)]
-    print(f"{f'seconds, {args.starts} times':<50}{'median':>10}{'worst':>10}")
+    Start()
+    starts = [Start(WEB_CONCURRENCY=args.workers) for _ in range(args.starts)]
+    print_row(f"seconds, {args.starts} times", "median", "worst")
     for name, command in COMMANDS.items():
         times = [seconds_of(command) for _ in range(args.starts)]
-        print_cells(name, statistics.median(times), max(times), digits=3)
+        print_row(name, f"{statistics.median(times):.3f}", f"{max(times):.3f}")
     for asked in BODIES:
         times = [start.seconds[asked] for start in starts]
-        print_cells(f"first 200 of {asked}", statistics.median(times), max(times), digits=3)
+        print_row(f"first 200 of {asked}", f"{statistics.median(times):.3f}", f"{max(times):.3f}")
 
-    modules = modules_in(Start(interval_s, WEB_CONCURRENCY=1, PYTHONPROFILEIMPORTTIME=1).printed)
-    print(f"\n{f'{len(modules)} imports, milliseconds':<50}{'all':>10}{'own':>10}")
+    modules = modules_in(Start(WEB_CONCURRENCY=1, PYTHONPROFILEIMPORTTIME=1).printed)
+    print()
+    print_row(f"{len(modules)} imports, milliseconds", "all", "own")
     least = sorted((module.all for module in modules), reverse=True)[: args.modules][-1]
     for module in modules:
         if module.all >= least:
-            print_cells("  " * module.depth + module.name, module.all, module.own, digits=1)
+            print_row("  " * module.depth + module.name, f"{module.all:.1f}", f"{module.own:.1f}")
     packages: Counter[str] = Counter()
     for module in modules:
         packages[module.name.partition(".")[0]] += module.own  # type: ignore[assignment]
-    print(f"\n{'package':<50}{'own':>10}")
+    print()
+    print_row("package", "own")
     for package, own in packages.most_common():
         if own >= LEAST_MS:
-            print_cells(package, own, digits=1)
+            print_row(package, f"{own:.1f}")
 
 
 if __name__ == "__main__":

@@ -31,18 +31,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from tests.bench.options import at_least
 from tests.bench.routers import DIRECT, MODEL, NAMES, PATH, add_names, checked_names, started, title
-from tests.bench.side_by_side import (
-    Program,
-    at_least,
-    difference,
-    go_path,
-    go_program,
-    in_turn,
-    prepare,
-    print_cells,
-    ratio,
-)
+from tests.bench.side_by_side import Program, go_path, go_program, in_turn, prepare
+from tests.bench.table import difference, print_cells, ratio
 
 COMPARED = "vllm-router"
 DEFAULT = tuple(name for name in NAMES if name != "sglang-router")

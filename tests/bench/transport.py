@@ -36,7 +36,6 @@ import gc  # noqa: E402
 import mmap  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
-import resource  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import statistics  # noqa: E402
@@ -44,6 +43,7 @@ import time  # noqa: E402
 from collections import Counter  # noqa: E402
 from collections.abc import Callable, Iterable, Iterator  # noqa: E402
 from contextlib import ExitStack, contextmanager  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import NamedTuple  # noqa: E402
 
 import gevent  # noqa: E402
@@ -52,6 +52,9 @@ from gevent.server import StreamServer  # noqa: E402
 from app.routes import Timeouts  # noqa: E402
 from app.upstream.connection import Address  # noqa: E402
 from app.upstream.pool import Pool  # noqa: E402
+from tests.bench.machine import raise_file_limit  # noqa: E402
+from tests.bench.options import at_least  # noqa: E402
+from tests.bench.table import print_cells, ratio  # noqa: E402
 
 try:
     import requests
@@ -86,6 +89,8 @@ ANSWER = HEAD + ANSWER_LENGTH + ANSWER_BODY
 STREAM_HEAD = HEAD + b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 EVENT = b'data: {"id": "c1", "object": "chat.completion.chunk", "choices": [{"delta": {"content": " word"}}]}\n\n'
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
+
+print_row = partial(print_cells, first=29, width=9)
 
 
 class Server(NamedTuple):
@@ -258,28 +263,23 @@ def measure(asks: dict[str, Ask], server: Server, each: int, units: int, size: i
             if turn:  # the first warms up
                 times[name].append(us / sent / units)
                 pieces[name] += len(got)
-    print(f"{'':<29}{'us':>9}{'x own':>9}{'spread':>9}{'sent':>9}{'made':>9}{'pieces':>9}")
+    print_row("", "us", "x own", "spread", "sent", "made", "pieces")
     for name, taken in times.items():
-        ratio = statistics.median(mine / ours for mine, ours in zip(taken, times["own"], strict=True))
-        figures = f"{statistics.median(taken):>9.1f}{ratio:>9.2f}{max(taken) / min(taken):>9.2f}"
+        figures = f"{statistics.median(taken):.1f}", ratio(taken, times["own"]), f"{max(taken) / min(taken):.2f}"
         count = pieces[name] / (sent * units * args.rounds)
-        print(f"{name:<29}{figures}{sent * (args.rounds + 1):>9}{made[name]:>9}{count:>9.2f}", flush=True)
+        print_row(name, *figures, sent * (args.rounds + 1), made[name], f"{count:.2f}")
 
 
 def main() -> None:
     """See the module's opening lines."""
     parser = argparse.ArgumentParser(description="What a POST costs by our own transport and by others.")
-    parser.add_argument("--posts", type=int, default=3200, help="POSTs a transport and round (default 3200)")
-    parser.add_argument("--rounds", type=int, default=5, help="the median of so many is printed (default 5)")
-    parser.add_argument("--clients", type=int, default=32, help="greenlets at once (default 32)")
-    parser.add_argument("--chunks", type=int, default=50, help="chunks a stream (default 50)")
+    parser.add_argument("--posts", type=at_least(1), default=3200, help="POSTs a transport and round (default 3200)")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="the median of so many is printed (default 5)")
+    parser.add_argument("--clients", type=at_least(1), default=32, help="greenlets at once (default 32)")
+    parser.add_argument("--chunks", type=at_least(1), default=50, help="chunks a stream (default 50)")
     parser.add_argument("--gap-ms", type=float, default=5, help="before each chunk (default 5)")
     args = parser.parse_args()
-    wanted = DUMMIES + 10 * args.clients + 100
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        parser.error(f"{wanted} open files are needed, and the hard limit (ulimit -Hn) is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    raise_file_limit(DUMMIES + 10 * args.clients)
     each = max(1, args.posts // args.clients)
     with server(args.chunks, args.gap_ms / 1000) as peer:
         print(f"{os.cpu_count()} cores, {args.clients} at once, median of {args.rounds} rounds\n\na POST")

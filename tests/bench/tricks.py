@@ -29,20 +29,11 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from tests.bench.machine import CORES
+from tests.bench.options import at_least
 from tests.bench.routers import BODY, MODEL, PATH
-from tests.bench.side_by_side import (
-    CORES,
-    Load,
-    Program,
-    at_least,
-    go_program,
-    in_turn,
-    prepare,
-    print_cells,
-    ratio,
-    run_load,
-    warm_up,
-)
+from tests.bench.side_by_side import Load, Program, go_program, in_turn, prepare, run_load, warm_up
+from tests.bench.table import print_cells, ratio
 from tests.support.router import GUNICORN, ROOT, free_port
 
 ALL = "all"

@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.support.generated_requests import generated_requests
 from tests.support.requests_corpus import CORPUS, LIMIT_FIELD, LIMIT_LINE
 from tests.support.router import GUNICORN, ROOT, free_port
 
@@ -328,3 +331,14 @@ def test_cuts_change_nothing(servers: Servers, slow: dict[str, Outcome]) -> None
     # The machine is slow, or gunicorn itself takes these apart: look again, with time, at what the worker without does.
     again = zip(outcomes(servers.fast, odd, 0.2), outcomes(servers.slow, odd, 0.2), strict=True)
     assert not _differences(dict(zip(odd, again, strict=True)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(generated_requests(), min_size=60, max_size=60))
+def test_generated_requests_are_answered_alike(servers: Servers, generated: list[tuple[bytes, ...]]) -> None:
+    """The same of what nobody thought of: requests with odd targets, fields, lengths and bytes, and what follows."""
+    sent = [b"".join(pieces) for pieces in generated]
+    fast, slow, stock = (server.outcomes(sent) for server in servers)
+    assert not _differences(dict(zip(sent, zip(fast, slow, strict=True), strict=True)))
+    gists = [(one.gist(), other.gist()) for one, other in zip(slow, stock, strict=True)]
+    assert not _differences(dict(zip(sent, gists, strict=True)))

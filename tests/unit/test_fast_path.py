@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.fast_path import Answer, Body, FastPath, Request
+from tests.support.generated_requests import BODIES, TOKENS, generated_requests
 from tests.support.parsers import LISTENER, PATH, PEER, PLAIN, Wire, config, gunicorns, ordinary, taken
 from tests.support.requests_corpus import CORPUS, get, post
 
@@ -40,54 +41,9 @@ def within(seconds: float) -> Iterator[None]:
 
 # What is taken, beside gunicorn's parser.
 
-_TOKENS = st.text("!#$%&'*+-.^`|~0123456789abcXYZ", min_size=1, max_size=6)
-_NAMES = st.one_of(
-    _TOKENS,
-    st.sampled_from(
-        (
-            *("Host", "host", "Accept", "Content-Type", "Content-Length", "content-length", "Connection", "CONNECTION"),
-            *("Transfer-Encoding", "TE", "Trailer", "Upgrade", "Expect", "HTTP2-Settings", "X-Forwarded-Proto"),
-            *("X-Forwarded-SSL", "X-Forwarded-Protocol", "Script-Name", "SCRIPT_NAME", "X_Y", "X-Y", "Proxy", "Cookie"),
-        )
-    ),
-)
-_VALUES = st.one_of(
-    st.text(st.characters(max_codepoint=255), max_size=12),
-    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12),
-    st.sampled_from(
-        ("keep-alive", "Close", "close ", "0", "3", "07", "+3", "\xb2", "chunked", "https", "100-continue")
-    ),
-)
-_TARGETS = st.one_of(
-    st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=12).map(lambda text: "/" + text),
-    st.lists(st.sampled_from(("/", "..", "%2f", "%", "%zz", "%00", "?", "#", ";", ":", "[", "]", "@", "a"))).map(
-        "".join
-    ),
-)
-_BODIES = st.binary(max_size=12)
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> tuple[bytes, ...]:
-    """Mostly a request, some bytes of it changed; in pieces, the first of which holds the head if nothing did that."""
-    method = draw(st.sampled_from(("GET", "GET", "POST", "POST", "HEAD", "PUT", "get")))
-    version = draw(st.sampled_from(("HTTP/1.1",) * 6 + ("HTTP/1.0", "HTTP/1.2")))
-    fields = draw(st.lists(st.tuples(_NAMES, st.sampled_from((":", ": ", ":\t", ": \t ", " :")), _VALUES), max_size=6))
-    body = draw(_BODIES)
-    if draw(st.booleans()):
-        fields.append(("Content-Length", ": ", str(len(body) + draw(st.sampled_from((0, 0, 0, -1, 2))))))
-    lines = [f"{method} {draw(_TARGETS)} {version}", *map("".join, fields), "", ""]
-    data = bytearray("\r\n".join(lines).encode("latin-1"))
-    for _ in range(draw(st.sampled_from((0, 0, 0, 1, 2)))):
-        at, what = draw(st.integers(0, len(data) - 1)), draw(st.sampled_from((b"", b"\r", b"\n", b" ", b"\x00", b"_")))
-        data[at : at + draw(st.sampled_from((0, 1)))] = what or draw(st.binary(min_size=1, max_size=1))
-    split = draw(st.integers(0, len(body)))
-    tail = draw(st.sampled_from((b"", get(), b"G", b"\r\n")))
-    return bytes(data) + body[:split], *(piece for piece in (body[split:] + tail,) if piece)
-
 
 @settings(max_examples=1500, deadline=None)
-@given(requests())
+@given(generated_requests())
 def test_what_is_taken_gunicorn_takes_too_with_the_same_meaning(pieces: tuple[bytes, ...]) -> None:
     """Whatever is sent: what the fast path takes, gunicorn's parser takes, equal in environ, body, rest and keeping."""
     found = taken(*pieces)
@@ -99,10 +55,10 @@ def test_what_is_taken_gunicorn_takes_too_with_the_same_meaning(pieces: tuple[by
     st.sampled_from(("GET", "HEAD", "POST")),
     st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"), max_size=12),
     st.dictionaries(
-        _TOKENS.map(lambda name: "X" + name.lower()), st.text("a: \xe4\xa0=;,\x80\xff", max_size=9), max_size=9
+        TOKENS.map(lambda name: "X" + name.lower()), st.text("a: \xe4\xa0=;,\x80\xff", max_size=9), max_size=9
     ),
     st.sampled_from(("", "keep-alive", "Close")),
-    _BODIES,
+    BODIES,
 )
 def test_what_is_ordinary_is_taken(
     method: str, target: str, fields: dict[str, str], connection: str, body: bytes
