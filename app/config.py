@@ -123,7 +123,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 300
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
-        _setting("debug, info, warning, error or critical", "Least level that is logged."),
+        _setting(
+            "debug, info, warning, error or critical", "Least level that is logged; requests are logged by ACCESS_LOG."
+        ),
     ] = "info"
     log_format: Annotated[
         Literal["json", "console"],

@@ -161,9 +161,9 @@ class _Answer:
             exchange.give_back(served=self._complete)
             if not self._complete:
                 exchange.status = CLIENT_CLOSED_REQUEST
-            on_end(exchange)
             # They hold each other: left so, every request would be garbage for the collector to find.
             exchange.environ.pop(ENVIRON_KEY, None)
+            on_end(exchange)
 
     def abandon(self, error: BaseException) -> None:
         """End the exchange of an application that raised instead of answering."""

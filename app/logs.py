@@ -1,6 +1,7 @@
 """Logging: one line an event, on standard error, the router's own and gunicorn's alike, as JSON or for a console."""
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -60,14 +61,19 @@ def access_logger(settings: Settings) -> Any:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    stream: Any = sys.stderr  # None if it was closed before the start
     if settings.log_format == "json":
         processors.append(structlog.processors.JSONRenderer(serializer=_json))
-        output: Any = structlog.BytesLogger(sys.stderr.buffer)
+        output: Any = structlog.BytesLogger(stream.buffer if stream else _nowhere("wb"))
     else:
         processors.append(_console())
-        output = structlog.PrintLogger(sys.stderr)
+        output = structlog.PrintLogger(stream or _nowhere("w"))
     levels = structlog.make_filtering_bound_logger(logging.INFO)
     return structlog.wrap_logger(output, processors, levels).bind(logger=ACCESS)
+
+
+def _nowhere(mode: str) -> Any:
+    return open(os.devnull, mode)  # for as long as the process lives
 
 
 def _json(event: dict[str, Any], **_: Any) -> bytes:

@@ -100,5 +100,5 @@ def _log_access(log: Any, exchange: Exchange) -> None:
             queue_ms=round(exchange.queue_s * 1e3, 3),
             model_ms=round(exchange.model_s * 1e3, 3),
         )
-    except OSError:
+    except (OSError, ValueError):
         pass  # nobody takes what is logged any more; requests are served all the same

@@ -13,7 +13,8 @@ from gevent.monkey import get_original
 from gevent.ssl import SSLSocket
 
 _READABLE, _WRITABLE = 1, 2  # libev's EV_READ and EV_WRITE
-_LATER_READABLE = (BlockingIOError, ssl.SSLWantReadError)
+_NOT_YET_READABLE = (BlockingIOError, ssl.SSLWantReadError)
+_NOT_YET_WRITABLE = (BlockingIOError, ssl.SSLWantWriteError)
 _PlainSocket = get_original("socket", "socket")
 
 
@@ -38,7 +39,7 @@ class PatientSocket:
         while True:
             try:
                 data: bytes = self.sock.recv(size)
-            except _LATER_READABLE:
+            except _NOT_YET_READABLE:
                 _wait(self._reads, seconds)
             except ssl.SSLWantWriteError:
                 self._wait_to_write(seconds)
@@ -50,12 +51,11 @@ class PatientSocket:
         while True:
             try:
                 sent: int = self.sock.send(data)
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                self._wait_to_write(seconds)
-            except ssl.SSLWantReadError:
-                _wait(self._reads, seconds)
-            else:
+            except _NOT_YET_WRITABLE:
+                sent = 0
+            if sent or not data:
                 return sent
+            self._wait_to_write(seconds)  # gevent's TLS sockets answer 0 instead of raising
 
     def close(self) -> None:
         """Close it, with what waits for it."""
@@ -71,9 +71,9 @@ class PatientSocket:
 
 
 def _wait(watcher: Any, seconds: float) -> None:
-    # Both wake this greenlet by a switch from the hub. Whichever comes first stops the other, even if that is due
-    # already, so nothing is left that could wake the greenlet out of a later wait. The same holds for what is thrown
-    # into it meanwhile (ClientGone, GreenletExit).
+    # Both wake this greenlet by a switch from the hub. However the wait ends, be it by what is thrown into the greenlet
+    # (ClientGone, GreenletExit), both are stopped, even if they are due already. So nothing is left that could wake the
+    # greenlet out of a later wait.
     hub = get_hub()
     wake = getcurrent().switch
     timer = hub.loop.timer(seconds)

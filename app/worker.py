@@ -147,7 +147,7 @@ class RouterWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
                 else:
                     keep, rest = self._serve_ordinary(connection, request)
                 connection.enter(State.IDLE)
-        except (StopIteration, TimeoutError, http.errors.NoMoreData, ClientGone, gevent.GreenletExit):
+        except (StopIteration, TimeoutError, ssl.SSLError, http.errors.NoMoreData, ClientGone, gevent.GreenletExit):
             pass
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):

@@ -249,7 +249,9 @@ class Connection:
 @cache
 def _tls_context() -> ssl.SSLContext:
     """Certificates are verified against the system's authorities, or those of SSL_CERT_FILE."""
-    return ssl.create_default_context()
+    context = ssl.create_default_context()
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # set by Python before 3.11.4; see suppress_ragged_eofs above
+    return context
 
 
 def _name(address: Address) -> str:

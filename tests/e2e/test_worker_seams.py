@@ -10,6 +10,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,21 @@ def test_tls_listener_streams(tls: TlsRouter) -> None:
     assert len(events) > 3
     assert events[-1] == "[DONE]"
     assert {json.loads(event)["object"] for event in events[:-1]} == {"chat.completion.chunk"}
+
+
+def test_reader_that_does_not_read_over_tls_holds_up_nobody(tls: TlsRouter) -> None:
+    """An answer that nobody takes over TLS waits like any other: the worker serves on, and the client is cut off."""
+    body = {"model": "simulated", "stream": True, "messages": [{"role": "user", "content": "one " * 100_000}]}
+    content = json.dumps(body).encode()
+    context = ssl.create_default_context(cafile=str(tls.certificate))
+    with connect(tls.port) as plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as deaf:
+        deaf.sendall(
+            b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(content)) + content
+        )
+        with tls.session() as session:
+            metrics = partial(session.get, f"{tls.url}/metrics", timeout=5)
+            until(lambda: "router_inflight_requests 1.0" in metrics().text, "it is being answered")
+            until(lambda: "router_inflight_requests 0.0" in metrics().text, "its permit is back")
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16"], ids=["nothing", "one byte"])

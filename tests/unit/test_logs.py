@@ -4,6 +4,7 @@ import json
 import logging
 import logging.config
 import os
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timedelta
 from multiprocessing import get_context
@@ -126,3 +127,23 @@ def test_console_lines_are_for_people(tmp_path: Path) -> None:
 def test_local_variables_are_not_logged(form: str, tmp_path: Path) -> None:
     """A traceback shows code, not data: local variables hold prompts and passwords."""
     assert "LOCAL" not in "\n".join(lines_of(tmp_path, LOG_FORMAT=form))
+
+
+def test_access_log_is_alike_whoever_takes_it(tmp_path: Path) -> None:
+    """Requests are logged like other events, whatever LOG_LEVEL is; without a standard error, nowhere."""
+    output = tmp_path / "stderr"
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(_log_requests_here, str(output)).result(60)
+    (line,) = output.read_text().splitlines()
+    event = json.loads(line)
+    assert (event["event"], event["level"], event["logger"]) == ("request", "info", "router.access")
+    assert (event["path"], event["status"]) == ("/caf\xe9\n", 429)
+    assert datetime.fromisoformat(event["timestamp"]).utcoffset() == timedelta(0)
+
+
+def _log_requests_here(output: str) -> None:
+    settings = load_settings({"LOG_LEVEL": "critical"}, 1)
+    os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
+    logs.access_logger(settings).info("request", path="/caf\xe9\n", status=429)
+    sys.stderr = None
+    logs.access_logger(settings).info("request", path="/nowhere", status=200)
