@@ -40,10 +40,10 @@ format: dev  ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: dev wrk  ## measure the limiter, counting, overload and balancing; BENCH=limiter measures one
+bench: dev wrk  ## measure the limiter, counting, overload and balancing; BENCH names others (docs/performance.md)
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit; done
 
-peers: dev golang  ## install what BENCH="peers streams infer" measures beside: other routers, and programs in Go
+peers: dev golang  ## install what BENCH="peers streams infer tricks" needs: other routers, and programs in Go
 	@home=$$($(BIN)/python -c 'from tests.bench.side_by_side import HOME; print(HOME)') && \
 	echo "installing into $$home" && mkdir -p "$$home/bin" && \
 	( cd tests/bench/go && go build -buildvcs=false -o "$$home/bin/" ./... ) && \
