@@ -1,7 +1,6 @@
 """Clients that stop in the middle: each is cut off in time and holds no permit beyond it."""
 
 import json
-import select
 import signal
 import socket
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import requests
 
+from tests.support.clients import read_to_end, readable
 from tests.support.router import Router, until
 
 Start = Callable[..., Router]
@@ -28,11 +28,6 @@ TRICKLING = {
 }
 
 
-def readable(sock: socket.socket, seconds: float) -> bool:
-    """Whether something can be read, or the end of it, within so long."""
-    return bool(select.select([sock], [], [], seconds)[0])
-
-
 def connect(router: Router, sent: bytes = b"", receive_buffer: int | None = None) -> socket.socket:
     """A client that has sent this much and stops."""
     sock = socket.socket()
@@ -48,17 +43,6 @@ def large_request(length: int) -> bytes:
     """A request whose answer, the prompt echoed, is larger than what the kernel would take in."""
     body = json.dumps({"prompt": "x" * length}).encode()
     return b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    """Everything until the server closes or cuts."""
-    data = b""
-    try:
-        while chunk := sock.recv(65536):
-            data += chunk
-    except ConnectionResetError:
-        pass
-    return data
 
 
 def test_client_that_does_not_read_loses_its_permit(start: Start) -> None:

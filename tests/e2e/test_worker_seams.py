@@ -3,7 +3,6 @@
 import http.client
 import ipaddress
 import json
-import select
 import signal
 import socket
 import ssl
@@ -20,10 +19,10 @@ from cryptography.hazmat.primitives import serialization
 
 from app.connection import _IDLE_GRACE_S
 from tests.support import frozen_wsgi
-from tests.support.clients import CHAT, raw_request
+from tests.support.certificates import certificate
+from tests.support.clients import CHAT, raw_request, read_to_end, readable
 from tests.support.gate import Gate
 from tests.support.router import Router, free_port, until
-from tests.unit.test_upstream_connection import certificate
 
 pytestmark = pytest.mark.slow
 
@@ -40,18 +39,6 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
-def read_all(sock: socket.socket) -> bytes:
-    """Everything until the server closes or cuts."""
-    data = b""
-    with sock:
-        try:
-            while chunk := sock.recv(65536):
-                data += chunk
-        except ConnectionResetError:
-            pass
-    return data
-
-
 def ask(sock: socket.socket, request: bytes) -> int:
     """The status of the answer to one more request on this connection, read whole."""
     sock.sendall(request)
@@ -59,11 +46,6 @@ def ask(sock: socket.socket, request: bytes) -> int:
     answer.begin()
     answer.read()
     return answer.status
-
-
-def readable(sock: socket.socket, seconds: float) -> bool:
-    """Whether something can be read, or the end of it, within so long."""
-    return bool(select.select([sock], [], [], seconds)[0])
 
 
 def wait_idle() -> None:
@@ -103,7 +85,9 @@ def test_requests_that_wait_for_their_turn_are_answered_in_a_drain(start: Start,
             client.sendall(REQUESTS[kind])
 
     stop_with_sigterm_pending(router, send)
-    seen = Counter(read_all(client)[:12] for client in clients)
+    seen = Counter(read_to_end(client)[:12] for client in clients)
+    for client in clients:
+        client.close()
     assert seen.keys() <= {b"HTTP/1.1 200", b"HTTP/1.1 429", b"HTTP/1.1 503"}, seen
     assert router.wait_exit() == 0
 
@@ -123,7 +107,8 @@ def test_idle_connections_close_while_a_request_is_still_served(start_gated: Sta
     assert gate.inside == 1
     assert not readable(held, 0)
     gate.open()
-    head, _, body = read_all(held).partition(b"\r\n\r\n")
+    with held:
+        head, _, body = read_to_end(held).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert json.loads(body)["prompt"] == "hello"
     assert router.wait_exit() == 0
@@ -163,7 +148,7 @@ def test_proxy_line_before_a_later_request_is_refused(start: Start, request_befo
         line = proxy_line("203.0.113.7") if request_before == "with a line" else b""
         assert ask(sock, line + DECLARED) == 200
         assert ask(sock, proxy_line("203.0.113.8") + DECLARED) == 400
-        assert read_all(sock) == b""
+        assert read_to_end(sock) == b""
     until(lambda: logged(router, "/infer"), "the first is logged")
     assert logged(router, "/infer") == ["203.0.113.7" if line else "127.0.0.1"]
 
@@ -173,7 +158,7 @@ def test_proxy_line_of_a_stranger_is_refused(start: Start) -> None:
     router = start(options=("--proxy-protocol", "v1", "--proxy-allow-from", "192.0.2.1"), ACCESS_LOG="all")
     with connect(router.port) as sock:
         assert ask(sock, proxy_line("203.0.113.7") + DECLARED) == 403
-        assert read_all(sock) == b""
+        assert read_to_end(sock) == b""
     assert logged(router, "/infer") == []
 
 
@@ -263,9 +248,9 @@ def test_reader_that_does_not_read_over_tls_holds_up_nobody(tls: TlsRouter) -> N
 def test_tls_handshake_that_stops_is_given_up(tls: TlsRouter, sent: bytes) -> None:
     """A client that doesn't go on with its handshake is cut off after STALL_TIMEOUT_S, and not before."""
     began = time.monotonic()
-    sock = connect(tls.port)
-    sock.sendall(sent)
-    assert read_all(sock) == b""
+    with connect(tls.port) as sock:
+        sock.sendall(sent)
+        assert read_to_end(sock) == b""
     assert time.monotonic() - began > 0.9
     assert tls.ready()
 
@@ -278,7 +263,7 @@ def test_tls_handshake_that_trickles_in_is_given_up(tls: TlsRouter) -> None:
         while not readable(sock, 0.05):  # to be slow is what is tested
             assert time.monotonic() < deadline, "it goes on for ever"
             sock.sendall(b"\x01")
-        assert read_all(sock) == b""
+        assert read_to_end(sock) == b""
 
 
 def test_full_listener_accepts_no_more_and_the_admin_listener_still_does(start: Start) -> None:

@@ -1,5 +1,6 @@
-"""Many clients at once: a thread each, started together, joined before the test goes on."""
+"""Clients: many at once, a thread each, started together and joined before the test goes on; and bare sockets."""
 
+import select
 import socket
 import threading
 from collections import Counter
@@ -56,6 +57,22 @@ def raw_request(port: int, prompt: str = "hello", head: str = "", body: bytes | 
     payload = f'{{"prompt": "{prompt}"}}'.encode() if body is None else body
     sock.sendall(f"POST /infer HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
     return sock
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """Everything until the server closes or cuts."""
+    data = b""
+    try:
+        while chunk := sock.recv(65536):
+            data += chunk
+    except ConnectionResetError:
+        pass
+    return data
+
+
+def readable(sock: socket.socket, seconds: float) -> bool:
+    """Whether something can be read, or the end of it, within so long."""
+    return bool(select.select([sock], [], [], seconds)[0])
 
 
 def chat(router: Router, model: str | None = "m", headers: dict[str, str] | None = None, **members: Any) -> Any:
