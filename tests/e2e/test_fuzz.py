@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,27 +21,51 @@ pytestmark = [
     ),
 ]
 
+_SECONDS = {"heads": 40, "chunks": 20}
 _PATIENCE_S = 30  # to start, and for the last input
 
 
-@pytest.mark.parametrize(("target", "seconds"), [("heads", 44), ("chunks", 12)])
-def test_fuzzing_finds_no_fault(target: str, seconds: int, tmp_path: Path) -> None:
-    """No bytes that a fuzzer comes upon break what the target says of all bytes; and it does come upon some."""
-    log, found = tmp_path / "log", tmp_path / "found"
-    found.mkdir()
-    command = [sys.executable, "-m", f"tests.fuzz.{target}", f"-max_total_time={seconds}", f"-artifact_prefix={found}/"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
-    try:
-        code = process.wait(seconds + _PATIENCE_S)
-    finally:
+class _Fuzzer:
+    """A target being run."""
+
+    def __init__(self, target: str, folder: Path) -> None:
+        self._seconds = _SECONDS[target]
+        self._log, self._found = folder / f"{target}.log", folder / target
+        self._found.mkdir()
+        options = [f"-max_total_time={self._seconds}", f"-artifact_prefix={self._found}/"]
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"tests.fuzz.{target}", *options],
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Wait for its end; fail if it found anything, or had nothing to look at."""
+        code = self._process.wait(self._seconds + _PATIENCE_S)
+        said = self._log.read_text(errors="backslashreplace")
+        inputs = [file.read_bytes() for file in self._found.iterdir()]
+        assert (code, inputs) == (0, []), f"{inputs}\n{said[-5000:]}"
+        executed = re.search(r"^stat::number_of_executed_units: (\d+)$", said, re.MULTILINE)
+        assert executed is not None, said
+        assert int(executed[1]) > 1000, said  # more than the inputs it is given to begin with
+
+    def end(self) -> None:
+        """Have it gone, and all that it started."""
         try:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
-            pass  # as it should be: it has ended, and all that it started
-    said = log.read_text(errors="backslashreplace")
-    inputs = [file.read_bytes() for file in found.iterdir()]
-    assert (code, inputs) == (0, []), f"{inputs}\n{said[-5000:]}"
-    executed = re.search(r"^stat::number_of_executed_units: (\d+)$", said, re.MULTILINE)
-    assert executed is not None, said
-    assert int(executed[1]) > 1000, said  # more than the inputs it is given to begin with
+            pass  # as it should be
+        self._process.wait()
+
+
+def test_fuzzing_finds_no_fault(tmp_path: Path) -> None:
+    """No bytes that a fuzzer comes upon break what the targets say of all bytes; and it does come upon some."""
+    with ExitStack() as stack:
+        fuzzers = [_Fuzzer(target, tmp_path) for target in _SECONDS]  # at the same time, a core each
+        for fuzzer in fuzzers:
+            stack.callback(fuzzer.end)
+        for fuzzer in fuzzers:
+            fuzzer.check()
