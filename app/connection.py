@@ -120,7 +120,7 @@ class Connection:
     def recv(self, size: int) -> bytes:
         """The next bytes of a request."""
         self.enter(State.READING)
-        left = self._read_by - self._since
+        left = self._read_by - self._since  # enter() has just looked at the clock
         if left <= 0:
             raise TimeoutError("the request took too long to arrive")
         data = self._patient.recv(size, min(left, self._stall_timeout_s))

@@ -122,7 +122,7 @@ class FastPath:
         self._schemes = frozenset("HTTP_" + name.upper().replace("-", "_") for name in cfg.secure_scheme_headers)
         self._only_loopback_is_trusted = set(cfg.forwarded_allow_ips) <= {"127.0.0.1", "::1"}
         self._keys = _Keys()
-        self._plain_names: set[str] = set()
+        self._own_names: set[str] = set()
         self._constant = {**wsgi.base_environ(cfg), "wsgi.multithread": True, "wsgi.url_scheme": "http"}
         self.keeps = bool(cfg.keepalive)
         self._second = 0
@@ -180,10 +180,10 @@ class FastPath:
     def passed(self, fields: Fields) -> tuple[Fields, int | None]:
         """The fields of an application's answer that are its own to say, and its length. Raises ValueError."""
         length = None
-        plain = self._plain_names
+        own = self._own_names
         for field in fields:
             name, value = field
-            if name in plain:
+            if name in own:
                 continue
             low = name.lower()
             if not _FIELD_NAME.fullmatch(name):
@@ -192,8 +192,8 @@ class FastPath:
                 length = int(value)
             elif low in util.hop_headers:  # the server's own
                 fields = [other for other in fields if other is not field]
-            elif len(plain) < _MOST_NAMES:
-                plain.add(name)
+            elif len(own) < _MOST_NAMES:
+                own.add(name)
         return fields, length
 
     def fixed_fields(self) -> str:

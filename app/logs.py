@@ -10,8 +10,6 @@ import structlog
 
 from app.config import Settings
 
-ACCESS = "router.access"
-
 
 def configure(settings: Settings) -> dict[str, Any]:
     """Set structlog up; answers the matching `logging` configuration, for gunicorn's `logconfig_dict`."""
@@ -69,7 +67,7 @@ def access_logger(settings: Settings) -> Any:
         processors.append(_console())
         output = structlog.PrintLogger(stream or _nowhere("w"))
     levels = structlog.make_filtering_bound_logger(logging.INFO)
-    return structlog.wrap_logger(output, processors, levels).bind(logger=ACCESS)
+    return structlog.wrap_logger(output, processors, levels).bind(logger="router.access")
 
 
 def _nowhere(mode: str) -> Any:

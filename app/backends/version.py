@@ -79,7 +79,7 @@ class Version:
                 return None
             if not tried:  # a request takes one turn, however often it is tried: else an even number would miss some
                 self._turn[0] = (self._turn[0] + 1) % _TURNS
-            chosen = self.endpoints[may[0] if len(may) == 1 else may[self._preferred(may, key)]]
+            chosen = self.endpoints[may[0 if len(may) == 1 else self._preferred(may, key)]]
             usage.add(chosen.place)
             probe = states.begin(chosen.place, now)
         return Attempt(self, chosen, probe)

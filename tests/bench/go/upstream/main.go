@@ -14,10 +14,10 @@ import (
 	"io"
 	"log"
 	"net/http"
-	"os"
-	"strconv"
 	"sync/atomic"
 	"time"
+
+	"bench/server"
 )
 
 const (
@@ -30,7 +30,7 @@ const (
 	done = "data: [DONE]\n\n"
 )
 
-type server struct {
+type upstream struct {
 	latency, gap          time.Duration
 	tokens                int
 	total, inFlight, most atomic.Int64
@@ -41,7 +41,7 @@ type asked struct {
 	MaxTokens *int `json:"max_tokens"`
 }
 
-func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	switch {
 	case r.Method == http.MethodPost:
@@ -53,7 +53,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *server) infer(w http.ResponseWriter, r *http.Request) {
+func (s *upstream) infer(w http.ResponseWriter, r *http.Request) {
 	s.enter()
 	defer s.inFlight.Add(-1)
 	body, err := io.ReadAll(r.Body)
@@ -62,7 +62,7 @@ func (s *server) infer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the body must be a JSON object", http.StatusBadRequest)
 		return
 	}
-	if s.latency > 0 && !pause(r, s.latency) {
+	if s.latency > 0 && !server.Pause(r, s.latency) {
 		return
 	}
 	if request.Stream {
@@ -72,7 +72,7 @@ func (s *server) infer(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *server) enter() {
+func (s *upstream) enter() {
 	s.total.Add(1)
 	now := s.inFlight.Add(1)
 	for most := s.most.Load(); now > most && !s.most.CompareAndSwap(most, now); most = s.most.Load() {
@@ -80,7 +80,7 @@ func (s *server) enter() {
 }
 
 // Tokens are due at fixed times after the first: a late one doesn't delay the next.
-func (s *server) stream(w http.ResponseWriter, r *http.Request, request asked) {
+func (s *upstream) stream(w http.ResponseWriter, r *http.Request, request asked) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	flusher := w.(http.Flusher)
 	tokens := s.tokens
@@ -89,7 +89,7 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request, request asked) {
 	}
 	began := time.Now()
 	for i := 0; i < tokens; i++ {
-		if !pause(r, time.Until(began.Add(time.Duration(i)*s.gap))) {
+		if !server.Pause(r, time.Until(began.Add(time.Duration(i)*s.gap))) {
 			return
 		}
 		io.WriteString(w, event)
@@ -98,38 +98,7 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request, request asked) {
 	io.WriteString(w, done)
 }
 
-// Pause answers whether the client is still there after it.
-func pause(r *http.Request, length time.Duration) bool {
-	if length <= 0 {
-		return r.Context().Err() == nil
-	}
-	timer := time.NewTimer(length)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-r.Context().Done():
-		return false
-	}
-}
-
-func number(name string, otherwise int) int {
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	value, err := strconv.Atoi(text)
-	if err != nil || value < 0 {
-		log.Fatalf("%s=%q: must be a number that isn't negative", name, text)
-	}
-	return value
-}
-
-func milliseconds(name string, otherwise int) time.Duration {
-	return time.Duration(number(name, otherwise)) * time.Millisecond
-}
-
 func main() {
-	s := &server{latency: milliseconds("LATENCY_MS", 0), gap: milliseconds("TOKEN_MS", 20), tokens: number("TOKENS", 50)}
-	log.Fatal(http.ListenAndServe(fmt.Sprintf("127.0.0.1:%d", number("PORT", 9001)), s))
+	s := &upstream{latency: server.Milliseconds("LATENCY_MS", 0), gap: server.Milliseconds("TOKEN_MS", 20), tokens: server.Number("TOKENS", 50, 0)}
+	log.Fatal(http.ListenAndServe(fmt.Sprintf("127.0.0.1:%d", server.Number("PORT", 9001, 0)), s))
 }

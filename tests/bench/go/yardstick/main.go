@@ -13,10 +13,11 @@ import (
 	"io"
 	"log"
 	"net/http"
-	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"bench/server"
 )
 
 const mostBytes = 4 << 20
@@ -40,13 +41,13 @@ type problem struct {
 	Type   string `json:"type"`
 }
 
-type server struct {
+type yardstick struct {
 	latency         time.Duration
 	permits         chan struct{}
 	served, refused atomic.Int64
 }
 
-func (s *server) infer(w http.ResponseWriter, r *http.Request) {
+func (s *yardstick) infer(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		refuse(w, http.StatusMethodNotAllowed, "method_not_allowed", "only POST")
@@ -68,7 +69,7 @@ func (s *server) infer(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	began := time.Now()
-	if s.latency > 0 && !pause(r, s.latency) {
+	if s.latency > 0 && !server.Pause(r, s.latency) {
 		return
 	}
 	s.served.Add(1)
@@ -78,18 +79,6 @@ func (s *server) infer(w http.ResponseWriter, r *http.Request) {
 		KVEndpoints:  []string{},
 		ProcessingMS: time.Since(began).Milliseconds(),
 	})
-}
-
-// Pause answers whether the client is still there after it.
-func pause(r *http.Request, length time.Duration) bool {
-	timer := time.NewTimer(length)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-r.Context().Done():
-		return false
-	}
 }
 
 func refuse(w http.ResponseWriter, status int, code, detail string) {
@@ -107,28 +96,16 @@ func reply(w http.ResponseWriter, contentType string, status int, value any) {
 	w.Write(body)
 }
 
-func (s *server) counts(w http.ResponseWriter, _ *http.Request) {
+func (s *yardstick) counts(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintf(w, `{"served":%d,"refused":%d}`, s.served.Load(), s.refused.Load())
 }
 
-func number(name string, otherwise, least int) int {
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	value, err := strconv.Atoi(text)
-	if err != nil || value < least {
-		log.Fatalf("%s=%q: must be a number from %d on", name, text, least)
-	}
-	return value
-}
-
 func main() {
-	s := &server{
-		latency: time.Duration(number("LATENCY_MS", 0, 0)) * time.Millisecond,
-		permits: make(chan struct{}, number("CAP", 10, 1)),
+	s := &yardstick{
+		latency: server.Milliseconds("LATENCY_MS", 0),
+		permits: make(chan struct{}, server.Number("CAP", 10, 1)),
 	}
 	http.HandleFunc("/infer", s.infer)
 	http.HandleFunc("/counts", s.counts)
-	log.Fatal(http.ListenAndServe(fmt.Sprintf("127.0.0.1:%d", number("PORT", 9002, 1)), nil))
+	log.Fatal(http.ListenAndServe(fmt.Sprintf("127.0.0.1:%d", server.Number("PORT", 9002, 1)), nil))
 }
