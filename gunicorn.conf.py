@@ -6,12 +6,12 @@ monkey.patch_all()  # before anything else is imported: with preload_app, the wo
 
 import os  # noqa: E402
 
-from app.capacity import reserve_connections  # noqa: E402
 from app.errors import SettingsError  # noqa: E402
+from app.server.fd_limits import reserve_connections  # noqa: E402
 from app.wsgi import lifecycle, log_config, settings  # noqa: E402
 
 wsgi_app = "app.wsgi:application"
-worker_class = "app.worker.RouterWorker"
+worker_class = "app.server.worker.RouterWorker"
 workers = settings.web_concurrency
 try:
     worker_connections = reserve_connections(settings)

@@ -53,7 +53,7 @@ class Draining(RouterError):
     code = "draining"
 
 
-class Refused(RouterError):
+class Rejected(RouterError):
     """Overload: the request was refused and never reached a model.
 
     `retry_after` is a whole number of seconds, 1 to 60: when a place is likely to be free.
@@ -64,19 +64,19 @@ class Refused(RouterError):
         self.retry_after = retry_after
 
 
-class LimitReached(Refused):
+class LimitReached(Rejected):
     """All permits are taken and there is no queue."""
 
     code = "limit_reached"
 
 
-class QueueFull(Refused):
+class QueueFull(Rejected):
     """All permits are taken and so is every place in the queue."""
 
     code = "queue_full"
 
 
-class QueueTimeout(Refused):
+class QueueTimeout(Rejected):
     """The request waited QUEUE_TIMEOUT_MS without getting a permit."""
 
     code = "queue_timeout"
@@ -100,7 +100,7 @@ class ProtocolMismatch(RouterError):
     code = "protocol_mismatch"
 
 
-class ModelLimitReached(Refused):
+class ModelLimitReached(Rejected):
     """As many of the model's requests are in progress as its own `max_concurrency` allows."""
 
     code = "model_limit_reached"
@@ -141,13 +141,13 @@ class UpstreamBroken(UpstreamError):
     code = "upstream_broken"
 
 
-class UpstreamRefused(UpstreamError):
+class UpstreamErrorResponse(UpstreamError):
     """The model server answered `POST /infer` with an error of its own.
 
     `status` is its status, and `retry_after` what it said in the header of that name.
     """
 
-    code = "upstream_refused"
+    code = "upstream_error_response"
 
     def __init__(self, message: str, status: int, retry_after: str | None = None) -> None:
         super().__init__(message)

@@ -7,12 +7,12 @@ import logging.config
 import os
 import sys
 
-from app import logs
-from app.config import load_settings
-from app.cores import usable_cores
+from app.api.application import create_app
+from app.config.cpus import usable_cores
+from app.config.settings import load_settings
 from app.errors import RouterError
-from app.lifecycle import Lifecycle
-from app.main import create_app
+from app.observability import logs
+from app.server.hooks import Hooks
 
 INHERITED = "ROUTER_INHERITED"
 """Set by a binary upgrade (USR2) for the program it starts; never set by a user."""
@@ -21,7 +21,7 @@ try:
     settings = load_settings(os.environ, usable_cores())
     log_config = logs.configure(settings)
     logging.config.dictConfig(log_config)
-    lifecycle = Lifecycle(settings, dict(os.environ), INHERITED, os.environ.pop(INHERITED, None))
+    lifecycle = Hooks(settings, dict(os.environ), INHERITED, os.environ.pop(INHERITED, None))
 except RouterError as error:
     sys.exit(f"router: {error}")
 

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import gevent
 from gevent.monkey import get_original
 
+from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from app.patient_socket import PatientSocket
-from app.routes import Timeouts
+from app.net.timed_socket import TimedSocket
 from app.upstream.chunks import ChunkReader
 from app.upstream.head import END, Head, parse_head
 
@@ -94,7 +94,7 @@ class Connection:
                 tls.do_handshake()
             self._arrivals = _poll()
             self._arrivals.register(sock.fileno(), select.POLLIN)
-            self._socket = PatientSocket(sock)
+            self._socket = TimedSocket(sock)
         except BaseException:
             sock.close()
             raise

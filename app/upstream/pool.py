@@ -4,8 +4,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken
-from app.routes import Timeouts
 from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered
 from app.upstream.head import Head
 

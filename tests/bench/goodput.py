@@ -19,7 +19,7 @@ How to read it:
 - `200/s`: goodput, answers with status 200 in the measured seconds; the seconds before, when connections are made, are
   left out. `of cap` is its share of cap / latency = 2560 a second, which no router could exceed. To hope for: 0.95.
 - `of b` is its share of the row `overload` with the same patience: what ten times the clients cost.
-- `429/s`: refusals in the same seconds. `else` counts answers with any other status, `broken` connections that failed
+- `429/s`: rejections in the same seconds. `else` counts answers with any other status, `broken` connections that failed
   (also before the measured seconds); both should be 0.
 - `cores`: processor time of the workers, in cores. Where it and wrk's own use up what the machine has, `200/s` below
   the cap says that the processor is the limit.

@@ -3,7 +3,7 @@
     python -m tests.bench.infer [--rounds 3] [--seconds 4] [--connections 64] [--cap 64] [--latency-ms 50]
 
 The yardstick (go/yardstick, which `make peers` builds) is a plain net/http handler: it reads the same body, its cap is
-a buffered channel, it gives the same answers and the same refusals, and does nothing else. Our router runs as it does
+a buffered channel, it gives the same answers and the same rejections, and does nothing else. Our router runs as it does
 by default: every feature is on, the model is simulated. wrk keeps its connections and asks again as soon as it is
 answered, also when it is refused. In each round each row has its turn: its program is started anew, loaded for a second
 that doesn't count and then for `--seconds`.
@@ -20,10 +20,10 @@ second, and a cap that is full: as many clients as the cap lets in, and ten time
   for is 0.97. `of cap` is its share of cap / latency, which shows that the cap was full. Answers come in waves of as
   many as the cap, so a share is as exact as a wave is small beside a turn: 0.0125 by default, and less with more
   `--seconds`.
-- `429/s`: refusals. `of yard` is their share of the yardstick's requests/s in the first table, and `of own` of
+- `429/s`: rejections. `of yard` is their share of the yardstick's requests/s in the first table, and `of own` of
   the program's own. Clients and program share the machine's cores, and a refusal has what serving leaves of them.
 - The yardstick's rows say what the machine and such clients allow: they cost it goodput too.
-- `errors`: connections that broke and refusals that weren't a 429, by the program's own counts; it should be 0.
+- `errors`: connections that broke and rejections that weren't a 429, by the program's own counts; it should be 0.
 
 Everything is bounded in time, and every process that was started is ended, also when something fails.
 """
@@ -113,13 +113,13 @@ def measure(case: Case, folder: Path, seconds: int) -> Turn:
     with program(case, folder) as running:
         running.wait_for_answer(PATH, BODY)
         warm_up(running, PATH, BODY, case.clients)
-        before = refusals(case, running)
+        before = rejections(case, running)
         load = run_load(running, PATH, BODY, case.clients, seconds)
-        known = refusals(case, running) - before  # with those that were on their way when wrk ended
+        known = rejections(case, running) - before  # with those that were on their way when wrk ended
     return Turn(load, max(0, load.refused - known))
 
 
-def refusals(case: Case, running: Program) -> int:
+def rejections(case: Case, running: Program) -> int:
     """How many 429s the program has counted."""
     if case.program == YARDSTICK:
         return int(fetch_json(f"{running.url}/counts")["refused"])

@@ -31,8 +31,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
+from app.admission.limiter import Limiter
 from app.errors import LimitReached
-from app.limiter import Limiter
 from tests.bench.options import at_least
 from tests.support.forks import Barrier, Parent
 
@@ -62,7 +62,7 @@ def permits(limiter: Limiter, operations: int) -> None:
         limiter.acquire().release()
 
 
-def refusals(limiter: Limiter, operations: int) -> None:
+def rejections(limiter: Limiter, operations: int) -> None:
     """Acquire in vain."""
     for _ in range(operations):
         try:
@@ -104,7 +104,7 @@ class FileLock:
 ROWS = [
     Row("permit", permits),
     Row("permit, queue", permits, queue_size=QUEUE),
-    Row("refusal", refusals, limit=1, taken=1),
+    Row("refusal", rejections, limit=1, taken=1),
     Row("hand-over", permits, limit=1, queue_size=QUEUE, alone=False),
     Row("mutex", mutex_turns),
     Row("fcntl.lockf", turns(FileLock())),

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from app.metric_cells import Count, Distribution
-from app.metrics import SECONDS, keep_files_per_slot
+from app.observability.metric_cells import Count, Distribution
+from app.observability.metrics import SECONDS, keep_files_per_slot
 
 REPEATS = 5
 TIMES = 100_000

@@ -49,7 +49,7 @@ from typing import NamedTuple  # noqa: E402
 import gevent  # noqa: E402
 from gevent.server import StreamServer  # noqa: E402
 
-from app.routes import Timeouts  # noqa: E402
+from app.config.route_schema import Timeouts  # noqa: E402
 from app.upstream.connection import Address  # noqa: E402
 from app.upstream.pool import Pool  # noqa: E402
 from tests.bench.machine import raise_file_limit  # noqa: E402

@@ -13,17 +13,17 @@ import gc  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
-from app import connection as client_connection  # noqa: E402
-from app.exchange import ENVIRON_KEY, _Answer  # noqa: E402
-from app.fast_path import FastPath  # noqa: E402
-from app.limiter import Limiter  # noqa: E402
-from app.metric_cells import Count, Distribution  # noqa: E402
-from app.turnstile import Turnstile  # noqa: E402
+from app.admission.limiter import Limiter  # noqa: E402
+from app.api.exchange import ENVIRON_KEY, _Answer  # noqa: E402
+from app.observability.metric_cells import Count, Distribution  # noqa: E402
+from app.server import client_connection  # noqa: E402
+from app.server.fast_path import FastPath  # noqa: E402
+from app.server.pacing import RequestPacer  # noqa: E402
 from app.upstream import connection as upstream_connection  # noqa: E402
 
 
 class GeventsOwn:
-    """In the place of PatientSocket: gevent's socket, which tries first, and makes a Timeout for each wait."""
+    """In the place of TimedSocket: gevent's socket, which tries first, and makes a Timeout for each wait."""
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
@@ -41,8 +41,8 @@ class GeventsOwn:
 
 
 def _patient_sockets() -> None:
-    _put(client_connection, "PatientSocket", GeventsOwn)
-    _put(upstream_connection, "PatientSocket", GeventsOwn)
+    _put(client_connection, "TimedSocket", GeventsOwn)
+    _put(upstream_connection, "TimedSocket", GeventsOwn)
 
 
 def _metric_cells() -> None:
@@ -70,7 +70,7 @@ def _whole_answers() -> None:
 
 
 def _turnstile() -> None:
-    _put(Turnstile, "pass_through", lambda self: None)
+    _put(RequestPacer, "wait_for_turn", lambda self: None)
 
 
 def _fast_path() -> None:

@@ -48,7 +48,7 @@ control_socket_disable = True
 loglevel = "error"
 {hook}
 """
-_OURS, _STOCK = "app.worker.RouterWorker", "gevent"
+_OURS, _STOCK = "app.server.worker.RouterWorker", "gevent"
 _HOOK = """
 def pre_request(worker, req):
     pass

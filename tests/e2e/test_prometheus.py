@@ -60,7 +60,7 @@ class Prometheus:
 def test_prometheus_reads_what_is_in_flight_and_what_was_refused(
     start_gated: Start, gate: Gate, tmp_path: Path
 ) -> None:
-    """While a load holds N requests inside, Prometheus says N; of refusals it says exactly what the clients counted."""
+    """While a load holds N requests inside, Prometheus says N; it counts the rejections that the clients counted."""
     router = start_gated(MAX_CONCURRENCY=9, QUEUE_SIZE=4, QUEUE_TIMEOUT_MS=600_000)
     with Prometheus(tmp_path, router.port) as prometheus:
         held = Crowd(lambda _: router.infer().status_code).send(13)
@@ -70,7 +70,7 @@ def test_prometheus_reads_what_is_in_flight_and_what_was_refused(
         assert refused == 40
         until(lambda: prometheus.value("router_inflight_requests") == 9, "9 in flight")
         until(lambda: prometheus.value("router_queued_requests") == 4, "4 waiting")
-        until(lambda: prometheus.value("sum(router_rejected_requests_total)") == refused, "the refusals")
+        until(lambda: prometheus.value("sum(router_rejected_requests_total)") == refused, "the rejections")
         assert prometheus.value('router_requests_total{code="429"}') == refused
         assert prometheus.value("router_max_concurrency") == 9
         assert prometheus.value("router_workers") == 2

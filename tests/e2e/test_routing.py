@@ -89,7 +89,7 @@ def test_infer_passes_the_servers_refusal_on(start: Start, serve: Serve) -> None
     upstream = serve(lambda seen, reply: reply.send(422, b'{"error":"no such option"}', Retry_After="7"))
     router = start(BACKENDS=upstream.url)
     got = router.infer()
-    assert (got.status_code, got.json()["code"], got.headers["Retry-After"]) == (422, "upstream_refused", "7")
+    assert (got.status_code, got.json()["code"], got.headers["Retry-After"]) == (422, "upstream_error_response", "7")
     assert "no such option" in got.json()["detail"]
 
 
@@ -101,7 +101,7 @@ def test_infer_passes_the_servers_refusal_on(start: Start, serve: Serve) -> None
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 502, "upstream_broken"),
         (b"HTTP/1.1 201 Made\r\nContent-Length: %d\r\n\r\n%b" % (len(COMPLETION), COMPLETION), 200, None),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (65 << 20), 502, "upstream_broken"),
-        (b"HTTP/1.1 503 No\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\n\r\n", 503, "upstream_refused"),
+        (b"HTTP/1.1 503 No\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\n\r\n", 503, "upstream_error_response"),
     ],
     ids=["nothing", "elsewhere", "no output", "made", "too much", "a date"],
 )

@@ -17,7 +17,7 @@ import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from app.connection import _IDLE_GRACE_S
+from app.server.client_connection import _IDLE_GRACE_S
 from tests.support import frozen_wsgi
 from tests.support.certificates import certificate
 from tests.support.clients import CHAT, raw_request, read_to_end, readable

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 import requests
 
-from app.shared import SLOTS
+from app.shared_memory.table import SLOTS
 from tests.support.clients import Crowd
 from tests.support.gate import Gate
 from tests.support.router import Router, children, until

@@ -8,7 +8,7 @@ import time
 
 from tests.fuzz.engine import fuzz, instrumented
 
-with instrumented("app.fast_path", "gunicorn.http"):
+with instrumented("app.server.fast_path", "gunicorn.http"):
     from tests.support.parsers import Read, gunicorns, taken
 
 from tests.support.requests_corpus import CORPUS, LIMIT_LINE

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.budget import RetryBudget, clear
-from app.limiter import Limiter
+from app.admission.limiter import Limiter
+from app.routing.retry_budget import RetryBudget, clear
 from tests.support.forks import Barrier, Parent
 
 PLACE = 2
@@ -29,10 +29,10 @@ def test_retries_are_at_most_a_share_of_requests_and_the_reserve(parent: Parent,
     budget, dice = RetryBudget(parent.table, PLACE, share), random.Random(1)
     retries = wanted = 0
     for requests in range(1, 20_001):
-        budget.pay_in()
+        budget.deposit()
         if dice.random() < failing:
             wanted += 1
-            retries += budget.take()
+            retries += budget.try_withdraw()
             assert retries <= share * requests + RESERVE + 1e-9
     if failing > share:
         assert retries > share * 20_000
@@ -43,36 +43,36 @@ def test_retries_are_at_most_a_share_of_requests_and_the_reserve(parent: Parent,
 def test_reserve_lets_ten_failures_of_a_quiet_model_be_retried(parent: Parent) -> None:
     """Nothing was paid in: ten, and no more. However much is paid in then, ten is what is saved up."""
     budget = RetryBudget(parent.table, PLACE, 0.2)
-    assert [budget.take() for _ in range(12)] == [True] * 10 + [False] * 2
+    assert [budget.try_withdraw() for _ in range(12)] == [True] * 10 + [False] * 2
     for _ in range(4):
-        budget.pay_in()
-        assert not budget.take()
-    budget.pay_in()
-    assert [budget.take(), budget.take()] == [True, False]
+        budget.deposit()
+        assert not budget.try_withdraw()
+    budget.deposit()
+    assert [budget.try_withdraw(), budget.try_withdraw()] == [True, False]
     for share in (0.2, 0.3):
         budget = RetryBudget(parent.table, PLACE, share)
         for _ in range(1000):
-            budget.pay_in()
-        assert sum(budget.take() for _ in range(100)) == 10
+            budget.deposit()
+        assert sum(budget.try_withdraw() for _ in range(100)) == 10
 
 
 def test_share_of_zero_allows_no_retry(parent: Parent) -> None:
     """Not even from the reserve."""
     budget = RetryBudget(parent.table, PLACE, 0.0)
     for _ in range(100):
-        budget.pay_in()
-        assert not budget.take()
+        budget.deposit()
+        assert not budget.try_withdraw()
 
 
 def test_models_have_budgets_of_their_own(parent: Parent) -> None:
     """One model's failures take nothing from another; a cleared one begins anew."""
     budget, other = RetryBudget(parent.table, PLACE, 0.2), RetryBudget(parent.table, PLACE + 1, 0.2)
-    while budget.take():
+    while budget.try_withdraw():
         pass
-    assert sum(other.take() for _ in range(20)) == RESERVE
+    assert sum(other.try_withdraw() for _ in range(20)) == RESERVE
     clear(parent.table, PLACE)
-    assert not other.take()
-    assert sum(budget.take() for _ in range(20)) == RESERVE
+    assert not other.try_withdraw()
+    assert sum(budget.try_withdraw() for _ in range(20)) == RESERVE
 
 
 def test_budget_is_exact_over_processes(parent: Parent) -> None:
@@ -85,8 +85,8 @@ def test_budget_is_exact_over_processes(parent: Parent) -> None:
         start.arrive()
         retries = 0
         for _ in range(each):
-            budget.pay_in()
-            retries += budget.take()
+            budget.deposit()
+            retries += budget.try_withdraw()
         os.write(retried_write, retries.to_bytes(4, "little"))
 
     for _ in range(4):
@@ -104,20 +104,20 @@ def test_budget_is_exact_over_processes(parent: Parent) -> None:
 def test_no_payment_and_no_retry_is_lost(parent: Parent) -> None:
     """Four processes pay in and take out as much, as fast as they can: at the end as much is left as before."""
     start, budget = Barrier(), RetryBudget(parent.table, PLACE, 1.0)
-    assert sum(budget.take() for _ in range(5)) == 5
+    assert sum(budget.try_withdraw() for _ in range(5)) == 5
 
     def work(_door: Limiter) -> None:
         start.arrive()
         for _ in range(5000):
-            budget.pay_in()
-            assert budget.take()
+            budget.deposit()
+            assert budget.try_withdraw()
 
     for _ in range(4):
         parent.fork(work)
     start.wait_arrived(4)
     start.lift(4)
     parent.reap_all()
-    assert sum(budget.take() for _ in range(20)) == RESERVE - 5
+    assert sum(budget.try_withdraw() for _ in range(20)) == RESERVE - 5
 
 
 def test_last_of_the_budget_is_taken_once(parent: Parent) -> None:
@@ -129,7 +129,7 @@ def test_last_of_the_budget_is_taken_once(parent: Parent) -> None:
         budget = RetryBudget(parent.table, PLACE, 0.2)
         start.arrive()
         for _ in range(20):
-            if budget.take():
+            if budget.try_withdraw():
                 os.write(taken_write, b".")
 
     for _ in range(4):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app import leader as leader_module
-from app.leader import LEASE_MS, Leader
-from app.limiter import Limiter
+from app.admission.limiter import Limiter
+from app.shared_memory import leader as leader_module
+from app.shared_memory.leader import LEASE_MS, Leader
 from tests.support.forks import Barrier, Parent
 from tests.support.router import until
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import gevent
 import pytest
 
+from app.admission.limiter import Limiter
 from app.errors import LimitReached, NoFreeSlot, QueueFull, QueueTimeout
-from app.limiter import Limiter
-from app.shared import SLOTS
+from app.shared_memory.table import SLOTS
 from tests.support.forks import Barrier, KernelCount, Parent
 from tests.support.router import until
 
@@ -237,7 +237,7 @@ def test_grant_whose_giver_died_before_ringing_is_picked_up() -> None:
     held = other.acquire()
     waiter = gevent.spawn(own.acquire)
     gevent.sleep(0)
-    bell = parent.table.bells[0]
+    bell = parent.table.eventfds[0]
     held.release()
     os.eventfd_read(bell)  # as if it had never rung
     gevent.sleep(0.01)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app import limiter as limiter_module
-from app import line as line_module
+from app.admission import limiter as limiter_module
+from app.admission import wait_queue as line_module
+from app.admission.limiter import Limiter
+from app.admission.wait_queue import WaitQueue
 from app.errors import ClientGone, QueueFull
-from app.limiter import Limiter
-from app.line import Line
 from tests.support.forks import Barrier, KernelCount, Parent, die_at
 
 
@@ -26,7 +26,7 @@ def test_line_behaves_as_a_list_does(steps: list[tuple[str, int]]) -> None:
     capacity = 5
     parent = Parent(limit=1, queue_size=capacity)
     parent.close()
-    line = Line(parent.table, capacity)
+    line = WaitQueue(parent.table, capacity)
     model: list[tuple[int, int, bool]] = []  # ticket, slot, granted
     for action, number in steps:
         if action == "a":

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from app.admission.limiter import Limiter
+from app.admission.model_limit import ModelLimit
 from app.errors import ModelLimitReached
-from app.limiter import Limiter
-from app.model_limit import ModelLimit
-from app.usage import Usage
+from app.shared_memory.counters import InflightCounters
 from tests.support.forks import Barrier, KernelCount, Parent
 
 PLACE = 5
@@ -26,7 +26,7 @@ def parent() -> Iterator[Parent]:
 def _limit(parent: Parent, slot: int | None, limit: int, place: int = PLACE) -> ModelLimit:
     """The limit as the worker of that slot has it."""
     assert slot is not None
-    usage = Usage(parent.table)
+    usage = InflightCounters(parent.table)
     usage.attach(slot)
     return ModelLimit(parent.table, usage, place, limit, lambda: 17)
 
@@ -60,7 +60,7 @@ def test_limit_holds_and_is_reached_over_processes(parent: Parent) -> None:
     parent.reap_all()
     os.set_blocking(full_read, False)
     assert os.read(full_read, 8), "the limit was never reached"
-    assert Usage(parent.table).total(PLACE) == 0
+    assert InflightCounters(parent.table).total(PLACE) == 0
     assert count.free() == 3
 
 
@@ -73,7 +73,7 @@ def test_model_that_is_full_refuses_at_once_and_takes_nothing(parent: Parent) ->
         with pytest.raises(ModelLimitReached, match="all 2 requests") as refused:
             limit.acquire()
         assert refused.value.retry_after == 17
-    assert Usage(parent.table).total(PLACE) == 2
+    assert InflightCounters(parent.table).total(PLACE) == 2
     other.acquire()
     leave.pop()()
     leave.append(limit.acquire())
@@ -81,7 +81,7 @@ def test_model_that_is_full_refuses_at_once_and_takes_nothing(parent: Parent) ->
         limit.acquire()
     for one in leave:
         one()
-    assert Usage(parent.table).total(PLACE) == 0
+    assert InflightCounters(parent.table).total(PLACE) == 0
 
 
 def test_smaller_limit_holds_for_those_who_come_after_it(parent: Parent) -> None:
@@ -126,4 +126,4 @@ def test_killed_process_gives_back_when_its_slot_is_reclaimed(parent: Parent, in
         limit.acquire()
     for one in (leave, *leaves):
         one()
-    assert Usage(parent.table).total(PLACE) == 0
+    assert InflightCounters(parent.table).total(PLACE) == 0

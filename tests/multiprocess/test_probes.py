@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
-from app import endpoints as endpoints_module
-from app.endpoints import Endpoints, Outcome
-from app.limiter import Limiter
-from app.routes import Ejection
+from app.admission.limiter import Limiter
+from app.config.route_schema import Ejection
+from app.routing import outlier_detection as endpoints_module
+from app.routing.outlier_detection import Outcome, OutlierDetector
 from tests.support.forks import Barrier, Parent
 
 PLACE = 3
@@ -17,7 +17,7 @@ RULES = Ejection(consecutive_failures=3, base_s=5, max_share=1)
 ROUNDS = 50
 
 
-def _end(states: Endpoints, outcome: Outcome, *, probe: bool = False) -> bool:
+def _end(states: OutlierDetector, outcome: Outcome, *, probe: bool = False) -> bool:
     return states.end(PLACE, outcome, probe=probe, peers=[PLACE], rules=RULES)
 
 
@@ -27,14 +27,14 @@ def test_of_many_that_ask_at_once_exactly_one_gets_the_probe(monkeypatch: pytest
     now[0] = 1_000_000
     monkeypatch.setattr(endpoints_module, "now_ms", lambda: now[0])
     parent, before, after = Parent(limit=1), Barrier(), Barrier()
-    states = Endpoints(parent.table)
+    states = OutlierDetector(parent.table)
     probes_read, probes_write = os.pipe()
 
     def work(_door: Limiter) -> None:
         for _ in range(ROUNDS):
             before.arrive()
             with parent.table.lock:
-                if states.may_be_tried(PLACE, now[0]) and states.begin(PLACE, now[0]):
+                if states.is_available(PLACE, now[0]) and states.begin(PLACE, now[0]):
                     os.write(probes_write, b".")
             after.arrive()
 
@@ -44,9 +44,9 @@ def test_of_many_that_ask_at_once_exactly_one_gets_the_probe(monkeypatch: pytest
         if n % 5 == 0:
             assert [_end(states, Outcome.FAILURE) for _ in range(3)] == [False, False, True]
         before.wait_arrived(8)
-        free_at = states.free_at(PLACE)
-        assert free_at is not None
-        now[0] = free_at
+        available_at = states.available_at(PLACE)
+        assert available_at is not None
+        now[0] = available_at
         before.lift(8)
         after.wait_arrived(8)
         assert len(os.read(probes_read, 100)) == 1
@@ -65,7 +65,7 @@ def test_of_many_that_ask_at_once_exactly_one_gets_the_probe(monkeypatch: pytest
 def test_failures_in_different_processes_add_up() -> None:
     """One failure in each of three processes ejects, once, and all see it."""
     parent, turn, seen = Parent(limit=1), Barrier(), Barrier()
-    states = Endpoints(parent.table)
+    states = OutlierDetector(parent.table)
     ejected_read, ejected_write = os.pipe()
 
     def work(_door: Limiter) -> None:
@@ -94,7 +94,7 @@ def test_failures_in_different_processes_add_up() -> None:
 def test_no_failure_is_lost_over_processes() -> None:
     """4 processes report 1000 failures each at once: 4000 in a row are counted."""
     parent, start = Parent(limit=1), Barrier()
-    states = Endpoints(parent.table)
+    states = OutlierDetector(parent.table)
     rules = Ejection(max_share=0)
 
     def work(_door: Limiter) -> None:
@@ -116,7 +116,7 @@ def test_no_failure_is_lost_over_processes() -> None:
 def test_process_killed_while_it_reports_stops_nobody() -> None:
     """SIGKILL under the lock: the others go on to report and to eject."""
     parent, inside = Parent(limit=1), Barrier()
-    states = Endpoints(parent.table)
+    states = OutlierDetector(parent.table)
 
     def victim(_: Limiter) -> None:
         _end(states, Outcome.FAILURE)

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from app import endpoints as endpoints_module
-from app import publication as publication_module
-from app import usage as usage_module
-from app.budget import RetryBudget
-from app.endpoints import Endpoints
+from app.admission.limiter import Limiter
 from app.errors import RoutesError
-from app.limiter import Limiter
-from app.publication import MAX_BYTES, Publication
-from app.shared import SharedTable
-from app.usage import PLACES, Usage
+from app.routing import outlier_detection as endpoints_module
+from app.routing import route_store as publication_module
+from app.routing.outlier_detection import OutlierDetector
+from app.routing.retry_budget import RetryBudget
+from app.routing.route_store import MAX_BYTES, RouteStore
+from app.shared_memory import counters as usage_module
+from app.shared_memory.counters import MAX_IDS, InflightCounters
+from app.shared_memory.table import SharedTable
 from tests.support.forks import Barrier, Parent, die_at
 
 pytestmark = pytest.mark.slow
@@ -30,8 +30,8 @@ def parent() -> Iterator[Parent]:
     parent.close()
 
 
-def _publication(table: SharedTable) -> Publication:
-    return Publication(table, Usage(table), Endpoints(table))
+def _publication(table: SharedTable) -> RouteStore:
+    return RouteStore(table, InflightCounters(table), OutlierDetector(table))
 
 
 def _document(number: int) -> bytes:
@@ -89,7 +89,7 @@ def test_document_that_is_too_large_is_refused(parent: Parent) -> None:
             publication.publish(byte * (MAX_BYTES + 1), ["b"])
         assert publication.read()[1] == byte * MAX_BYTES
     with pytest.raises(KeyError):
-        Usage(parent.table).places(["b"])
+        InflightCounters(parent.table).places(["b"])
 
 
 def test_too_many_names_publish_nothing(parent: Parent) -> None:
@@ -97,7 +97,7 @@ def test_too_many_names_publish_nothing(parent: Parent) -> None:
     publication = _publication(parent.table)
     publication.publish(b"old", ["a"])
     with pytest.raises(RoutesError):
-        publication.publish(b"new", [str(n) for n in range(PLACES + 1)])
+        publication.publish(b"new", [str(n) for n in range(MAX_IDS + 1)])
     assert publication.read() == (1, b"old")
     assert publication.publish(b"newer", ["b"])
 
@@ -158,11 +158,11 @@ def test_two_publishers_lose_no_generation(parent: Parent) -> None:
 def test_new_name_at_a_used_place_knows_nothing_of_the_last(parent: Parent) -> None:
     """All places have been used: a new endpoint is not unwell, and a new model's budget not spent, from before."""
     table = parent.table
-    publication, usage, states = _publication(table), Usage(table), Endpoints(table)
-    publication.publish(b"1", [f"old {n}" for n in range(PLACES)])
-    for place in range(PLACES):
-        states.set_well(place, well=False)
-        assert RetryBudget(table, place, 0.5).take()
+    publication, usage, states = _publication(table), InflightCounters(table), OutlierDetector(table)
+    publication.publish(b"1", [f"old {n}" for n in range(MAX_IDS)])
+    for place in range(MAX_IDS):
+        states.set_healthy(place, well=False)
+        assert RetryBudget(table, place, 0.5).try_withdraw()
     publication.publish(b"2", ["old 0"])
     publication.publish(b"3", ["old 0", "new"])
     places = usage.places(["old 0", "new"])
@@ -180,11 +180,11 @@ GONE = ["gone 0", "gone 1", "gone 2"]
 def _death_at(parent: Parent, step: int) -> tuple[int, bytes]:
     """Kill a publisher before that line, check what it leaves behind, and answer how it ended and what it published."""
     table = parent.table
-    publication, usage, states = _publication(table), Usage(table), Endpoints(table)
+    publication, usage, states = _publication(table), InflightCounters(table), OutlierDetector(table)
     publication.publish(b"little", ["stays"])
     publication.publish(b"before", [*GONE, "stays"])
     for place in usage.places(GONE).values():
-        states.set_well(place, well=False)
+        states.set_healthy(place, well=False)
     publication.publish(b"old", OLD)  # now the new ones will have to take places of those gone
     generation = publication.generation
     stays = usage.places(OLD)["stays"]
@@ -217,7 +217,7 @@ def test_death_of_the_publisher_before_any_line_leaves_old_or_new(
 ) -> None:
     """SIGKILL before every line of `publish` while places are scarce: a whole document can be read, all its names
     have their places, the lock is free, and publishing once more makes everything right."""
-    monkeypatch.setattr(usage_module, "PLACES", 5)
+    monkeypatch.setattr(usage_module, "MAX_IDS", 5)
     for name in ("use_names", "use_last"):
         start, _ = parent.table._arrays[name]
         monkeypatch.setitem(parent.table._arrays, name, (start, start + 5))

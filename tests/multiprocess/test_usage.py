@@ -6,19 +6,19 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from app.admission.limiter import Limiter
 from app.errors import RoutesError
-from app.limiter import Limiter
-from app.shared import SLOTS
-from app.usage import PLACES, Usage
+from app.shared_memory.counters import MAX_IDS, InflightCounters
+from app.shared_memory.table import SLOTS
 from tests.support.forks import Barrier, Parent
 
 
 class Ledger:
-    """Usage as whoever publishes sees it, with a count of what was cleared."""
+    """InflightCounters as whoever publishes sees it, with a count of what was cleared."""
 
     def __init__(self, parent: Parent) -> None:
         self.parent = parent
-        self.usage = Usage(parent.table)
+        self.usage = InflightCounters(parent.table)
         self.usage.attach(parent.slots.claim().slot)
         self.published = 0
         self.cleared: list[int] = []
@@ -60,7 +60,7 @@ def test_totals_are_over_all_processes_and_by_place(ledger: Ledger) -> None:
     one, other = ledger.publish(_names(0, 2)).values()
 
     def work(limiter: Limiter) -> None:
-        usage = Usage(parent.table)
+        usage = InflightCounters(parent.table)
         usage.attach(_row_of(limiter))
         for _ in range(1000):
             usage.add(one)
@@ -87,12 +87,12 @@ def test_row_64_is_counted_too(ledger: Ledger) -> None:
     """With all slots claimed, the last row and the last place count."""
     while ledger.parent.slots.claim().slot < SLOTS - 1:
         pass
-    last = Usage(ledger.parent.table)
+    last = InflightCounters(ledger.parent.table)
     last.attach(SLOTS - 1)
-    last.add(PLACES - 1)
+    last.add(MAX_IDS - 1)
     last.add(0)
-    assert ledger.usage.total(PLACES - 1) == ledger.usage.total(0) == 1
-    assert ledger.usage.total(1) == ledger.usage.total(PLACES - 2) == 0
+    assert ledger.usage.total(MAX_IDS - 1) == ledger.usage.total(0) == 1
+    assert ledger.usage.total(1) == ledger.usage.total(MAX_IDS - 2) == 0
 
 
 def test_counts_of_a_killed_worker_go_when_its_slot_is_reclaimed_and_only_those(ledger: Ledger) -> None:
@@ -102,7 +102,7 @@ def test_counts_of_a_killed_worker_go_when_its_slot_is_reclaimed_and_only_those(
     ledger.usage.add(one)
 
     def work(limiter: Limiter) -> None:
-        usage = Usage(parent.table)
+        usage = InflightCounters(parent.table)
         usage.attach(_row_of(limiter))
         for _ in range(10):
             usage.add(one)
@@ -127,10 +127,10 @@ def test_counts_of_a_killed_worker_go_when_its_slot_is_reclaimed_and_only_those(
 
 def test_every_name_has_a_place_of_its_own(ledger: Ledger) -> None:
     """As many names as there are places: no two share one, and a name that stands twice in the routes has one."""
-    names = _names(0, PLACES)
+    names = _names(0, MAX_IDS)
     places = ledger.publish([*names, *names])
-    assert sorted(places.values()) == list(range(PLACES))
-    assert sorted(ledger.cleared) == list(range(PLACES))
+    assert sorted(places.values()) == list(range(MAX_IDS))
+    assert sorted(ledger.cleared) == list(range(MAX_IDS))
 
 
 def test_names_keep_their_places(ledger: Ledger) -> None:
@@ -149,7 +149,7 @@ def test_other_processes_find_the_same_places(ledger: Ledger) -> None:
     places = ledger.publish(_names(0, 50))
 
     def work(_: Limiter) -> None:
-        assert Usage(ledger.parent.table).places(_names(0, 50)) == places
+        assert InflightCounters(ledger.parent.table).places(_names(0, 50)) == places
 
     ledger.parent.fork(work)
     ledger.parent.reap_all()
@@ -157,14 +157,14 @@ def test_other_processes_find_the_same_places(ledger: Ledger) -> None:
 
 def test_places_given_up_are_reused_last_and_the_oldest_first(ledger: Ledger) -> None:
     """Unused places first; then those given up longest ago, wherever they lie; never those of the published routes."""
-    at = ledger.publish(_names(0, PLACES - 1))
+    at = ledger.publish(_names(0, MAX_IDS - 1))
     ledger.publish(_names(0, 3))
     ledger.publish(_names(1, 2))
     ledger.publish(_names(2, 1))
     unused = ledger.publish(_names(1000, 1))
     assert set(unused.values()).isdisjoint(at.values())
-    taken = ledger.publish(_names(2000, PLACES - 4))
-    assert set(taken.values()) == {at[name] for name in _names(3, PLACES - 4)}
+    taken = ledger.publish(_names(2000, MAX_IDS - 4))
+    assert set(taken.values()) == {at[name] for name in _names(3, MAX_IDS - 4)}
     for n in range(3):
         (place,) = ledger.publish(_names(3000 + n, 1)).values()
         assert place == at[_names(n, 1)[0]]
@@ -172,16 +172,16 @@ def test_places_given_up_are_reused_last_and_the_oldest_first(ledger: Ledger) ->
 
 def test_place_where_somebody_is_counted_is_not_reused(ledger: Ledger) -> None:
     """A worker still has a request there: its place waits, and can be had once the request is over."""
-    places = ledger.publish(_names(0, PLACES))
+    places = ledger.publish(_names(0, MAX_IDS))
     busy = places[_names(7, 1)[0]]
     ledger.usage.add(busy)
     ledger.publish(_names(7, 2))
     ledger.publish(_names(8, 1))
     before = ledger.state()
-    with pytest.raises(RoutesError, match=str(PLACES)):
-        ledger.publish([*_names(8, 1), *_names(1000, PLACES - 1)])
+    with pytest.raises(RoutesError, match=str(MAX_IDS)):
+        ledger.publish([*_names(8, 1), *_names(1000, MAX_IDS - 1)])
     assert ledger.state() == before
-    more = ledger.publish([*_names(8, 1), *_names(1000, PLACES - 2)])
+    more = ledger.publish([*_names(8, 1), *_names(1000, MAX_IDS - 2)])
     assert busy not in more.values()
     ledger.usage.leave(busy)
     assert ledger.publish([*more, *_names(5000, 1)])[_names(5000, 1)[0]] == busy
@@ -189,13 +189,13 @@ def test_place_where_somebody_is_counted_is_not_reused(ledger: Ledger) -> None:
 
 def test_places_of_the_published_routes_are_not_reused(ledger: Ledger) -> None:
     """Workers that haven't seen the new routes look up and count the old names: there must be room for both."""
-    ledger.publish(_names(0, PLACES - 10))
+    ledger.publish(_names(0, MAX_IDS - 10))
     before = ledger.state()
     with pytest.raises(RoutesError):
         ledger.publish(_names(1000, 11))
     assert ledger.state() == before
     ledger.publish(_names(1000, 10))
-    assert set(ledger.usage.places(_names(0, PLACES - 10)).values()) == set(range(PLACES - 10))
+    assert set(ledger.usage.places(_names(0, MAX_IDS - 10)).values()) == set(range(MAX_IDS - 10))
 
 
 def test_too_many_names_change_nothing(ledger: Ledger) -> None:
@@ -203,8 +203,8 @@ def test_too_many_names_change_nothing(ledger: Ledger) -> None:
     ledger.publish(_names(0, 3))
     ledger.cleared.clear()
     before = ledger.state()
-    with pytest.raises(RoutesError, match=str(PLACES)):
-        ledger.publish(_names(0, PLACES + 1))
+    with pytest.raises(RoutesError, match=str(MAX_IDS)):
+        ledger.publish(_names(0, MAX_IDS + 1))
     assert ledger.state() == before
     assert not ledger.cleared
-    assert ledger.publish(_names(0, PLACES))
+    assert ledger.publish(_names(0, MAX_IDS))

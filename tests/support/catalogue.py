@@ -1,9 +1,9 @@
 """A catalogue of one model, which a test brings along."""
 
-from app import routes
-from app.backends import Call, Inference, Model, Reply
-from app.catalogue import Catalogue, Served
+from app.config import route_schema as routes
 from app.errors import ModelNotFound
+from app.protocols import Call, Inference, Model, Reply
+from app.routing.registry import ModelRegistry, RegisteredModel
 
 
 class TestModel:
@@ -25,23 +25,23 @@ class TestModel:
         return None
 
 
-class OneModel(Catalogue):
+class OneModel(ModelRegistry):
     """Serves this model, to requests that name it or none."""
 
     def __init__(self, model: Model) -> None:
         self._only = model
         self._route = routes.Model(name=model.name, protocol="simulated", versions=(routes.Version(),))
 
-    def find(self, name: str | None) -> Served:
-        """See Catalogue."""
+    def find(self, name: str | None) -> RegisteredModel:
+        """See ModelRegistry."""
         if name not in (None, self._only.name):
             raise ModelNotFound(f"there is no model {name!r}")
-        return Served(self._only, self._route)
+        return RegisteredModel(self._only, self._route)
 
     def names(self) -> list[str]:
-        """See Catalogue."""
+        """See ModelRegistry."""
         return [self._only.name]
 
     def unusable(self) -> str | None:
-        """See Catalogue."""
+        """See ModelRegistry."""
         return self._only.unusable()

@@ -11,10 +11,10 @@ from typing import Any
 
 from gevent.hub import reinit
 
-from app import line
-from app.layout import shared_table
-from app.limiter import Limiter
-from app.slots import Claim, Slots
+from app.admission import wait_queue as line
+from app.admission.limiter import Limiter
+from app.bootstrap import shared_table
+from app.shared_memory.slots import Claim, Slots
 
 
 @dataclass
@@ -25,18 +25,18 @@ class Parent:
     queue_size: int = 0
     timeout_s: float = 20.0
     pids: dict[int, Claim] = field(default_factory=dict)
-    doors: list[Limiter] = field(default_factory=list)
+    limiters: list[Limiter] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.table = shared_table(self.limit, self.queue_size)
         self.slots = Slots(self.table, self.limit, self.queue_size)
 
     def close(self) -> None:
-        """Close the bells, which are many; the table itself goes with its last view."""
-        for door in self.doors:
+        """Close the eventfds, which are many; the table itself goes with its last view."""
+        for door in self.limiters:
             if door._bell is not None:
                 door._bell.stop()
-        for fd in (self.table._fd, *self.table.bells):
+        for fd in (self.table._fd, *self.table.eventfds):
             os.close(fd)
 
     def door(self) -> Limiter:
@@ -46,7 +46,7 @@ class Parent:
     def _door(self, slot: int) -> Limiter:
         door = Limiter(self.table, self.limit, self.queue_size, self.timeout_s)
         door.attach(slot)
-        self.doors.append(door)
+        self.limiters.append(door)
         return door
 
     def fork(self, work: Callable[[Limiter], None]) -> int:
@@ -80,7 +80,7 @@ class Parent:
     def taken(self) -> int:
         """Permits taken, from the table itself."""
         with self.table.lock:
-            return sum(self.table.column("inflight")) + line.Line(self.table, self.queue_size).granted
+            return sum(self.table.column("inflight")) + line.WaitQueue(self.table, self.queue_size).granted
 
 
 class Barrier:

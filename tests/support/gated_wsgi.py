@@ -8,8 +8,8 @@ import socket
 
 from msgspec import UNSET
 
-from app.backends import Inference
-from app.main import create_app
+from app.api.application import create_app
+from app.protocols import Inference
 from app.wsgi import lifecycle, settings
 from tests.support.catalogue import OneModel, TestModel
 

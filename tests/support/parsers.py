@@ -6,8 +6,8 @@ from gunicorn import http
 from gunicorn.config import Config
 from gunicorn.http import wsgi
 
-from app.connection import Connection, Response
-from app.fast_path import FastPath, Request
+from app.server.client_connection import Connection, Response
+from app.server.fast_path import FastPath, Request
 
 LISTENER, PEER = ("127.0.0.1", 8080), ("127.0.0.9", 4711)
 _OBJECTS = ("wsgi.input", "wsgi.errors", "gunicorn.socket", "wsgi.early_hints")  # the last is gunicorn's own extension

@@ -8,10 +8,10 @@ from tests.support.router import GUNICORN, ROOT, free_port
 
 _ADOPT = """
 import os, sys
-from app.config import load_settings
-from app.lifecycle import Lifecycle
+from app.config.settings import load_settings
+from app.server.hooks import Hooks
 old = load_settings({**%r}, 1)
-table = Lifecycle(old, {}, "ROUTER_INHERITED", None)._table
+table = Hooks(old, {}, "ROUTER_INHERITED", None)._table
 os.environ["ROUTER_INHERITED"] = table.handover() + ";/nonexistent"
 os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"])
 """

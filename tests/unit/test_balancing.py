@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.balancing import POLICIES, Choice, key_hash, least_inflight, p2c, prefix, round_robin, session
-from app.routes import Model, Version
-from app.shared import name_hash
+from app.config.route_schema import Model, Version
+from app.routing.policies import POLICIES, Choice, key_hash, least_inflight, p2c, prefix, round_robin, session
+from app.shared_memory.table import name_hash
 
 KEYS = [f"conversation {n}".encode() for n in range(10_000)]
 LOADS = st.lists(st.integers(0, 50), min_size=1, max_size=12)

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from prometheus_client import values
 
-from app.backends import Inference
-from app.config import load_settings
-from app.drain import Drain
+from app.admission.limiter import Limiter
+from app.api.application import create_app
+from app.api.body import parse_object, read_body
+from app.api.infer import parse_inference
+from app.bootstrap import shared_table
+from app.config.settings import load_settings
 from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UnsupportedBody
-from app.layout import shared_table
-from app.limiter import Limiter
-from app.main import create_app
-from app.metrics import Metrics, keep_files_per_slot
-from app.resources.body import parse_object, read_body
-from app.resources.infer import parse_inference
-from app.slots import Slots
+from app.observability.metrics import Metrics, keep_files_per_slot
+from app.protocols import Inference
+from app.shared_memory.drain import Drain
+from app.shared_memory.slots import Slots
 from tests.support.catalogue import OneModel, TestModel
 
 LIMIT = 1000
@@ -115,9 +115,9 @@ class Server(TestModel):
         self._app = create_app(settings, self.limiter, metrics, OneModel(self), Drain(table))
 
     def close(self) -> None:
-        """Close the bells, of which every table has one for each worker that might be, and count as before."""
+        """Close the eventfds, of which every table has one for each worker that might be, and count as before."""
         values.ValueClass = self._value_class
-        for bell in self.table.bells:
+        for bell in self.table.eventfds:
             os.close(bell)
 
     def infer(self, request: Inference) -> object:

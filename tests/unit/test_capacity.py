@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-from app.capacity import reserve_connections
-from app.config import load_settings
+from app.config.settings import load_settings
 from app.errors import SettingsError
+from app.server.fd_limits import reserve_connections
 
 pytestmark = pytest.mark.slow
 

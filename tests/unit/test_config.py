@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from app.config import Settings, load_settings, mask_password
+from app.config.settings import Settings, load_settings, mask_password
 from app.errors import SettingsError
 
 FIELDS = msgspec.structs.fields(Settings)
@@ -105,7 +105,7 @@ MASKED = [
     ("[::1]:6379", "[::1]:6379"),
 ]
 
-# Refused for whatever reason, with a password inside.
+# Rejected for whatever reason, with a password inside.
 PASSWORDS = [
     "user:SECRET@h",
     "user:SECRET@h:6379",

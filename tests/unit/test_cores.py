@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cores import usable_cores
+from app.config.cpus import usable_cores
 
 CGROUP = "proc/self/cgroup"
 V1 = "12:pids:/kubepods/a\n3:cpu,cpuacct:/kubepods/a\n"

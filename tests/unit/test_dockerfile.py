@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from app.config import load_settings
+from app.config.settings import load_settings
 
 pytestmark = pytest.mark.slow
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from app import endpoints as endpoints_module
-from app.endpoints import Endpoints, Outcome
-from app.routes import Ejection
+from app.config.route_schema import Ejection
+from app.routing import outlier_detection as endpoints_module
+from app.routing.outlier_detection import Outcome, OutlierDetector
 from tests.support.forks import Parent
 
 PLACE = 3
@@ -24,16 +24,16 @@ RULES = Ejection(
 
 
 class Bench:
-    """Endpoints and a clock that goes only when told."""
+    """OutlierDetector and a clock that goes only when told."""
 
-    def __init__(self, states: Endpoints) -> None:
+    def __init__(self, states: OutlierDetector) -> None:
         self.states = states
         self.now = 50_000_000
         self.rules = RULES
         self.peers = PEERS
 
     def usable(self, place: int = PLACE) -> bool:
-        return self.states.may_be_tried(place, self.now)
+        return self.states.is_available(place, self.now)
 
     def probe(self, place: int = PLACE) -> bool:
         """A request begins; answers whether it is the probe."""
@@ -48,9 +48,9 @@ class Bench:
 
     def out_for(self, place: int = PLACE) -> int:
         """Milliseconds until it may be tried."""
-        free_at = self.states.free_at(place)
-        assert free_at is not None
-        return free_at - self.now
+        available_at = self.states.available_at(place)
+        assert available_at is not None
+        return available_at - self.now
 
     def on_probation(self, place: int = PLACE) -> None:
         """Eject it and let the time pass."""
@@ -65,9 +65,9 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """Endpoints of which nothing is known, and their clock."""
+    """OutlierDetector of which nothing is known, and their clock."""
     parent = Parent(limit=1)
-    bench = Bench(Endpoints(parent.table))
+    bench = Bench(OutlierDetector(parent.table))
     monkeypatch.setattr(endpoints_module, "now_ms", lambda: bench.now)
     yield bench
     parent.close()
@@ -306,7 +306,7 @@ def test_endpoint_is_left_alone_when_it_asks_for_at_most_a_minute(
     bench: Bench, seconds: float, granted_ms: int
 ) -> None:
     """Retry-After of one endpoint, and of it only, is heeded up to 60 seconds; it is up meanwhile."""
-    bench.states.leave_alone(PLACE, seconds)
+    bench.states.back_off(PLACE, seconds)
     assert bench.out_for() == granted_ms
     assert bench.states.is_up(PLACE)
     assert bench.usable(4)
@@ -320,7 +320,7 @@ def test_endpoint_is_left_alone_when_it_asks_for_at_most_a_minute(
 def test_ejected_endpoint_that_asks_for_patience_is_left_out_for_the_longer_time(bench: Bench) -> None:
     """Both reasons must be over."""
     bench.fail(3)
-    bench.states.leave_alone(PLACE, 20)
+    bench.states.back_off(PLACE, 20)
     assert bench.out_for() == 20_000
     bench.now += 5000
     assert not bench.usable()
@@ -330,22 +330,22 @@ def test_ejected_endpoint_that_asks_for_patience_is_left_out_for_the_longer_time
 
 def test_prober_takes_out_and_brings_back(bench: Bench) -> None:
     """Unwell: not to be tried, not up, and nobody knows for how long. Only a change is news."""
-    assert not bench.states.set_well(PLACE, well=True)
-    assert bench.states.set_well(PLACE, well=False)
-    assert not bench.states.set_well(PLACE, well=False)
+    assert not bench.states.set_healthy(PLACE, well=True)
+    assert bench.states.set_healthy(PLACE, well=False)
+    assert not bench.states.set_healthy(PLACE, well=False)
     assert not bench.usable()
     assert not bench.states.is_up(PLACE)
-    assert bench.states.free_at(PLACE) is None
+    assert bench.states.available_at(PLACE) is None
     assert bench.usable(4)
-    assert bench.states.set_well(PLACE, well=True)
+    assert bench.states.set_healthy(PLACE, well=True)
     assert bench.usable()
 
 
 def test_being_well_ends_no_ejection(bench: Bench) -> None:
     """The prober's word and the ejection are reasons of their own."""
     bench.fail(3)
-    bench.states.set_well(PLACE, well=False)
-    bench.states.set_well(PLACE, well=True)
+    bench.states.set_healthy(PLACE, well=False)
+    bench.states.set_healthy(PLACE, well=True)
     assert not bench.usable()
 
 
@@ -354,8 +354,8 @@ def test_clear_forgets_everything_of_one_place(bench: Bench) -> None:
     bench.bring_back()
     bench.fail(3)
     bench.fail(3, place=4)
-    bench.states.set_well(PLACE, well=False)
-    bench.states.leave_alone(PLACE, 60)
+    bench.states.set_healthy(PLACE, well=False)
+    bench.states.back_off(PLACE, 60)
     bench.states.clear(PLACE)
     assert bench.usable()
     assert bench.states.is_up(PLACE)

@@ -14,9 +14,9 @@ import pytest
 from gevent.event import Event
 from gevent.socket import wait_read
 
-from app.connection import Connection
+from app.api.exchange import ENVIRON_KEY, Exchange, with_exchange
 from app.errors import ClientGone, LimitReached, QueueTimeout
-from app.exchange import ENVIRON_KEY, Exchange, with_exchange
+from app.server.client_connection import Connection
 from tests.support.forks import Parent
 
 HEADERS = [("Content-Type", "text/plain")]

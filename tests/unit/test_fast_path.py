@@ -13,7 +13,7 @@ from gunicorn.http import wsgi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.fast_path import Answer, Body, FastPath, Request
+from app.server.fast_path import Answer, Body, FastPath, Request
 from tests.support.generated_requests import BODIES, TOKENS, generated_requests
 from tests.support.parsers import LISTENER, PATH, PEER, PLAIN, Wire, config, gunicorns, ordinary, taken
 from tests.support.requests_corpus import CORPUS, get, post
@@ -557,8 +557,8 @@ def test_date_is_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
         return f"<{when}>"
 
     now = [1000.1]
-    monkeypatch.setattr("app.fast_path.formatdate", formatdate)
-    monkeypatch.setattr("app.fast_path.time.time", lambda: now[0])
+    monkeypatch.setattr("app.server.fast_path.formatdate", formatdate)
+    monkeypatch.setattr("app.server.fast_path.time.time", lambda: now[0])
     path = FastPath(config())
     seen = []
     for now[0] in (1000.1, 1000.9, 1001.0, 1001.2, 999.5):  # and a clock that is set back

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 import gevent
 
-from app.limiter import Limiter
+from app.admission.limiter import Limiter
 from app.wsgi import lifecycle
 
 worker = SimpleNamespace(ppid=os.getpid(), pid=os.getpid())
@@ -48,7 +48,7 @@ held = other.acquire()
 waiter = gevent.spawn(lifecycle.limiter.acquire)
 gevent.sleep(0)
 held.release()
-os.eventfd_read(lifecycle._table.bells[worker.claim.slot])  # as if it had never rung
+os.eventfd_read(lifecycle._table.eventfds[worker.claim.slot])  # as if it had never rung
 gevent.sleep(0.01)
 assert not waiter.ready()
 worker.upkeep()

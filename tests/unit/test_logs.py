@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import structlog
 
-from app import logs
-from app.config import load_settings
+from app.config.settings import load_settings
+from app.observability import logs
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.metric_cells import Count, Distribution
-from app.metrics import keep_files_per_slot
+from app.observability.metric_cells import Count, Distribution
+from app.observability.metrics import keep_files_per_slot
 
 pytestmark = pytest.mark.slow
 

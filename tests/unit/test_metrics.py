@@ -22,12 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 from structlog.testing import capture_logs
 
-from app.backends import Inference
-from app.config import load_settings
+from app.admission.limiter import Permit
+from app.api.application import create_app
+from app.config.settings import load_settings
 from app.errors import ClientGone
-from app.lifecycle import Lifecycle
-from app.limiter import Permit
-from app.main import create_app
+from app.protocols import Inference
+from app.server.hooks import Hooks
 from tests.support.catalogue import OneModel, TestModel
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ Samples = dict[str, float]
 
 GOOD = b'{"prompt":"hello"}'
 REQUESTS = 'router_requests_total{code="%d",model="m",route="/infer"}'
-REFUSALS = 'router_rejected_requests_total{reason="%s"}'
+REJECTIONS = 'router_rejected_requests_total{reason="%s"}'
 
 FAMILIES = {
     "router_requests": "counter",
@@ -66,7 +66,7 @@ class Server(TestModel):
         settings = load_settings(
             {"PROMETHEUS_MULTIPROC_DIR": str(self.folder), "MODEL_REF": "m", "ACCESS_LOG": "off", **environ}, 1
         )
-        self.lifecycle = Lifecycle(settings, {}, "ROUTER_TEST_UNUSED", None)
+        self.lifecycle = Hooks(settings, {}, "ROUTER_TEST_UNUSED", None)
         self.raises: BaseException | None = None
         self.name = settings.model_ref
         metrics, drain = self.lifecycle.metrics, self.lifecycle.drain
@@ -195,10 +195,10 @@ def test_refusals_are_counted_by_their_reason(outcomes: Samples) -> None:
     """Refusals stand under their reason, and a reason that never came up is 0, not missing."""
     counted = {name: count for name, count in outcomes.items() if name.startswith("router_rejected")}
     assert counted == {
-        REFUSALS % "limit_reached": 1,
-        REFUSALS % "model_limit_reached": 0,
-        REFUSALS % "queue_full": 0,
-        REFUSALS % "queue_timeout": 0,
+        REJECTIONS % "limit_reached": 1,
+        REJECTIONS % "model_limit_reached": 0,
+        REJECTIONS % "queue_full": 0,
+        REJECTIONS % "queue_timeout": 0,
     }
 
 
@@ -215,7 +215,7 @@ def test_refusals_are_counted_by_their_reason(outcomes: Samples) -> None:
 def test_durations_are_counted_where_they_were_spent(
     histogram: str, labels: str, count: int, outcomes: Samples
 ) -> None:
-    """Refused and bad requests spent no time in the model, nor waiting for a permit that they got."""
+    """Rejected and bad requests spent no time in the model, nor waiting for a permit that they got."""
     assert outcomes[f"{histogram}_count{labels}"] == count
     assert outcomes[f"{histogram}_sum{labels}"] > 0
     last = labels.removesuffix("}").replace("{", "").split(",") if labels else []
@@ -368,7 +368,7 @@ def _empty_at_start(folder: Path) -> tuple[list[str], list[str]]:
     server.run_worker(one_request)
     (server.folder / "note.txt").write_text("not the router's")
     before = server.files()
-    Lifecycle(load_settings({"PROMETHEUS_MULTIPROC_DIR": str(server.folder)}, 1), {}, "ROUTER_TEST_UNUSED", None)
+    Hooks(load_settings({"PROMETHEUS_MULTIPROC_DIR": str(server.folder)}, 1), {}, "ROUTER_TEST_UNUSED", None)
     return before, server.files()
 
 

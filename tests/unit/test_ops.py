@@ -19,7 +19,7 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.config import Settings, load_settings
+from app.config.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 OPS = ROOT / "ops"

@@ -11,15 +11,16 @@ from msgspec import UNSET
 from prometheus_client import values
 from structlog.testing import capture_logs
 
-from app import errors, problem
-from app.backends import Inference
-from app.config import load_settings
-from app.drain import Drain
-from app.layout import shared_table
-from app.limiter import Limiter
-from app.main import create_app
-from app.metrics import Metrics, keep_files_per_slot
-from app.slots import Slots
+from app import errors
+from app.admission.limiter import Limiter
+from app.api import error_forms as problem
+from app.api.application import create_app
+from app.bootstrap import shared_table
+from app.config.settings import load_settings
+from app.observability.metrics import Metrics, keep_files_per_slot
+from app.protocols import Inference
+from app.shared_memory.drain import Drain
+from app.shared_memory.slots import Slots
 from tests.support.catalogue import OneModel, TestModel
 
 PROBLEM = "application/problem+json"
@@ -42,8 +43,8 @@ ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
     (errors.UpstreamUnreachable("why"), 502, "upstream_unreachable", None),
     (errors.UpstreamBroken("why"), 502, "upstream_broken", None),
     (errors.UpstreamTimeout("why"), 504, "upstream_timeout", None),
-    (errors.UpstreamRefused("why", 422), 422, "upstream_refused", None),
-    (errors.UpstreamRefused("why", 429, "3"), 429, "upstream_refused", "3"),
+    (errors.UpstreamErrorResponse("why", 422), 422, "upstream_error_response", None),
+    (errors.UpstreamErrorResponse("why", 429, "3"), 429, "upstream_error_response", "3"),
 ]
 # These stop a start or belong to a group; no request meets them.
 NO_ANSWERS = {
@@ -52,7 +53,7 @@ NO_ANSWERS = {
     errors.UpstreamError,
     errors.NoFreeSlot,
     errors.SharedStateMismatch,
-    errors.Refused,
+    errors.Rejected,
     errors.MalformedRequest,  # answered before there is a request; see tests/e2e/test_endpoints.py
 }
 
@@ -77,9 +78,9 @@ class Server(TestModel):
         self._app = create_app(settings, self.limiter, metrics, OneModel(self), self._drain)
 
     def close(self) -> None:
-        """Close the bells, of which every table has one for each worker that might be, and count as before."""
+        """Close the eventfds, of which every table has one for each worker that might be, and count as before."""
         values.ValueClass = self._value_class
-        for bell in self.table.bells:
+        for bell in self.table.eventfds:
             os.close(bell)
 
     def infer(self, request: Inference) -> object:

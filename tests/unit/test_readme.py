@@ -26,9 +26,9 @@ import pytest
 from falcon import testing
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.config import Settings, load_settings
-from app.errors import MalformedRequest, RouterError, UpstreamRefused
-from app.resources import problems
+from app.api import error_responses as problems
+from app.config.settings import Settings, load_settings
+from app.errors import MalformedRequest, RouterError, UpstreamErrorResponse
 from tests.support.malformed import MALFORMED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,7 +228,7 @@ def documented_endpoints() -> list[Endpoint]:
     """Method and path of everything in the table of endpoints."""
     return [
         Endpoint(method, path)
-        for paths, methods, _ in table("Endpoints")
+        for paths, methods, _ in table("OutlierDetector")
         for path in re.findall(r"`([^`]+)`", paths)
         for method in methods.split(", ")
     ]
@@ -310,7 +310,7 @@ def test_metrics_named_in_prose_exist(routed: dict[str, Answer]) -> None:
 def literal_problems() -> set[Row]:
     """Status and code of every problem that a resource answers under a code of its own, found in the source."""
     found: set[Row] = set()
-    for file in (ROOT / "app/resources").glob("*.py"):
+    for file in (ROOT / "app/api").glob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "problems.answer":
                 status, code = ast.unparse(call.args[2]), call.args[3]
@@ -334,7 +334,7 @@ def test_errors_table_is_what_the_router_answers(router: dict[str, Answer], rout
     others = {
         ("500", f"`{RouterError.code}`"),
         (refused_by_parser, f"`{MalformedRequest.code}`"),
-        ("the model server's", f"`{UpstreamRefused.code}`"),
+        ("the model server's", f"`{UpstreamErrorResponse.code}`"),
     }
     rows = table("Errors")
     assert {row[:2] for row in rows} == mapped | answered | literal_problems() | others
@@ -372,9 +372,9 @@ def test_errors_have_the_form_of_the_path(routed: dict[str, Answer]) -> None:
 
 
 def test_refusals_of_model_servers_are_quoted_to_infer(routed: dict[str, Answer]) -> None:
-    """`upstream_refused` has the model server's status and quotes it."""
+    """`upstream_error_response` has the model server's status and quotes it."""
     refused = routed["refused"]
-    assert (refused.status, json.loads(refused.body)["code"]) == (418, UpstreamRefused.code)
+    assert (refused.status, json.loads(refused.body)["code"]) == (418, UpstreamErrorResponse.code)
     assert "shut" in json.loads(refused.body)["detail"]
 
 

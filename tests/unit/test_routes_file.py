@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from app.config.route_schema import Endpoint, Model, Routes, Timeouts, Version
+from app.config.routes_file import parse_routes
 from app.errors import RoutesError
-from app.routes import Endpoint, Model, Routes, Timeouts, Version
-from app.routes_file import parse_routes
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = {kind: (DOCS / f"routes.example.{kind}").read_text() for kind in ("toml", "yaml")}

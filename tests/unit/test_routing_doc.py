@@ -16,11 +16,18 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from app import budget, endpoints, health_checks, publication, routes, routes_source, usage
-from app.backends import remote, version
-from app.balancing import POLICIES
-from app.resources import door
-from app.routes_file import _ALLOWED, _HEADER, _NAME, _WORD
+from app.api import dispatch as door
+from app.config import route_schema as routes
+from app.config import routes_source
+from app.config.routes_file import _ALLOWED, _HEADER, _NAME, _WORD
+from app.routing import endpoint_pool as version
+from app.routing import health_checks
+from app.routing import outlier_detection as endpoints
+from app.routing import remote_model as remote
+from app.routing import retry_budget as budget
+from app.routing import route_store as publication
+from app.routing.policies import POLICIES
+from app.shared_memory import counters as usage
 from app.upstream import headers, pool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,7 +213,7 @@ def test_numbers_in_prose_are_the_codes() -> None:
         f"at most {endpoints._MAX_AWAY_MS // 1000} seconds",
         f"{endpoints._PROBE_LEASE_MS // 1000} seconds",
         f"a reserve of {budget._RESERVE_MILLI // 1000}",
-        f"{usage.PLACES} endpoints and models",
+        f"{usage.MAX_IDS} endpoints and models",
         f"{routes_source._MAX_FILE_BYTES >> 10} KiB",
         f"{version._READ_WHOLE_BYTES >> 10} KiB",
         f"{pool.MAX_IDLE} idle connections",

@@ -14,9 +14,9 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from app.backends import Call, Headers, Inference, Model, Reply
-from app.backends.simulated import SimulatedModel
-from app.backends.simulated_openai import MAX_TOKEN_CHARS, MAX_TOKENS
+from app.protocols import Call, Headers, Inference, Model, Reply
+from app.simulated.model import SimulatedModel
+from app.simulated.openai import MAX_TOKEN_CHARS, MAX_TOKENS
 
 NAME = "org/model-a"
 CHAT = "/v1/chat/completions"

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import gevent
 
-from app.turnstile import BEGIN_A_TURN, Turnstile
+from app.server.pacing import REQUESTS_PER_CYCLE, RequestPacer
 
 
 def test_few_pass_in_a_turn_in_order_and_nobody_is_forgotten() -> None:
@@ -16,22 +16,22 @@ def test_few_pass_in_a_turn_in_order_and_nobody_is_forgotten() -> None:
     passed_by_turn = [0]
     sampler = loop.prepare()
     sampler.start(lambda: passed_by_turn.append(len(passed)))
-    turnstile = Turnstile()
+    turnstile = RequestPacer()
 
     def ask(number: int) -> None:
-        turnstile.pass_through()
+        turnstile.wait_for_turn()
         passed.append(number)
 
-    count = 10 * BEGIN_A_TURN
+    count = 10 * REQUESTS_PER_CYCLE
     gevent.joinall([gevent.spawn(ask, number) for number in range(count)], timeout=10, raise_error=True)
     sampler.stop()
     keep_alive.stop()
     assert passed == list(range(count))
-    assert max(later - earlier for earlier, later in pairwise([*passed_by_turn, count])) <= 2 * BEGIN_A_TURN
+    assert max(later - earlier for earlier, later in pairwise([*passed_by_turn, count])) <= 2 * REQUESTS_PER_CYCLE
 
 
 def test_a_few_never_wait() -> None:
     """Without overload nobody is held up: whoever comes alone passes without a switch."""
-    turnstile = Turnstile()
-    for _ in range(BEGIN_A_TURN):
-        turnstile.pass_through()
+    turnstile = RequestPacer()
+    for _ in range(REQUESTS_PER_CYCLE):
+        turnstile.wait_for_turn()

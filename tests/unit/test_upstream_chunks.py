@@ -163,10 +163,10 @@ EXTENSIONS = st.sampled_from([b"", b";", b";a", b" ;a=1", b';q="v w"', b" "])
 SIZES = st.sampled_from(["%x", "%X", "%08x", "%015X"])
 CHUNKS = st.lists(st.tuples(st.binary(min_size=1, max_size=40), SIZES, EXTENSIONS), max_size=6)
 TRAILERS = st.lists(st.sampled_from([b"A: b\r\n", b"Server-Timing: t;dur=1\r\n", b"E:\r\n"]), max_size=3)
-PLACES = st.lists(st.integers(0, 400), max_size=12)
+MAX_IDS = st.lists(st.integers(0, 400), max_size=12)
 
 
-@given(CHUNKS, EXTENSIONS, TRAILERS, PLACES, st.binary(max_size=20))
+@given(CHUNKS, EXTENSIONS, TRAILERS, MAX_IDS, st.binary(max_size=20))
 def test_any_body_reads_alike_under_any_cuts(
     chunks: list[tuple[bytes, str, bytes]], last: bytes, trailers: list[bytes], places: list[int], after: bytes
 ) -> None:
@@ -185,7 +185,7 @@ NONSENSE = st.binary(max_size=80) | st.lists(st.sampled_from(WORDS), max_size=25
 
 @effort(max_examples=500)
 @example(b"1\r\nA\rB", [6])
-@given(NONSENSE, PLACES)
+@given(NONSENSE, MAX_IDS)
 def test_nonsense_is_read_or_refused_alike_under_any_cuts(data: bytes, places: list[int]) -> None:
     """Whatever comes, the reader answers or raises UpstreamBroken, and which of the two depends on no cut."""
     assert outcome(*cut(data, places)) == outcome(data) == outcome(*(data[at : at + 1] for at in range(len(data))))

@@ -16,9 +16,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from app.config.route_schema import Timeouts
 from app.errors import ClientGone, UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from app.patient_socket import PatientSocket
-from app.routes import Timeouts
+from app.net.timed_socket import TimedSocket
 from app.upstream import connection as connection_module
 from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered
 from app.upstream.head import Head
@@ -433,7 +433,7 @@ def test_request_that_is_not_taken_is_given_up(which: str, used: bool) -> None:
         stop.set()
 
 
-class SlowlyTaken(PatientSocket):
+class SlowlyTaken(TimedSocket):
     """A socket of which the kernel never takes more than a little at once."""
 
     def send(self, data: Any, seconds: float) -> int:
@@ -448,7 +448,7 @@ def test_request_that_is_taken_in_small_pieces_has_its_time_too(monkeypatch: pyt
         peer.send(EMPTY)  # the rest is read until the client hangs up
 
     with ScriptedServer(script) as server:
-        monkeypatch.setattr(connection_module, "PatientSocket", SlowlyTaken)
+        monkeypatch.setattr(connection_module, "TimedSocket", SlowlyTaken)
         connection = connect(server)
         seconds = itertools.count()
         monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from app.routes import Timeouts
 from app.upstream import pool as pool_module
 from app.upstream.connection import Address
 from app.upstream.pool import Answer, Pool

@@ -1,0 +1,85 @@
+"""What must hold of a routes file beyond the types of its members."""
+
+from urllib.parse import urlsplit
+
+from app.config.addresses import check_url
+from app.config.route_schema import Ejection, Model, Routes, Timeouts, Version
+from app.config.routes_file.source import Path, Source
+
+
+def check_routes(source: Source, routes: Routes) -> None:
+    """What the records' types can't say."""
+    taken: dict[str, str] = {}
+    for index, model in enumerate(routes.models):
+        _claim(source, taken, model.name, ("models", index, "name"))
+    for index, model in enumerate(routes.models):
+        for number, alias in enumerate(model.aliases):
+            _claim(source, taken, alias, ("models", index, "aliases", number))
+    if routes.default_model is not None and all(routes.default_model != model.name for model in routes.models):
+        raise source.error(("default_model",), "must be the name of one of the models, and no alias")
+    for index, model in enumerate(routes.models):
+        _check_model(source, model, ("models", index))
+
+
+def _claim(source: Source, taken: dict[str, str], name: str, path: Path) -> None:
+    if name in taken:
+        raise source.error(path, f"is the same as {taken[name]}: names and aliases must differ")
+    taken[name] = source.shown(path)
+
+
+def _check_model(source: Source, model: Model, path: Path) -> None:
+    taken: dict[str, str] = {}
+    if model.protocol == "v2" and any("/" in name for name in (model.name, *model.aliases)):
+        raise source.error(path, "is asked for by a path of v2: no name of it may hold a slash")
+    for index, version in enumerate(model.versions):
+        where = (*path, "versions", index)
+        _claim(source, taken, version.name, (*where, "name"))
+        if model.forward_credentials and any(e.credential_env or e.credential_file for e in version.endpoints):
+            raise source.error((*path, "forward_credentials"), "must not be true where an endpoint has a credential")
+        if model.protocol == "simulated":
+            if version.endpoints:
+                raise source.error((*where, "endpoints"), "must not be there: a simulated model has none")
+        elif not version.endpoints:
+            raise source.error((*where, "endpoints"), "must hold at least one endpoint")
+        _check_endpoints(source, version, (*where, "endpoints"))
+    if not any(version.weight for version in model.versions):
+        raise source.error((*path, "versions"), "must hold at least one version with a weight above 0")
+    by_session = [member for member in ("session_header", "session_cookie") if getattr(model, member) is not None]
+    if model.balancing == "session" and not by_session:
+        raise source.error((*path, "balancing"), "is session: session_header or session_cookie must be there too")
+    if model.balancing != "session" and by_session:
+        raise source.error((*path, by_session[0]), "must be there only when balancing is session")
+    _check_order(source, model.timeouts, (*path, "timeouts"), "connect_s", "total_s")
+    _check_order(source, model.ejection, (*path, "ejection"), "base_s", "max_s")
+
+
+def _check_order(source: Source, record: Timeouts | Ejection, path: Path, less: str, more: str) -> None:
+    low, high = getattr(record, less), getattr(record, more)
+    if low > high:
+        if (*path, less) in source.lines:
+            raise source.error((*path, less), f"is {low:g}: it must be at most {more}, {high:g}")
+        raise source.error((*path, more), f"is {high:g}: it must be at least {less}, {low:g}")
+
+
+def _check_endpoints(source: Source, version: Version, path: Path) -> None:
+    seen: dict[tuple[str, str | None, int, str], str] = {}
+    for index, endpoint in enumerate(version.endpoints):
+        where = (*path, index)
+        try:
+            address = _address(endpoint.url)
+        except ValueError as error:
+            raise source.error((*where, "url"), f"is not a model server's: {error}") from None
+        if address in seen:
+            raise source.error((*where, "url"), f"is the same as {seen[address]}: it must be there once")
+        seen[address] = source.shown((*where, "url"))
+        if endpoint.credential_env is not None and endpoint.credential_file is not None:
+            raise source.error((*where, "credential_file"), "must not be there together with credential_env")
+        if endpoint.credential_file is not None and not endpoint.credential_file.startswith("/"):
+            raise source.error((*where, "credential_file"), "must be an absolute path")
+
+
+def _address(url: str) -> tuple[str, str | None, int, str]:
+    """Scheme, host, port and path of an endpoint's URL, to compare. Raises ValueError, as check_url does."""
+    check_url(url)
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80), parts.path

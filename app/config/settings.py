@@ -1,0 +1,248 @@
+"""Settings: an environment mapping becomes one frozen, validated record.
+
+Rules: this module never reads `os.environ` (wsgi.py hands it in); a blank variable counts as unset; a bad value is
+one `SettingsError` that names the variable, the value and what is allowed. Passwords never enter a message.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from app.config.addresses import check_host, check_host_and_port, check_port, check_url
+from app.errors import SettingsError
+
+
+def _setting(allowed: str, about: str, **bounds: Any) -> Meta:
+    return Meta(description=about, extra={"allowed": allowed}, **bounds)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set; the variable of a field is its name in capitals."""
+
+    model_ref: Annotated[
+        str,
+        _setting(
+            "1 to 200 printable characters",
+            "Name of the model served, as answered in `modelRef`.",
+            pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z",
+        ),
+    ] = "simulated"
+    max_concurrency: Annotated[
+        int,
+        _setting("1 to 1000000", "Requests inside the model at once, over all workers together.", ge=1, le=1_000_000),
+    ] = 10
+    kv_endpoints: Annotated[
+        tuple[str, ...],
+        _setting(
+            "comma-separated host, host:port, redis:// or rediss:// URLs",
+            "KV-cache nodes, answered in `kvEndpoints` with passwords masked.",
+        ),
+    ] = ()
+    queue_size: Annotated[
+        int,
+        _setting("0 to 100000", "Requests that may wait for a permit; 0 refuses overflow at once.", ge=0, le=100_000),
+    ] = 0
+    queue_timeout_ms: Annotated[
+        int,
+        _setting("1 to 3600000", "Longest wait in the queue, milliseconds.", ge=1, le=3_600_000),
+    ] = 1000
+    simulated_latency_ms: Annotated[
+        int,
+        _setting("0 to 3600000", "How long the simulated model takes, milliseconds.", ge=0, le=3_600_000),
+    ] = 100
+    simulated_token_ms: Annotated[
+        int,
+        _setting(
+            "0 to 3600000", "How long it takes for each token that it generates, milliseconds.", ge=0, le=3_600_000
+        ),
+    ] = 0
+    backends: Annotated[
+        tuple[str, ...],
+        _setting(
+            "comma-separated http:// or https:// URLs",
+            "Model servers that serve `MODEL_REF`. Unset: it is simulated.",
+        ),
+    ] = ()
+    backend_protocol: Annotated[
+        Literal["openai", "v2"],
+        _setting("openai or v2", "What the `BACKENDS` speak: OpenAI-compatible, or Open Inference Protocol v2."),
+    ] = "openai"
+    routes_file: Annotated[
+        str | None,
+        _setting(
+            "a path that ends in .toml, .yaml, .yml or .json; not beside BACKENDS",
+            "Models, versions and endpoints (docs/routing.md), read again when it changes.",
+        ),
+    ] = None
+    max_body_bytes: Annotated[
+        int,
+        _setting("1 to 1073741824", "Longest request body, bytes.", ge=1, le=1 << 30),
+    ] = 4 << 20
+    web_concurrency: Annotated[
+        int,
+        _setting("1 to 32", "Worker processes. Unset: the usable cores, within the CPU quota.", ge=1, le=32),
+    ]
+    bind: Annotated[
+        str,
+        _setting("host:port or [ipv6]:port", "Where to listen."),
+    ] = "0.0.0.0:8080"
+    admin_bind: Annotated[
+        str | None,
+        _setting(
+            "host:port or [ipv6]:port, on another port than BIND",
+            "Second listener; when set, `/metrics` is served only there, and probes on both.",
+        ),
+    ] = None
+    graceful_timeout_s: Annotated[
+        int,
+        _setting("1 to 86400", "How long a drain waits for requests in flight, seconds.", ge=1, le=86_400),
+    ] = 30
+    keepalive_s: Annotated[
+        int,
+        _setting(
+            "0 to 3600", "How long an idle connection is kept, seconds; 0 closes after each answer.", ge=0, le=3600
+        ),
+    ] = 75
+    stall_timeout_s: Annotated[
+        int,
+        _setting(
+            "1 to 3600",
+            "How long a head, or a TLS handshake, may take to arrive, a client send no more of a body, "
+            "or take no more of its answer, seconds.",
+            ge=1,
+            le=3600,
+        ),
+    ] = 30
+    upload_timeout_s: Annotated[
+        int,
+        _setting("1 to 3600", "How long a body may take to arrive, however steadily it does, seconds.", ge=1, le=3600),
+    ] = 300
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"],
+        _setting(
+            "debug, info, warning, error or critical", "Least level that is logged; requests are logged by ACCESS_LOG."
+        ),
+    ] = "info"
+    log_format: Annotated[
+        Literal["json", "console"],
+        _setting("json or console", "Log lines for machines or for people."),
+    ] = "json"
+    access_log: Annotated[
+        Literal["off", "errors", "all"],
+        _setting("off, errors or all", "Which requests to log; `errors` is status 400 and above."),
+    ] = "errors"
+    pod_name: Annotated[
+        str | None,
+        _setting("any text", "Answered as `routerPod`; `HOSTNAME` serves when it is unset."),
+    ] = None
+    prometheus_multiproc_dir: Annotated[
+        str | None,
+        _setting(
+            "a directory of the router's own",
+            "Where counters are kept while it runs: emptied at start, removed at exit. Unset: a new one in memory.",
+        ),
+    ] = None
+
+    @property
+    def kv_endpoints_masked(self) -> list[str]:
+        """The KV endpoints as given, passwords masked."""
+        return [mask_password(endpoint) for endpoint in self.kv_endpoints]
+
+    @property
+    def binds(self) -> list[str]:
+        """The addresses to listen on, the admin listener last."""
+        return [self.bind] if self.admin_bind is None else [self.bind, self.admin_bind]
+
+    @property
+    def admin_port(self) -> str | None:
+        """Port of the admin listener as WSGI's SERVER_PORT says it, or None without one."""
+        return None if self.admin_bind is None else self.admin_bind.rpartition(":")[2]
+
+
+def load_settings(environ: Mapping[str, str], cores: int) -> Settings:
+    """Validate the environment. `cores` is the default for WEB_CONCURRENCY; raises SettingsError."""
+    given = {name: value.strip() for name, value in environ.items() if value.strip()}
+    values: dict[str, Any] = {"web_concurrency": min(cores, 32)}
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    if "HOSTNAME" in given:
+        values["pod_name"] = _convert("HOSTNAME", given["HOSTNAME"], fields["pod_name"].type)
+    for field in fields.values():
+        variable = field.name.upper()
+        if variable in given:
+            values[field.name] = _convert(variable, given[variable], field.type)
+    settings = Settings(**values)
+    if settings.admin_port == settings.bind.rpartition(":")[2]:
+        raise SettingsError(f"ADMIN_BIND={settings.admin_bind!r}: must be on another port than BIND={settings.bind!r}")
+    if settings.backends and settings.routes_file:
+        raise SettingsError(f"ROUTES_FILE={settings.routes_file!r}: must not be set beside BACKENDS")
+    return settings
+
+
+def mask_password(endpoint: str) -> str:
+    """The endpoint with the password of its URL, if any, replaced by ***."""
+    scheme, _, rest = endpoint.partition("://")
+    userinfo, at, address = rest.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    return f"{scheme}://{user}:***@{address}" if at and colon else endpoint
+
+
+def _redact(text: str) -> str:
+    """Text for an error message: what stands before an @, or follows the scheme of Redis, may hold a password."""
+    _, at, rest = text.rpartition("@")
+    rest = re.sub(r"(rediss?://)[^,]+", r"\1***", rest)
+    return f"***@{rest}" if at else rest
+
+
+def _convert(variable: str, text: str, annotated: Any) -> Any:
+    """One variable's text as its field's type."""
+    meta: Meta = annotated.__metadata__[0]
+    allowed = (meta.extra or {})["allowed"]
+    try:
+        text.encode()  # bytes of the environment that are no UTF-8 could be read, but not answered
+        if variable == "KV_ENDPOINTS":
+            return tuple(_kv_endpoint(item.strip()) for item in text.split(",") if item.strip())
+        if variable == "BACKENDS":
+            return tuple(_backend(item.strip()) for item in text.split(",") if item.strip())
+        if variable == "ROUTES_FILE" and not text.endswith((".toml", ".yaml", ".yml", ".json")):
+            raise ValueError("it tells the form by its ending")
+        if variable in ("BIND", "ADMIN_BIND"):
+            return _listen_address(text)
+        if variable == "PROMETHEUS_MULTIPROC_DIR" and not Path(text).is_absolute():
+            raise ValueError("must be an absolute path")
+        return msgspec.convert(text, annotated, strict=False)
+    except ValueError as error:  # msgspec.ValidationError is one
+        own_words = "" if isinstance(error, (msgspec.ValidationError, UnicodeError)) else f" ({error})"
+        raise SettingsError(f"{variable}={_redact(text)!r}: must be {allowed}{own_words}") from None
+
+
+def _listen_address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError("the port is missing")
+    check_port(port)
+    check_host(host)
+    return text
+
+
+def _kv_endpoint(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        check_host_and_port(text)
+        return text
+    if scheme not in ("redis", "rediss"):
+        raise ValueError("the scheme must be redis or rediss")
+    authority, slash, database = rest.partition("/")
+    if slash and not re.fullmatch(r"\d*", database, re.ASCII):
+        raise ValueError("a URL may hold user, password, host, port and a database number, nothing else")
+    check_host_and_port(authority.rpartition("@")[2])
+    return text
+
+
+def _backend(text: str) -> str:
+    url = text.rstrip("/")
+    check_url(url)
+    return url

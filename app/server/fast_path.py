@@ -1,0 +1,290 @@
+"""The fast path: an ordinary request is read with one match, and its answer written with one call.
+
+Rules:
+- **Ordinary** is what `_HEAD` matches from the first byte to the blank line, all of it there at once: GET, HEAD
+  or POST, a path, HTTP/1.1, each header field on one line, no field twice, none of `_UNUSUAL`, Connection absent or
+  `keep-alive` or `close`, and no Content-Length but a plain number of under 16 digits.
+- **Everything else is gunicorn's.** `parse` answers None, and its strict parser gets the very bytes. So nothing is
+  decided here about malformed input, and nothing that is refused there is accepted here: what `_HEAD` matches is a
+  subset of what that parser takes, and is given the same meaning (tests/e2e/test_equivalence.py compares the two).
+- gunicorn's limits hold: whatever is longer than the smallest of them is left to it. So are connections with hooks,
+  TLS, the PROXY protocol or a Unix socket, and forwarded schemes from peers that it trusts.
+
+What this buys is measured by tests/bench/tricks.py. gunicorn_h1c, gunicorn's optional parser in C, was tried in place
+of the match: it takes bare line feeds and folded lines, and with what it takes to refuse those it saved under 2 %.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from typing import Any, NamedTuple
+
+from gunicorn import SERVER, util
+from gunicorn.http import wsgi
+
+from app.server.client_connection import Connection
+
+_HEAD = re.compile(  # possessive (++): no head, however malformed, takes longer than one pass to find unusual
+    rb"(GET|HEAD|POST) (/[!-\"$-~]*+) HTTP/1\.1"  # no # in a path
+    rb"((?>(?:\r\n[!#$%&'*+.^`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+)*))"  # no _ in a name
+    rb"\r\n\r\n"
+)
+_ANSWER_HEAD = re.compile(
+    r"HTTP/1\.1 \d\d\d [^\x00-\x08\x0a-\x1f\x7f]*+\r\n"
+    r"(?>(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*)\r\n"
+)
+_FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++")
+_UNUSUAL = frozenset(("expect", "http2-settings", "te", "trailer", "transfer-encoding", "upgrade"))
+_READ_BYTES = 1 << 16
+_LENGTHLESS = ("1", "204")
+_BODILESS = (*_LENGTHLESS, "304")
+_OTHER_LINES = 5  # the status, Server, Date, Connection, and the empty one
+_MOST_NAMES = 1000
+_Body = Iterable[bytes]
+Fields = list[tuple[str, str]]
+_Start = Callable[..., Callable[[bytes], object]]
+
+
+class Request(NamedTuple):
+    """An ordinary request."""
+
+    environ: dict[str, Any]
+    body: "Body"
+    keep: bool
+    """Whether the client would keep the connection."""
+
+
+class Body:
+    """`wsgi.input`: what came with the head, and then what the connection gives, up to the declared length."""
+
+    __slots__ = ("_connection", "_have", "_left", "rest")
+
+    def __init__(self, connection: Connection, data: bytes, at: int, length: int) -> None:
+        """The body begins `at` this index of `data`."""
+        self._connection = connection
+        self._have = data[at : at + length]
+        self._left = length
+        self.rest = data[at + length :]
+        """What follows the body: the beginning of the next request."""
+
+    def read(self, size: int | None = None) -> bytes:
+        """Up to `size` bytes, fewer only at the end. Raises OSError, of which TimeoutError is one."""
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        pieces, have = [self._have], len(self._have)
+        while have < wanted:
+            data = self._connection.recv(_READ_BYTES)
+            if not data:
+                break
+            pieces.append(data)
+            have += len(data)
+        everything = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if have > self._left:
+            self.rest = everything[self._left :]
+            everything = everything[: self._left]
+        self._have = everything[wanted:]
+        taken = everything[:wanted]
+        self._left -= len(taken)
+        return taken
+
+    def finished(self) -> bool:
+        """Whether nothing is left to read, so that the next request can follow."""
+        return self._left == 0
+
+
+class _Keys(dict[str, str]):
+    """By names of header fields: their keys in an environ, empty for one that isn't ordinary."""
+
+    def __missing__(self, name: str) -> str:
+        low = name.lower()
+        key = name.upper().replace("-", "_")
+        if low in _UNUSUAL:
+            key = ""
+        elif low not in ("content-type", "content-length"):
+            key = "HTTP_" + key
+        if len(self) < _MOST_NAMES:  # clients choose the names
+            self[name] = key
+        return key
+
+
+class FastPath:
+    """The fast path of one worker."""
+
+    def __init__(self, cfg: Any) -> None:
+        hooks = (cfg.settings[name] for name in ("pre_request", "post_request"))
+        plain = cfg.protocol == "http" and not cfg.is_ssl and cfg.proxy_protocol == "off"
+        # gunicorn itself reads SCRIPT_NAME from the process's environment, for every request.
+        self._used = plain and not os.environ.get("SCRIPT_NAME") and all(hook.get() == hook.default for hook in hooks)
+        self._longest = min(cfg.limit_request_line or 4094, cfg.limit_request_field_size or 8190, 8190)
+        self._most_fields = min(cfg.limit_request_fields, 100)
+        self._schemes = frozenset("HTTP_" + name.upper().replace("-", "_") for name in cfg.secure_scheme_headers)
+        self._only_loopback_is_trusted = set(cfg.forwarded_allow_ips) <= {"127.0.0.1", "::1"}
+        self._keys = _Keys()
+        self._own_names: set[str] = set()
+        self._constant = {**wsgi.base_environ(cfg), "wsgi.multithread": True, "wsgi.url_scheme": "http"}
+        self.keeps = bool(cfg.keepalive)
+        self._second = 0
+        self._fixed = ""
+
+    def environ_of(self, connection: Connection, listener: Any, addr: Any) -> dict[str, Any] | None:
+        """What all requests of a connection have in their environ, or None if it has no fast path."""
+        if not self._used or not isinstance(addr, tuple) or not isinstance(listener, tuple):
+            return None
+        return {
+            **self._constant,
+            "gunicorn.socket": connection,
+            "REMOTE_ADDR": addr[0],
+            "REMOTE_PORT": str(addr[1]),
+            "SERVER_NAME": listener[0],
+            "SERVER_PORT": str(listener[1]),
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "SCRIPT_NAME": "",
+        }
+
+    def parse(self, connection: Connection, base: dict[str, Any], data: bytes) -> Request | None:
+        """The ordinary request that `data` begins with, or None."""
+        found = _HEAD.match(data, 0, self._longest)
+        if found is None:
+            return None
+        method, target, block = found.groups()
+        pairs = _FIELD.findall(block.decode("latin-1"))
+        keys = self._keys
+        fields = {keys[name]: value.strip(" \t") for name, value in pairs}
+        if "" in fields or len(fields) < len(pairs) or len(pairs) > self._most_fields:
+            return None
+        length = fields.get("CONTENT_LENGTH", "0")
+        keep = fields.get("HTTP_CONNECTION", "keep-alive").lower()
+        if not (length.isdecimal() and length.isascii() and len(length) < 16 and keep in ("keep-alive", "close")):
+            return None
+        if not self._schemes.isdisjoint(fields) and self._may_be_trusted(base["REMOTE_ADDR"]):
+            return None  # gunicorn decides whose word it takes for the scheme
+        uri = target.decode("ascii")
+        path, _, query = uri.partition("?")
+        body = Body(connection, data, found.end(), int(length))
+        environ = {
+            **base,
+            **fields,
+            "REQUEST_METHOD": method.decode("ascii"),
+            "RAW_URI": uri,
+            "PATH_INFO": util.unquote_to_wsgi_str(path) if "%" in path else path,
+            "QUERY_STRING": query,
+            "wsgi.input": body,
+        }
+        return Request(environ, body, keep == "keep-alive")
+
+    def _may_be_trusted(self, address: str) -> bool:
+        return not self._only_loopback_is_trusted or ":" in address or address.startswith("127.")
+
+    def passed(self, fields: Fields) -> tuple[Fields, int | None]:
+        """The fields of an application's answer that are its own to say, and its length. Raises ValueError."""
+        length = None
+        own = self._own_names
+        for field in fields:
+            name, value = field
+            if name in own:
+                continue
+            low = name.lower()
+            if not _FIELD_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a header")
+            if low == "content-length":
+                length = int(value)
+            elif low in util.hop_headers:  # the server's own
+                fields = [other for other in fields if other is not field]
+            elif len(own) < _MOST_NAMES:
+                own.add(name)
+        return fields, length
+
+    def fixed_fields(self) -> str:
+        """The fields that every answer has; the date changes once a second."""
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self._fixed = f"Server: {SERVER}\r\nDate: {formatdate(now, usegmt=True)}\r\nConnection: "
+        return self._fixed
+
+
+class Answer:
+    """An answer being written."""
+
+    def __init__(self, connection: Connection, request: Request, stops: Callable[[], bool], path: FastPath) -> None:
+        self._client = connection
+        self._request = request
+        self._stops = stops
+        self._path = path
+        self._status = ""
+        self.headers_sent = False
+        """Whether the client has got a part of it."""
+        self._length: int | None = None
+        self.chunked = False
+        self.fields: Fields = []
+        self.keep = False
+
+    def send(self, application: Callable[[Any, _Start], _Body]) -> None:
+        """Call the application and write what it answers."""
+        chunks = application(self._request.environ, self.start)
+        try:
+            for chunk in chunks:
+                self.write(chunk)
+            self.end()
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                close()
+
+    def start(self, status: str, headers: Fields, exc_info: Any = None) -> Callable[[bytes], object]:
+        """WSGI's start_response."""
+        if exc_info is not None:
+            if self.headers_sent:
+                raise exc_info[1].with_traceback(exc_info[2])
+        elif self._status:
+            raise AssertionError("the answer was begun before")
+        self._status, self.fields = status, headers
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send the head if it hasn't been, and a piece of the body."""
+        if not self.headers_sent:
+            whole = self._head() + self._framed(data)
+            self.headers_sent = True
+            self._client.sendall(whole)
+        elif data:
+            self._client.sendall(self._framed(data))
+
+    def end(self) -> None:
+        """Send what is missing: the head of an answer without a body, or the last chunk."""
+        if not self.headers_sent:
+            self.write(b"")
+        if self.chunked:
+            self._client.sendall(b"0\r\n\r\n")
+
+    def ends_with_connection(self) -> bool:
+        """Whether nothing but the close of the connection tells a client that this answer is whole."""
+        return False  # an ordinary request is HTTP/1.1: there is a length, or there are chunks
+
+    def _framed(self, data: bytes) -> bytes:
+        if self.chunked and data:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        if self._length is None:
+            return b""
+        data = data[: self._length]
+        self._length -= len(data)
+        return data
+
+    def _head(self) -> bytes:
+        request, status = self._request, self._status
+        self.keep = request.keep and request.body.finished() and not self._stops() and self._path.keeps
+        fields, self._length = self._path.passed(self.fields)
+        if status.startswith(_LENGTHLESS) and self._length is not None:
+            fields = [field for field in fields if field[0].lower() != "content-length"]
+        if status.startswith(_BODILESS) or request.environ["REQUEST_METHOD"] == "HEAD":
+            self._length = None
+        elif self._length is None:
+            self.chunked = True
+            fields = [*fields, ("Transfer-Encoding", "chunked")]
+        first = f"HTTP/1.1 {status}\r\n{self._path.fixed_fields()}{'keep-alive' if self.keep else 'close'}"
+        head = "\r\n".join((first, *map(": ".join, fields), "\r\n"))
+        if head.count("\n") != len(fields) + _OTHER_LINES or not _ANSWER_HEAD.fullmatch(head):
+            raise ValueError("the status or a header of the answer has characters that it must not have")
+        return head.encode("latin-1")

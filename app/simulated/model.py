@@ -1,0 +1,69 @@
+"""The simulated model: waits as long as a model would take, and answers. The default, needing no set-up.
+
+It speaks what a model server behind the router would speak, so a router can stand behind a router. The answer
+depends on nothing but the request: the same bytes get the same bytes.
+"""
+
+from collections.abc import Generator
+from urllib.parse import unquote
+
+import gevent
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from app.errors import ModelNotFound
+from app.protocols import Call, Headers, Inference, Reply
+from app.simulated.openai import OpenAIServer
+from app.simulated.v2 import V2Server
+
+_BAD_BODY = (msgspec.MsgspecError, ValueError, RecursionError)
+_JSON = ("content-type", "application/json")
+
+
+class SimulatedModel:
+    """A `Model` that takes `latency_s` seconds for every request, and `token_s` more for every token of text."""
+
+    def __init__(self, name: str, latency_s: float, token_s: float, versions: tuple[str, ...] = ("1",)) -> None:
+        self.name = name
+        self._versions = versions
+        self._latency_s = latency_s
+        self._openai = OpenAIServer(name, latency_s, token_s)
+        self._v2 = V2Server(name, latency_s, versions)
+
+    def infer(self, request: Inference) -> UnsetType:
+        if self._latency_s:
+            gevent.sleep(self._latency_s)
+        return UNSET
+
+    def relay(self, call: Call) -> Reply:
+        """Answer in the protocol of the path. Nothing in a call makes it raise: bad ones get a 400, 404 or 405."""
+        if call.rename is not None:
+            # The version that a header pins, where the path names none; an alias is only a name.
+            renamed, body = call.rename(self.name, None if not call.version else call.version)
+            call = call._replace(path=renamed, body=body)
+        path = unquote(call.path.partition("?")[0])
+        server = self._v2 if f"{path}/".startswith("/v2/") else self._openai
+        found = server.find(path)
+        if found is None:
+            return _reply(404, [_JSON], server.error(f"nothing is served at {path!r}"))
+        method, handle = found
+        if call.method != method:
+            return _reply(405, [_JSON, ("allow", method)], server.error(f"{path!r} takes {method} only"))
+        try:
+            return _reply(200, *handle(call))
+        except _BAD_BODY as error:
+            return _reply(400, [_JSON], server.error(f"the body can't be used: {error}"))
+
+    def unusable(self, version: str = "") -> None:
+        if version and version not in self._versions:
+            raise ModelNotFound(f"{self.name} has no version {version!r}; it has {', '.join(self._versions)}")
+
+
+def _reply(status: int, headers: Headers, body: bytes | Generator[bytes, None, None]) -> Reply:
+    if isinstance(body, bytes):
+        return Reply(status, headers, len(body), (body,), _nothing)
+    return Reply(status, headers, None, body, body.close)
+
+
+def _nothing() -> None:
+    """There is nothing to stop: the answer is whole."""
