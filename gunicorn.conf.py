@@ -8,7 +8,12 @@ import os  # noqa: E402
 
 from app.errors import SettingsError  # noqa: E402
 from app.server.fd_limits import reserve_connections  # noqa: E402
-from app.wsgi import lifecycle, log_config, settings  # noqa: E402
+from app.server.hooks import Hooks  # noqa: E402
+from app.wsgi import INHERITED, start  # noqa: E402
+
+server = start()
+settings = server.router.settings
+hooks = Hooks(server.router, INHERITED)
 
 wsgi_app = "app.wsgi:application"
 worker_class = "app.server.worker.RouterWorker"
@@ -23,18 +28,18 @@ keepalive = settings.keepalive_s
 graceful_timeout = settings.graceful_timeout_s
 timeout = 30  # seconds without a heartbeat until a worker counts as hung; it limits no request
 preload_app = True
-forwarder_headers = ""  # nobody in front may change the path by a header named SCRIPT_NAME or PATH_INFO
+forwarder_headers = ""  # no proxy may change the path by a header named SCRIPT_NAME or PATH_INFO
 http_parser = "python"  # strict; gunicorn_h1c, if installed, takes bare LF, which other servers read differently
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # heartbeats on a disk could stall
 control_socket_disable = True
 loglevel = settings.log_level
-logconfig_dict = log_config
+logconfig_dict = server.log_config
 
-when_ready = lifecycle.when_ready
-on_reload = lifecycle.on_reload
-pre_fork = lifecycle.pre_fork
-post_fork = lifecycle.post_fork
-post_worker_init = lifecycle.post_worker_init
-child_exit = lifecycle.child_exit
-pre_exec = lifecycle.pre_exec
-on_exit = lifecycle.on_exit
+when_ready = hooks.when_ready
+on_reload = hooks.on_reload
+pre_fork = hooks.pre_fork
+post_fork = hooks.post_fork
+post_worker_init = hooks.post_worker_init
+child_exit = hooks.child_exit
+pre_exec = hooks.pre_exec
+on_exit = hooks.on_exit

@@ -1,29 +1,133 @@
-"""What the shared table holds: the columns, cells and arrays of every module that keeps something in it."""
+"""Build the router: settings become shared memory, metrics, models and the application, all in one record.
 
-from app.admission import limiter
-from app.admission import wait_queue as line
-from app.routing import endpoint_pool as version
-from app.routing import outlier_detection as endpoints
-from app.routing import retry_budget as budget
-from app.routing import route_store as publication
-from app.shared_memory import counters as usage
-from app.shared_memory import drain, leader, slots
+`build_router` runs in the arbiter, before any worker is forked: every worker inherits what is made here. Importing this
+module does no work.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from wsgiref.types import WSGIApplication
+
+from app.admission import limiter as limiter_module
+from app.admission.limiter import Limiter
+from app.api.application import create_app
+from app.config.routes_source import RoutesSource
+from app.config.settings import Settings
+from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
+from app.observability.metrics_directory import MetricsDirectory, open_directory
+from app.routing import endpoint_pool, outlier_detection, retry_budget, route_store
+from app.routing.health_checks import HealthChecks
+from app.routing.publisher import Publisher
+from app.routing.registry import ModelRegistry
+from app.shared_memory import counters as counters_module
+from app.shared_memory import drain as drain_module
+from app.shared_memory import leader as leader_module
+from app.shared_memory import slots as slots_module
+from app.shared_memory.counters import InflightCounters
+from app.shared_memory.drain import Drain
+from app.shared_memory.leader import Leader
+from app.shared_memory.slots import Slots
 from app.shared_memory.table import SharedTable
 
 
+@dataclass(frozen=True, kw_only=True)
+class Router:
+    """Everything that one server consists of."""
+
+    settings: Settings
+    table: SharedTable
+    slots: Slots
+    limiter: Limiter
+    drain: Drain
+    leader: Leader
+    counters: InflightCounters
+    metrics: Metrics
+    metrics_directory: MetricsDirectory
+    registry: ModelRegistry
+    publisher: Publisher
+    health_checks: HealthChecks
+    application: WSGIApplication
+
+    def handover(self) -> str:
+        """Let the next program that this process executes inherit the shared state. Returns `inherited` for it."""
+        return f"{self.table.handover()};{self.metrics_directory.path}"
+
+
+def build_router(settings: Settings, environ: Mapping[str, str], inherited: str | None = None) -> Router:
+    """Build the router of these settings.
+
+    `environ` is where the credentials of endpoints are looked up. `inherited` is what `Router.handover` returned in
+    the program before this one, after a binary upgrade. Raises a RouterError, with a message of one line.
+    """
+    table_fds, _, directory = (inherited or "").partition(";")
+    table = shared_table(settings.max_concurrency, settings.queue_size, table_fds or None)
+    limiter = Limiter(table, settings.queue_size)
+    if not table.adopted:
+        limiter.set_limit(settings.max_concurrency)
+    counters = InflightCounters(table)
+    slots = Slots(table, (counters, limiter))
+    drain = Drain(table)
+    metrics_directory = open_directory(settings.prometheus_multiproc_dir, directory or None)
+    keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own)
+    metrics = Metrics(metrics_directory.path)
+    outliers = outlier_detection.OutlierDetector(table)
+    budgets = retry_budget.RetryBudgets(table)
+    store = route_store.RouteStore(table, counters, (outliers, budgets))
+    publisher = Publisher(RoutesSource(settings, environ), store, metrics)
+    publisher.publish()
+    registry = ModelRegistry(
+        store,
+        endpoint_pool.SharedRouting(table, counters, outliers, budgets, metrics),
+        limiter.retry_after,
+        simulated_latency_s=settings.simulated_latency_ms / 1000,
+        simulated_token_s=settings.simulated_token_ms / 1000,
+    )
+    read_state = partial(shared_state, limiter, slots, registry)
+    return Router(
+        settings=settings,
+        table=table,
+        slots=slots,
+        limiter=limiter,
+        drain=drain,
+        leader=Leader(table),
+        counters=counters,
+        metrics=metrics,
+        metrics_directory=metrics_directory,
+        registry=registry,
+        publisher=publisher,
+        health_checks=HealthChecks(registry, outliers),
+        application=create_app(settings, limiter, metrics, registry, drain, read_state),
+    )
+
+
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:
-    """Make the table for these limits, or adopt the one of the program before this (see SharedTable)."""
+    """Make the table for these limits, or adopt the one of the program before this one (see SharedTable)."""
     return SharedTable(
-        (*limiter.COLUMNS, *slots.COLUMNS, *drain.COLUMNS),
-        (*limiter.CELLS, *slots.CELLS, *publication.CELLS, *leader.CELLS),
-        {
-            **line.arrays(queue_size),
-            **usage.ARRAYS,
-            **endpoints.ARRAYS,
-            **budget.ARRAYS,
-            **version.ARRAYS,
-            **publication.ARRAYS,
-        },
+        (
+            slots_module.LAYOUT,
+            drain_module.LAYOUT,
+            leader_module.LAYOUT,
+            counters_module.LAYOUT,
+            limiter_module.layout(queue_size),
+            outlier_detection.LAYOUT,
+            retry_budget.LAYOUT,
+            endpoint_pool.LAYOUT,
+            route_store.LAYOUT,
+        ),
         identity=f"MAX_CONCURRENCY={max_concurrency} QUEUE_SIZE={queue_size}",
         inherited=inherited,
+    )
+
+
+def shared_state(limiter: Limiter, slots: Slots, registry: ModelRegistry) -> SharedState:
+    """What the gauges say now."""
+    inflight, queued = limiter.snapshot()
+    return SharedState(
+        inflight=inflight,
+        queued=queued,
+        max_concurrency=limiter.limit,
+        workers=slots.live_workers(),
+        permits_reclaimed=slots.permits_reclaimed(),
+        endpoints=tuple(registry.endpoint_states()),
     )

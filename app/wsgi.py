@@ -1,30 +1,51 @@
-"""The start: the environment becomes settings, the settings become the router. The one module that reads `os.environ`.
+"""The entry point: reads the environment, once, and builds the router from it. No other module reads `os.environ`.
 
-gunicorn.conf.py imports it in the arbiter, before any worker is forked: what is made here, all workers share.
+gunicorn.conf.py calls `start` in the arbiter, before any worker is forked. `app.wsgi:application` is the application of
+that router, for gunicorn and for any other WSGI server.
 """
 
 import logging.config
 import os
 import sys
+from functools import cache
+from typing import Any, NamedTuple
+from wsgiref.types import WSGIApplication
 
-from app.api.application import create_app
+from app.bootstrap import Router, build_router
 from app.config.cpus import usable_cores
 from app.config.settings import load_settings
 from app.errors import RouterError
 from app.observability import logs
-from app.server.hooks import Hooks
 
 INHERITED = "ROUTER_INHERITED"
-"""Set by a binary upgrade (USR2) for the program it starts; never set by a user."""
+"""The variable that hands the shared state to the next program of a binary upgrade (USR2). Users never set it."""
 
-try:
-    settings = load_settings(os.environ, usable_cores())
-    log_config = logs.configure(settings)
-    logging.config.dictConfig(log_config)
-    lifecycle = Hooks(settings, dict(os.environ), INHERITED, os.environ.pop(INHERITED, None))
-except RouterError as error:
-    sys.exit(f"router: {error}")
 
-application = create_app(settings, lifecycle.limiter, lifecycle.metrics, lifecycle.catalogue, lifecycle.drain)
-if not os.environ.get("MAX_CONCURRENCY", "").strip():
-    logging.getLogger("router").info("MAX_CONCURRENCY is not set: the default %d applies", settings.max_concurrency)
+class Server(NamedTuple):
+    """The router, and the logging configuration that goes with it."""
+
+    router: Router
+    log_config: dict[str, Any]
+
+
+@cache
+def start() -> Server:
+    """Build the router from the environment of this process. Exits with one line if a setting is invalid."""
+    try:
+        settings = load_settings(os.environ, usable_cores())
+        log_config = logs.configure(settings)
+        logging.config.dictConfig(log_config)
+        router = build_router(settings, dict(os.environ), os.environ.pop(INHERITED, None))
+    except RouterError as error:
+        sys.exit(f"router: {error}")
+    if not os.environ.get("MAX_CONCURRENCY", "").strip():
+        logger = logging.getLogger("router")
+        logger.info("MAX_CONCURRENCY is not set: the default %d applies", settings.max_concurrency)
+    return Server(router, log_config)
+
+
+def __getattr__(name: str) -> WSGIApplication:
+    """Makes `application` an attribute that is built when it is first asked for (PEP 562)."""
+    if name == "application":
+        return start().router.application
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,272 +1,286 @@
-"""The cap: at most `limit` permits over all workers together, and the queue for those that find none free.
+"""The cap: at most `limit` permits over all workers together, and a wait queue for requests that find none free.
 
-Rules, kept under the table's lock, which only a release that nobody can wait for does without:
-- **A permit is always in somebody's row.** Taken means: one in a worker's `inflight` cell, or granted in the line and
-  not yet picked up. Admission sums what is taken, compares with the limit, and adds one to the caller's own row, with
-  one store. So there is no moment in which a permit is taken and belongs to nobody, and when a worker dies, clearing
-  its row and its places in the line gives back exactly what it held (slots.py).
-- **Nobody overtakes.** Whoever finds others waiting stands behind them, even when a permit is free. A permit that
-  comes free is granted at once to the longest waiting, of whichever worker, and that worker's bell rung.
-- **No wake-up is lost.** To wait is to append oneself to the line under the lock that admission and release use, so a
-  release either comes before (and the permit is seen free) or after (and the waiter is seen). A bell rung before its
-  worker listens stays readable. A worker killed between granting and ringing is reaped, and reaping rings all eventfds.
+Invariants, kept under the table's lock (only a release without a queue does without it, see `give_back`):
+- **Every taken permit is in a worker's row.** Taken means: one in a worker's `inflight` cell, or granted in the wait
+  queue and not yet picked up. Admission sums what is taken, compares it with the limit, and adds one to the caller's
+  own row by one store. So no permit is ever taken without belonging to a row. When a worker dies, clearing its row and
+  its entries in the queue gives back exactly what it held (`release_row`).
+- **Nobody overtakes.** A request that finds others waiting queues behind them, even when a permit is free. A permit
+  that comes free is granted at once to the request that waits longest, and the worker of that request is notified.
+- **No wake-up is lost.** A request joins the queue under the lock that admission and release use. So a release either
+  comes before (and the request sees the free permit) or after (and the release sees the request). An eventfd that is
+  notified before its worker listens stays readable. A worker that is killed between granting and notifying is reaped,
+  and `release_row` notifies every worker with a permit to pick up.
+- **The limit is read at every admission.** `set_limit` changes it while requests run.
 
-Knows nothing of HTTP. Uses gevent to wait, and never yields while it holds the lock.
+This module uses gevent to wait. It never yields while it holds the lock.
 """
 
 import os
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import ceil
 from typing import Any
 
 from gevent import get_hub
-from gevent.event import Event
 
-from app.admission import wait_queue as line
+from app.admission import wait_queue
+from app.admission.permit import Permit, Ticket
 from app.admission.wait_queue import WaitQueue
-from app.errors import LimitReached, QueueFull, QueueTimeout
-from app.shared_memory.table import SharedTable
-
-COLUMNS = ("inflight", "queued", "service_us")
-CELLS = ("rows", *line.CELLS)
+from app.errors import LimitReached, QueueFull, Rejected
+from app.shared_memory.slots import used_rows
+from app.shared_memory.table import Layout, SharedTable
 
 _MAX_RETRY_AFTER_S = 60
-_SMOOTHING = 8  # the newest request counts one eighth in a worker's mean time of service
+_SMOOTHING = 8  # the newest request counts one eighth in a worker's mean service time
 
 
-class _Waiter:
-    """A request in the line: `admitted` once its worker holds the permit for it."""
-
-    __slots__ = ("admitted", "event", "ticket")
-
-    def __init__(self, ticket: int) -> None:
-        self.ticket = ticket
-        self.admitted = False
-        self.event = Event()
-
-
-class Permit:
-    """The right to be inside the model; it comes back once, however often `release` is called."""
-
-    __slots__ = ("_limiter", "_taken_at")
-
-    def __init__(self, limiter: "Limiter") -> None:
-        self._limiter: Limiter | None = limiter
-        self._taken_at = time.monotonic()
-
-    def release(self, served: bool = True) -> None:
-        """Give it back. Not `served` (the client left): how long it was held says nothing of how long service takes."""
-        limiter, self._limiter = self._limiter, None
-        if limiter is not None:
-            if served:
-                limiter._observe(time.monotonic() - self._taken_at)
-            limiter._release()
+def layout(queue_size: int) -> Layout:
+    """What the limiter and its queue keep in the table."""
+    queue = wait_queue.layout(queue_size)
+    return Layout(("inflight", "queued", "service_us"), ("limit", *queue.cells), queue.arrays)
 
 
 class Limiter:
-    """One worker's door to the cap. `attach` it to the worker's slot before use."""
+    """The cap and its queue, as one worker uses them. `attach` it to the worker's slot before `request`."""
 
-    def __init__(self, table: SharedTable, limit: int, queue_size: int = 0, queue_timeout_s: float = 1.0) -> None:
-        if limit < 1 or queue_size < 0 or queue_timeout_s <= 0:
-            raise ValueError(f"limit {limit}, queue size {queue_size} and timeout {queue_timeout_s} s: too small")
-        self.limit = limit
+    def __init__(self, table: SharedTable, queue_size: int = 0) -> None:
+        if queue_size < 0:
+            raise ValueError(f"queue size {queue_size}: must not be negative")
         self.queue_size = queue_size
-        self._timeout_s = queue_timeout_s
         self._table = table
         self._lock = table.lock
+        self._limit = table.cell("limit")
         self._inflight = table.column("inflight")
         self._queued = table.column("queued")
         self._service_us = table.column("service_us")
-        self._rows = table.cell("rows")
+        self._rows = used_rows(table)
         self._used = self._inflight[:0]
-        """Of `inflight`, the rows that were ever claimed."""
-        self._line = WaitQueue(table, queue_size)
-        self._waiters: deque[_Waiter] = deque()
-        self._slot = -1
-        self._bell: Any = None
+        """The used rows of `inflight`."""
+        self._queue = WaitQueue(table, queue_size)
+        self._tickets: deque[Ticket] = deque()
+        self._slot: int | None = None
+        self._watcher: Any = None
 
     def attach(self, slot: int) -> None:
-        """Bind to a row of the table, and listen to its bell when there is a queue. Call in the worker."""
+        """Bind to a row of the table, and listen to its eventfd when there is a queue. The worker calls this."""
         self._slot = slot
         if self.queue_size:
             fd = self._table.eventfds[slot]
-            self._bell = get_hub().loop.io(fd, 1)
-            self._bell.start(self._on_bell, fd)
+            self._watcher = get_hub().loop.io(fd, 1)
+            self._watcher.start(self._on_notified, fd)
 
-    def acquire(self, before_waiting: Callable[[], object] | None = None) -> Permit:
-        """Take a permit, waiting in the queue if there is one. Raises LimitReached, QueueFull or QueueTimeout.
+    @property
+    def limit(self) -> int:
+        """The number of permits there are."""
+        return self._limit[0]
 
-        `before_waiting` is called if the caller has to wait, before it does; the place in the line is its own already.
+    def set_limit(self, limit: int) -> None:
+        """Change the number of permits, for all workers, while requests run.
+
+        A higher limit admits requests that wait, at once. A lower one admits nobody until enough permits came back; no
+        request loses its permit.
+        """
+        if limit < 1:
+            raise ValueError(f"limit {limit}: must be at least 1")
+        with self._lock:
+            # One store changes the limit, and the grants follow under the same lock. A process that is killed between
+            # the two leaves free permits beside waiting requests, until the next release, reclaim or `recover` grants.
+            self._limit[0] = limit
+            slots = self._grant()
+        self._notify(slots)
+
+    def request(self) -> Permit | Ticket:
+        """Take a permit, or a place in the queue if there is one. Raises LimitReached or QueueFull.
+
+        The caller must release the permit, or wait for or cancel the ticket.
         """
         slot = self._slot
+        if slot is None:
+            raise RuntimeError("the limiter is not attached to a worker's slot, so no row can hold the permit")
+        ticket = None
         self._lock.acquire()
         try:
-            # The whole decision lies between lock and unlock. To admit is its one store: a SIGKILL before it takes
-            # nothing, a SIGKILL after it leaves the permit in this worker's row, to be reclaimed. To join the line is
-            # one store too, that of the cursor (line.py); the count of the queued that follows is mended by reclaim.
-            free = self.limit - self._taken()
-            if free > 0 and (not self.queue_size or self._waiting() == 0):
+            # The whole decision lies between lock and unlock. Admission is one store: a SIGKILL before it takes
+            # nothing, a SIGKILL after it leaves the permit in this worker's row, to be reclaimed. Joining the queue is
+            # one store too, that of the cursor (wait_queue.py). The count of queued requests that follows is corrected
+            # when the row is released.
+            limit = self._limit[0]
+            admitted = self._taken() < limit and (not self.queue_size or self._waiting() == 0)
+            if admitted:
                 self._inflight[slot] += 1
-                admitted = True
-            else:
-                admitted = False
-                if self.queue_size:
-                    waiter = self._enqueue()
+            elif self.queue_size:
+                ticket = self._enqueue(slot)
         finally:
             self._lock.release()
         if admitted:
             return Permit(self)
-        if not self.queue_size:
-            raise LimitReached(f"all {self.limit} permits are taken", self.retry_after())
-        if waiter is None:
-            full = f"all {self.limit} permits and all {self.queue_size} places in the queue are taken"
-            raise QueueFull(full, self.retry_after())
-        return self._wait(waiter, before_waiting)
+        if ticket is not None:
+            return ticket
+        raise self._rejection(limit)
 
     def retry_after(self) -> int:
-        """Seconds, 1 to 60, until a newcomer would get a permit: the line ahead over the observed service rate.
+        """Returns the seconds, 1 to 60, until a new request would get a permit: the queue over the service rate.
 
-        By Little's law `limit` requests of mean duration m, always replaced, end at a rate of limit / m.
+        By Little's law, `limit` requests of mean duration m that are always replaced end at a rate of limit / m.
         """
         means = [mean for mean in self._service_us[: self._rows[0]] if mean]
         if not means:
             return 1
         ahead = max(0, self._waiting()) + 1
-        seconds = ahead * (sum(means) / len(means)) / 1e6 / self.limit
+        seconds = ahead * (sum(means) / len(means)) / 1e6 / self._limit[0]
         return min(_MAX_RETRY_AFTER_S, max(1, ceil(seconds)))
 
     def snapshot(self) -> tuple[int, int]:
-        """Permits taken and requests waiting, over all workers, at one moment."""
+        """Returns permits taken and requests waiting, over all workers, at one moment."""
         with self._lock:
-            # A worker killed between its two stores on joining the line is granted before it counts as queued.
+            # A worker that is killed between its two stores on joining the queue is granted before it counts as queued.
             return self._taken(), max(0, self._waiting())
 
-    def pick_up(self) -> None:
-        """Pick up what was granted here. The bell says when; this is for a grant whose giver died before ringing it."""
+    def recover(self) -> None:
+        """Do what a process that was killed left undone: grant what is free, and pick up what was granted here.
+
+        Every worker calls this every second. It is needed when the process died after a store and before the grant or
+        the notification that should have followed.
+        """
         if self.queue_size:
             with self._lock:
+                slots = self._grant()
                 self._pick_up()
+            self._notify(slots)
 
-    def _observe(self, served_s: float) -> None:
-        mean = self._service_us[self._slot]
-        served_us = int(served_s * 1e6) + 1
-        self._service_us[self._slot] = mean + (served_us - mean) // _SMOOTHING if mean else served_us
+    def release_row(self, slot: int) -> int:
+        """Give back what the dead worker in `slot` held, and grant it. Returns how many permits that were.
 
-    def _release(self) -> None:
+        The lock is held. Every worker with a permit to pick up is notified, because the dead worker may have granted
+        one and died before it notified.
+        """
+        permits = self._inflight[slot]
+        for column in (self._inflight, self._queued, self._service_us):
+            column[slot] = 0
+        if self.queue_size:
+            permits += self._queue.evict(slot)
+            self._grant_free()
+            self._notify(self._queue.granted_slots())
+        return permits
+
+    def observe(self, served_s: float) -> None:
+        """See `permit.Issuer`."""
+        slot = self._slot
+        if slot is not None:
+            mean = self._service_us[slot]
+            served_us = int(served_s * 1e6) + 1
+            self._service_us[slot] = mean + (served_us - mean) // _SMOOTHING if mean else served_us
+
+    def give_back(self) -> None:
+        """See `permit.Issuer`."""
+        slot = self._slot
+        assert slot is not None
         if not self.queue_size:
-            # No lock: nobody else writes this cell, to give back is one store, and nobody has to be woken. Who sums
-            # meanwhile sees it or doesn't: at worst a permit that has just come free is refused once more.
-            self._inflight[self._slot] -= 1
+            # No lock: only this worker writes the cell, giving back is one store, and no request has to be notified. A
+            # concurrent sum sees the store or doesn't: at worst it rejects one more request.
+            self._inflight[slot] -= 1
             return
         self._lock.acquire()
         try:
-            # First give back, then grant: killed in between, a permit is free and somebody waits, until this worker is
-            # reaped and its reaper grants. The other order would let one in too many.
-            self._inflight[self._slot] -= 1
-            woken = self._grant()
+            # First give back, then grant. A process killed in between leaves a free permit beside waiting requests,
+            # until it is reaped and `release_row` grants. The other order could admit one request too many.
+            self._inflight[slot] -= 1
+            slots = self._grant()
         finally:
             self._lock.release()
-        if woken:
-            self._ring(woken)
+        if slots:
+            self._notify(slots)
 
-    def _wait(self, waiter: _Waiter, before_waiting: Callable[[], object] | None) -> Permit:
-        try:
-            if before_waiting is not None:
-                before_waiting()
-            waiter.event.wait(self._timeout_s)
-        except BaseException:  # the client left, or the worker is being stopped
-            self._leave(waiter, keep=False)
-            raise
-        if not self._leave(waiter, keep=True):
-            raise QueueTimeout(f"no permit came free within {self._timeout_s:g} s", self.retry_after())
-        return Permit(self)
+    def _rejection(self, limit: int) -> Rejected:
+        if not self.queue_size:
+            return LimitReached(f"all {limit} permits are taken", self.retry_after())
+        full = f"all {limit} permits and all {self.queue_size} places in the queue are taken"
+        return QueueFull(full, self.retry_after())
 
-    def _leave(self, waiter: _Waiter, *, keep: bool) -> bool:
-        """Stop waiting. If a permit was granted, keep it or pass it on; answers whether it was kept."""
-        slot = self._slot
-        woken: set[int] = set()
+    def settle(self, ticket: Ticket, *, keep: bool) -> bool:
+        """See `permit.Issuer`. A permit that is not kept goes to the next request in the queue."""
+        slots: set[int] = set()
         with self._lock:
-            admitted = waiter.admitted
+            admitted = ticket.admitted
             if not admitted:
-                admitted = self._line.is_granted(waiter.ticket)
-                self._depart(waiter, admitted)
+                admitted = self._queue.is_granted(ticket.number)
+                self._depart(ticket, admitted)
             if admitted and not keep:
-                self._inflight[slot] -= 1
-                woken = self._grant()
-        self._ring(woken)
+                assert self._slot is not None
+                self._inflight[self._slot] -= 1
+                slots = self._grant()
+        self._notify(slots)
         return admitted and keep
 
-    def _on_bell(self, fd: int) -> None:
-        """In the hub: pick up what was granted to this worker, oldest first, and let those requests go on."""
-        _quiet(fd)
-        self.pick_up()
+    def _on_notified(self, fd: int) -> None:
+        """Pick up what was granted to this worker, and wake those requests. Runs in the hub."""
+        try:
+            os.eventfd_read(fd)
+        except BlockingIOError:  # it was read already
+            pass
+        with self._lock:
+            self._pick_up()
 
-    # What follows needs the lock.
+    # The methods below require the lock.
 
     def _taken(self) -> int:
         rows = self._rows[0]
         if rows != len(self._used):
             self._used = self._inflight[:rows]
         taken = sum(self._used)
-        return taken + self._line.granted if self.queue_size else taken
+        return taken + self._queue.granted if self.queue_size else taken
 
     def _waiting(self) -> int:
-        return sum(self._queued[: self._rows[0]]) - self._line.granted if self.queue_size else 0
+        return sum(self._queued[: self._rows[0]]) - self._queue.granted if self.queue_size else 0
 
-    def _enqueue(self) -> _Waiter | None:
+    def _enqueue(self, slot: int) -> Ticket | None:
         if self._waiting() >= self.queue_size:
             return None
-        ticket = self._line.append(self._slot)
-        if ticket is None:
+        number = self._queue.append(slot)
+        if number is None:
             return None
-        self._queued[self._slot] += 1
-        waiter = _Waiter(ticket)
-        self._waiters.append(waiter)
-        return waiter
+        self._queued[slot] += 1
+        ticket = Ticket(self, number)
+        self._tickets.append(ticket)
+        return ticket
 
     def _grant(self) -> set[int]:
-        """Grant what is free to those who wait; answers whose eventfds to ring. Our own pick theirs up here."""
-        woken = grant_free_permits(self._line, self.limit - self._taken())
-        if self._slot in woken:
-            woken.discard(self._slot)
+        """Grant what is free. Returns the slots of other workers to notify; this worker's grants are picked up here."""
+        slots = self._grant_free()
+        if self._slot in slots:
+            slots.discard(self._slot)
             self._pick_up()
-        return woken
+        return slots
+
+    def _grant_free(self) -> set[int]:
+        """Grant free permits to the requests that wait longest. Returns the slots of their workers."""
+        slots: set[int] = set()
+        if self.queue_size:
+            for _ in range(self._limit[0] - self._taken()):
+                slot = self._queue.grant_next()
+                if slot is None:
+                    break
+                slots.add(slot)
+        return slots
 
     def _pick_up(self) -> None:
-        while self._waiters and self._line.is_granted(self._waiters[0].ticket):
-            waiter = self._waiters[0]
-            self._depart(waiter, admitted=True)
-            waiter.admitted = True
-            waiter.event.set()
+        """Move granted permits from the queue to this worker's row, the oldest first, and wake their requests."""
+        while self._tickets and self._queue.is_granted(self._tickets[0].number):
+            ticket = self._tickets[0]
+            self._depart(ticket, admitted=True)
+            ticket.admitted = True
+            ticket.event.set()
 
-    def _depart(self, waiter: _Waiter, admitted: bool) -> None:
-        """Out of the line, into the row if admitted: into the row first, so that no prefix of this frees a permit."""
+    def _depart(self, ticket: Ticket, admitted: bool) -> None:
+        """Remove a ticket. If admitted, its permit enters the row first, so that no prefix of this frees the permit."""
+        assert self._slot is not None
         if admitted:
             self._inflight[self._slot] += 1
-        self._line.remove(waiter.ticket)
+        self._queue.remove(ticket.number)
         self._queued[self._slot] -= 1
-        self._waiters.remove(waiter)
+        self._tickets.remove(ticket)
 
-    def _ring(self, slots: Iterable[int]) -> None:
+    def _notify(self, slots: Iterable[int]) -> None:
         for slot in slots:
             self._table.notify(slot)
-
-
-def grant_free_permits(waiting: WaitQueue, free: int) -> set[int]:
-    """Grant up to `free` permits to the longest waiting; answers whose eventfds to ring. Needs the lock."""
-    woken = set()
-    for _ in range(free):
-        slot = waiting.grant_next()
-        if slot is None:
-            break
-        woken.add(slot)
-    return woken
-
-
-def _quiet(fd: int) -> None:
-    try:
-        os.eventfd_read(fd)
-    except BlockingIOError:  # somebody rang, and it was heard already
-        pass

@@ -1,8 +1,8 @@
 """A model's own `max_concurrency`, exact over all workers, within the cap that all models share.
 
-It is asked before the cap: a model that is full refuses at once and takes nothing from the others, and a request that
-waits in the queue counts for its model already, so the model never has more than its limit inside. Like a permit, the
-count stands in the worker's own row and is cleared with it when the worker dies.
+It is checked before the cap. A model that is full rejects a request at once, and takes nothing from other models. A
+request in the wait queue counts for its model already, so the model never has more than its limit inside. As a permit
+is, the count is in the worker's own row, and it is cleared with the row when the worker dies.
 """
 
 from collections.abc import Callable
@@ -13,29 +13,35 @@ from app.shared_memory.table import SharedTable
 
 
 class ModelLimit:
-    """The limit of the model counted at `place`."""
+    """The limit of the model whose requests are counted under `shared_id`."""
 
     def __init__(
-        self, table: SharedTable, usage: InflightCounters, place: int, limit: int, retry_after: Callable[[], int]
+        self,
+        table: SharedTable,
+        counters: InflightCounters,
+        shared_id: int,
+        limit: int,
+        retry_after: Callable[[], int],
     ) -> None:
         self._lock = table.lock
-        self._usage = usage
-        self._place = place
+        self._counters = counters
+        self._shared_id = shared_id
         self._limit = limit
         self._retry_after = retry_after
 
     def acquire(self) -> Callable[[], None]:
-        """Count one request more, or raise ModelLimitReached. Answers what takes it back, to be called once."""
+        """Count one more request. Returns the function that takes it back. Raises ModelLimitReached."""
         with self._lock:
-            # To compare and to count are one step, and to count is one store into our own row.
-            full = self._usage.total(self._place) >= self._limit
+            # Comparing and counting are one step under the lock, and counting is one store into this worker's own row.
+            full = self._counters.total(self._shared_id) >= self._limit
             if not full:
-                self._usage.add(self._place)
+                self._counters.add(self._shared_id)
         if full:
             raise ModelLimitReached(
-                f"all {self._limit} requests that the model takes at once are there", self._retry_after()
+                f"the model has {self._limit} requests in progress, all that its max_concurrency allows",
+                self._retry_after(),
             )
         return self._release
 
     def _release(self) -> None:
-        self._usage.leave(self._place)
+        self._counters.remove(self._shared_id)

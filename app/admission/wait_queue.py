@@ -1,29 +1,27 @@
-"""The waiting line: first come, first served over all workers, kept in shared memory.
+"""The wait queue: first come, first served over all workers, kept in shared memory.
 
-Entries stand in the order of arrival, each `ticket << 8 | slot` of the worker whose request waits; tickets only grow.
-A cursor splits the line: **whoever stands before it has been granted a permit** and has yet to pick it up, whoever
-stands behind it waits. To grant is to move the cursor past one entry.
+Entries stand in the order of arrival. Each is `number << 8 | slot` of the worker whose request waits; numbers only
+grow. A cursor splits the queue. Invariant: **an entry before the cursor has been granted a permit** that its worker has
+not picked up yet, and an entry behind it waits. A grant moves the cursor past one entry.
 
     first            grant            tail
       | granted, to be | waiting        |
       | picked up      |                | free space, then the other half
 
-Someone who left (picked up, gave up, died) keeps the ticket and loses the slot: DEAD, passed over. When the space is
-used up, the living move to the other half of the array and the cursor follows, so that no ticket ever changes. One
-word between the halves stays unused, so that the tail alone tells which half is in use.
+An entry that left (picked up, timed out, died) keeps its number and loses its slot: it is DEAD and passed over. When
+the space is used up, the live entries move to the other half of the array and the cursor follows, so that no number
+ever changes. One word between the halves stays unused, so that the tail alone tells which half is in use.
 
-Every method needs the table's lock held. Why a SIGKILL inside any of them does no harm: grant index, tail and number
-granted are packed into one word, so append, grant and move each take effect with one store. `remove` takes two; between
-them `granted` counts one too many, which refuses a request that might have been admitted, never admits one too many,
-and `evict`, run for every worker that dies, counts anew. `line_first` only saves walking past the dead: a value that
-doesn't lie in the half in use is ignored, and a move stores it before the cursor.
+Every method requires the table's lock. A SIGKILL inside any of them is harmless: grant index, tail and number granted
+are packed into one word, so append, grant and move each take effect with one store. `remove` takes two stores. Between
+them `granted` counts one too many, which may reject a request that could have been admitted, but never admits one too
+many. `evict`, which runs for every worker that dies, counts again. `queue_first` only saves walking past dead entries:
+a value outside the half in use is ignored, and a move stores it before the cursor.
 """
 
 from bisect import bisect_left
 
-from app.shared_memory.table import SLOTS, SharedTable
-
-CELLS = ("line_cursor", "line_first", "line_ticket")
+from app.shared_memory.table import SLOTS, Layout, SharedTable
 
 _SLOT_BITS = 8
 _DEAD = (1 << _SLOT_BITS) - 1
@@ -33,9 +31,12 @@ _SLACK = 64
 assert SLOTS < _DEAD
 
 
-def arrays(capacity: int) -> dict[str, int]:
-    """The shared array that a line of `capacity` needs, in words: two halves, each with room for the dead."""
-    return {"line": 2 * _half(capacity) + 1 if capacity else 0}
+def layout(capacity: int) -> Layout:
+    """What a queue of `capacity` keeps in the table: its array has two halves, each with room for dead entries."""
+    return Layout(
+        cells=("queue_cursor", "queue_first", "queue_number"),
+        arrays={"queue": 2 * _half(capacity) + 1 if capacity else 0},
+    )
 
 
 def _half(capacity: int) -> int:
@@ -43,15 +44,15 @@ def _half(capacity: int) -> int:
 
 
 class WaitQueue:
-    """A view of the line in one process."""
+    """A view of the queue in one process."""
 
     def __init__(self, table: SharedTable, capacity: int) -> None:
         self._half = _half(capacity)
         assert 2 * self._half < _MASK
-        self._entries = table.array("line")
-        self._cursor = table.cell("line_cursor")
-        self._first = table.cell("line_first")
-        self._ticket = table.cell("line_ticket")
+        self._entries = table.array("queue")
+        self._cursor = table.cell("queue_cursor")
+        self._first = table.cell("queue_first")
+        self._number = table.cell("queue_number")
 
     @property
     def granted(self) -> int:
@@ -59,20 +60,20 @@ class WaitQueue:
         return self._cursor[0] & _MASK
 
     def append(self, slot: int) -> int | None:
-        """Stand at the end; answers the ticket, or None when the array is full of the living."""
+        """Append an entry. Returns its number, or None when the array is full of live entries."""
         grant, tail, granted = self._read()
         if tail == self._base(tail) + self._half:
             grant, tail, granted = self._move()
             if tail == self._base(tail) + self._half:
                 return None
-        ticket = self._ticket[0] + 1
-        self._ticket[0] = ticket
-        self._entries[tail] = ticket << _SLOT_BITS | slot
+        number = self._number[0] + 1
+        self._number[0] = number
+        self._entries[tail] = number << _SLOT_BITS | slot
         self._write(grant, tail + 1, granted)
-        return ticket
+        return number
 
     def grant_next(self) -> int | None:
-        """Grant a permit to the longest waiting; answers the slot to wake, or None when nobody waits."""
+        """Grant a permit to the entry that waits longest. Returns the slot to notify, or None when none waits."""
         grant, tail, granted = self._read()
         while grant < tail:
             slot = self._entries[grant] & _DEAD
@@ -83,17 +84,17 @@ class WaitQueue:
         self._write(grant, tail, granted)
         return None
 
-    def is_granted(self, ticket: int) -> bool:
-        """Whether the holder of this ticket, who has not left, was granted a permit."""
+    def is_granted(self, number: int) -> bool:
+        """Whether the entry of this number, which has not left, was granted a permit."""
         grant, tail, _ = self._read()
-        return grant >= tail or ticket < self._entries[grant] >> _SLOT_BITS
+        return grant >= tail or number < self._entries[grant] >> _SLOT_BITS
 
-    def remove(self, ticket: int) -> None:
-        """Leave: to pick the permit up or, if none was granted, for good."""
+    def remove(self, number: int) -> None:
+        """Remove an entry: it picks its permit up or, if none was granted, stops waiting."""
         grant, tail, granted = self._read()
         first = self._start(tail)
-        at = bisect_left(self._entries, ticket << _SLOT_BITS, first, tail)
-        self._entries[at] = ticket << _SLOT_BITS | _DEAD
+        at = bisect_left(self._entries, number << _SLOT_BITS, first, tail)
+        self._entries[at] = number << _SLOT_BITS | _DEAD
         if at < grant:
             self._write(grant, tail, granted - 1)
         if at == first:
@@ -102,7 +103,7 @@ class WaitQueue:
             self._first[0] = at
 
     def evict(self, slot: int) -> int:
-        """Take every entry of a dead worker out; answers how many granted permits come back with them."""
+        """Remove every entry of a dead worker. Returns how many granted permits come back with them."""
         grant, tail, _ = self._read()
         freed = granted = 0
         for at in range(self._start(tail), tail):
@@ -116,27 +117,27 @@ class WaitQueue:
         return freed
 
     def granted_slots(self) -> set[int]:
-        """The workers that have a permit to pick up."""
+        """Returns the slots of the workers that have a permit to pick up."""
         grant, tail, _ = self._read()
         return {self._entries[at] & _DEAD for at in range(self._start(tail), grant)} - {_DEAD}
 
     def _move(self) -> tuple[int, int, int]:
-        """Move the living to the other half. Only the last store, of the cursor, makes the move true."""
+        """Move the live entries to the other half. Only the last store, of the cursor, makes the move take effect."""
         grant, tail, granted = self._read()
         to = 0 if self._base(tail) else self._half + 1
-        living = [at for at in range(self._start(tail), tail) if self._entries[at] & _DEAD != _DEAD]
-        for offset, at in enumerate(living):
+        live = [at for at in range(self._start(tail), tail) if self._entries[at] & _DEAD != _DEAD]
+        for offset, at in enumerate(live):
             self._entries[to + offset] = self._entries[at]
         self._first[0] = to
-        self._write(to + bisect_left(living, grant), to + len(living), granted)
+        self._write(to + bisect_left(live, grant), to + len(live), granted)
         return self._read()
 
     def _base(self, tail: int) -> int:
-        """Where the half in use starts."""
+        """Returns where the half in use starts."""
         return 0 if tail <= self._half else self._half + 1
 
     def _start(self, tail: int) -> int:
-        """An index before which nobody lives."""
+        """Returns an index before which no entry is live."""
         base, first = self._base(tail), self._first[0]
         return first if base <= first <= tail else base
 

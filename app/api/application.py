@@ -1,6 +1,6 @@
 """The WSGI application: the endpoints, the error handling, and the account that is kept of every exchange."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -18,13 +18,18 @@ from app.api.openai import GenerationResource, ModelsResource
 from app.api.v2 import ModelResource, ServerResource
 from app.config.settings import Settings
 from app.observability import logs
-from app.observability.metrics import Metrics
+from app.observability.metrics import Metrics, SharedState
 from app.routing.registry import ModelRegistry
 from app.shared_memory.drain import Drain
 
 
 def create_app(
-    settings: Settings, limiter: Limiter, metrics: Metrics, catalogue: ModelRegistry, drain: Drain
+    settings: Settings,
+    limiter: Limiter,
+    metrics: Metrics,
+    catalogue: ModelRegistry,
+    drain: Drain,
+    read_state: Callable[[], SharedState],
 ) -> WSGIApplication:
     """The router's application over these parts."""
     app = falcon.App()
@@ -33,8 +38,8 @@ def create_app(
     problems.install(app)
     app.add_route("/healthz", HealthzResource())
     app.add_route("/readyz", ReadyzResource(catalogue, drain))
-    app.add_route("/metrics", MetricsResource(metrics, settings.admin_port))
-    door = Dispatcher(catalogue, limiter, drain, settings.max_body_bytes)
+    app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
+    door = Dispatcher(catalogue, limiter, drain, settings.max_body_bytes, settings.queue_timeout_ms / 1000)
     app.add_route(infer.ROUTE, InferResource(settings, door))
     for path in openai.ROUTES:
         app.add_route(path, GenerationResource(door, path))

@@ -27,6 +27,7 @@ class Dispatcher(NamedTuple):
     limiter: Limiter
     drain: Drain
     max_body_bytes: int
+    queue_timeout_s: float
 
     def body(self, req: falcon.Request, route: str) -> bytes:
         """Enter the request's route in its account, and read its body."""
@@ -45,7 +46,7 @@ class Dispatcher(NamedTuple):
         exchange: Exchange = req.env[ENVIRON_KEY]
         if self.drain.begun:
             raise Draining("the server is shutting down; send the request to another one")
-        exchange.admit(self.limiter, served.limit)
+        exchange.admit(self.limiter, self.queue_timeout_s, served.limit)
         return exchange
 
     def relay(self, req: falcon.Request, resp: falcon.Response, served: RegisteredModel, call: Call) -> None:

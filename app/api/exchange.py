@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from app.admission.limiter import Limiter, Permit
+from app.admission.limiter import Limiter
+from app.admission.permit import Permit, Ticket
 from app.admission.model_limit import ModelLimit
 from app.errors import ClientGone, Rejected, UpstreamError
 from app.net.disconnect import ClientWatch
@@ -55,7 +56,7 @@ class Exchange:
         """Have this called when the exchange ends, before the permit goes back."""
         self._held.append(give_back)
 
-    def admit(self, limiter: Limiter, model_limit: ModelLimit | None = None) -> None:
+    def admit(self, limiter: Limiter, queue_timeout_s: float, model_limit: ModelLimit | None = None) -> None:
         """Take a permit, and before it one of the model's own limit; wait in the queue if need be.
 
         Raises a `Rejected`, or ClientGone.
@@ -64,7 +65,12 @@ class Exchange:
         try:
             if model_limit is not None:
                 self.hold(model_limit.acquire())
-            self.permit = limiter.acquire(before_waiting=self._watch_client)
+            admission = limiter.request()
+            if isinstance(admission, Ticket):
+                self.hold(admission.cancel)
+                self._watch_client()
+                admission = admission.wait(queue_timeout_s)
+            self.permit = admission
         except Rejected as refused:
             self.refusal = refused.code
             raise

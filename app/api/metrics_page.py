@@ -1,14 +1,17 @@
 """GET /metrics: Prometheus text or OpenMetrics, as the scraper prefers."""
 
+from collections.abc import Callable
+
 import falcon
 
-from app.observability.metrics import Metrics
+from app.observability.metrics import Metrics, SharedState
 
 
 class MetricsResource:
     """The page of all workers, from whichever of them answers; on the admin listener only, if there is one."""
 
-    def __init__(self, metrics: Metrics, admin_port: str | None) -> None:
+    def __init__(self, metrics: Metrics, read_state: Callable[[], SharedState], admin_port: str | None) -> None:
+        self._read_state = read_state
         self._metrics = metrics
         self._admin_port = admin_port
 
@@ -17,7 +20,7 @@ class MetricsResource:
             raise falcon.HTTPNotFound(description="metrics are served on the admin listener, ADMIN_BIND")
         accept = req.get_header("Accept") or ""
         openmetrics = _quality(accept, "application/openmetrics-text") >= _quality(accept, "text/plain")
-        resp.data, resp.content_type = self._metrics.page(accept if openmetrics else "")
+        resp.data, resp.content_type = self._metrics.page(self._read_state(), accept if openmetrics else "")
 
     on_head = on_get
 

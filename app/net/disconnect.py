@@ -1,4 +1,4 @@
-"""Noticing that a client went away while its request waits or is served, without having to write to it."""
+"""The watch on a client: notices that it left while its request waits or is served, without a write to it."""
 
 import select
 from typing import Any, Protocol
@@ -16,21 +16,21 @@ class Client(Protocol):
     """The connection of a client."""
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """Returns its descriptor."""
 
     def arrivals(self) -> Any:
-        """An io watcher of the event loop for its reading side, for one user at a time, who stops it."""
+        """Returns an io watcher for its reading side. It has one user at a time, who stops it."""
 
 
 class ClientWatch:
-    """Throws `ClientGone` into the greenlet that made it, once its client has closed the connection.
+    """Throws `ClientGone` into the greenlet that made the watch, once the client has closed its connection.
 
     A client that has only shut down its sending side counts as gone, as it does for most proxies. Once bytes arrive
-    early (a pipelined request) the socket stays readable and its events tell nothing more; from then on the watch looks
-    twice a second.
+    early (a pipelined request), the socket stays readable and its events tell nothing more. From then on the watch
+    polls twice a second.
 
     The hub runs the callback, so the greenlet is blocked in the hub at that moment and nowhere else: code between two
-    blocking calls is never interrupted. Stop the watch before the socket is closed or handed to the next request.
+    blocking calls is never interrupted. Stop the watch before the socket is closed or serves the next request.
     """
 
     __slots__ = ("_client", "_greenlet", "_timer", "_watcher")
@@ -43,7 +43,7 @@ class ClientWatch:
         self._watcher.start(self._look)
 
     def stop(self) -> None:
-        """End the watch; after this nothing is thrown. May be called again."""
+        """End the watch: nothing is thrown after this. May be called again."""
         self._watcher.stop()
         timer, self._timer = self._timer, None
         if timer is not None:

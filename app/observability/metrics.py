@@ -1,13 +1,13 @@
-"""Every metric of the router: names, labels, buckets, and how they outlive workers.
+"""Every metric of the router: names, labels and buckets, and how they outlive workers.
 
 Two kinds:
 - Counters and histograms use prometheus-client's multi-process mode with files per worker **slot**, not per process id:
-  restarts add no files, and a worker's successor goes on counting where it stopped, also after a SIGKILL.
-- The gauges of the cap are read from the shared table at the moment of the scrape, so every worker answers the same.
+  restarts add no files, and a worker's successor goes on counting where the worker stopped, also after a SIGKILL.
+- Gauges are read from the shared table at the moment of the scrape, so every worker returns the same.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +18,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from app.admission.limiter import Limiter
 from app.observability.metric_cells import Count, Distribution
-from app.shared_memory.slots import Slots
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -33,11 +31,22 @@ RELOADS = ("ok", "refused")
 
 
 class EndpointState(NamedTuple):
-    """What is told of an endpoint."""
+    """What the gauges say of an endpoint."""
 
-    name: str
+    url: str
     inflight: int
     up: bool
+
+
+class SharedState(NamedTuple):
+    """What the shared table says at the moment of a scrape."""
+
+    inflight: int
+    queued: int
+    max_concurrency: int
+    workers: int
+    permits_reclaimed: int
+    endpoints: Sequence[EndpointState]
 
 
 def keep_files_per_slot(directory: Path, slot: Callable[[], object]) -> None:
@@ -49,28 +58,25 @@ def keep_files_per_slot(directory: Path, slot: Callable[[], object]) -> None:
 class Metrics:
     """The metrics that requests write, and the page that shows them all."""
 
-    def __init__(self, limiter: Limiter, slots: Slots, directory: Path) -> None:
-        self._limiter = limiter
-        self._slots = slots
+    def __init__(self, directory: Path) -> None:
+        """`directory` holds the files of all workers."""
         self._directory = str(directory)
-        self.endpoints: Callable[[], Iterable[EndpointState]] = tuple
-        """Asks for the endpoints that are served now; set by the catalogue."""
         own = CollectorRegistry()  # holds nothing: the page reads the files of all workers instead
         self.requests = Counter(
             "router_requests_total",
-            "Inference requests answered, by status code; 499 is a client that left first.",
+            "Inference requests, by the status code of the response; 499 means that the client left first.",
             ("route", "model", "code"),
             registry=own,
         )
         self.rejections = Counter(
             "router_rejected_requests_total",
-            "Inference requests refused because of overload, which never reached a model.",
+            "Inference requests rejected because of overload; none of them reached a model.",
             ("reason",),
             registry=own,
         )
         self.request_seconds = Histogram(
             "router_request_duration_seconds",
-            "From the request's arrival in the router to the last byte of its answer.",
+            "From the request's arrival in the router to the last byte of the response.",
             ("route", "model"),
             buckets=SECONDS,
             registry=own,
@@ -96,30 +102,30 @@ class Metrics:
         )
         self.endpoint_requests = Counter(
             "router_endpoint_requests_total",
-            "Requests sent to an endpoint, by the status it answered, or by what went wrong.",
+            "Requests sent to an endpoint, by the status of its response, or by what went wrong.",
             ("endpoint", "code"),
             registry=own,
         )
         self.retries = Counter(
-            "router_retries_total", "Requests sent to an endpoint once more, by the reason.", ("reason",), registry=own
+            "router_retries_total", "Requests sent to an endpoint again, by the reason.", ("reason",), registry=own
         )
         self.first_byte_seconds = Histogram(
             "router_time_to_first_byte_seconds",
-            "From the choice of an endpoint to the head of its answer.",
+            "From the choice of an endpoint to the head of its response.",
             ("model",),
             buckets=SECONDS,
             registry=own,
         )
         self.upstream_seconds = Histogram(
             "router_upstream_duration_seconds",
-            "From the choice of an endpoint to the last byte of its answer, or to its failure.",
+            "From the choice of an endpoint to the last byte of its response, or to its failure.",
             ("model",),
             buckets=SECONDS,
             registry=own,
         )
         self.reloads = Counter(
             "router_routes_reloads_total",
-            "Changed routes files that were taken (ok) or refused because they were invalid.",
+            "Changed routes files, by what became of them: published (ok), or refused as invalid.",
             ("result",),
             registry=own,
         )
@@ -136,47 +142,45 @@ class Metrics:
         self.rejections_child = {reason: Count(self.rejections.labels(reason)) for reason in REJECTIONS}
         self.reloads_child = {result: Count(self.reloads.labels(result)) for result in RELOADS}
 
-    def page(self, accept: str) -> tuple[bytes, str]:
-        """The metrics of all workers, and their content type: OpenMetrics if `accept` prefers it, else text."""
+    def page(self, state: SharedState, accept: str) -> tuple[bytes, str]:
+        """Returns the metrics of all workers and their content type: OpenMetrics if `accept` prefers it, else text."""
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self._directory)
-        registry.register(_SharedState(self._limiter, self._slots, self.endpoints))
+        registry.register(_Gauges(state))
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is none; whoever sends it can read the plain format
+        except (TypeError, ValueError):  # `accept` names an invalid version: the plain format is always acceptable
             encode, content_type = choose_encoder("")
         return encode(registry), content_type
 
 
-class _SharedState(Collector):
-    """What the shared table knows, at the moment of the scrape."""
+class _Gauges(Collector):
+    """The state of the shared table as metric families."""
 
-    def __init__(self, limiter: Limiter, slots: Slots, endpoints: Callable[[], Iterable[EndpointState]]) -> None:
-        self._limiter = limiter
-        self._slots = slots
-        self._endpoints = endpoints
+    def __init__(self, state: SharedState) -> None:
+        self._state = state
 
     def collect(self) -> Iterator[Metric]:
-        inflight, queued = self._limiter.snapshot()
+        state = self._state
         for name, about, value in (
-            ("router_inflight_requests", "Permits taken: requests inside the model, over all workers.", inflight),
-            ("router_queued_requests", "Requests waiting for a permit, over all workers.", queued),
-            ("router_max_concurrency", "The cap, MAX_CONCURRENCY.", self._limiter.limit),
-            ("router_workers", "Worker processes alive.", self._slots.workers()),
+            ("router_inflight_requests", "Permits taken: requests inside the model, over all workers.", state.inflight),
+            ("router_queued_requests", "Requests waiting for a permit, over all workers.", state.queued),
+            ("router_max_concurrency", "The cap, MAX_CONCURRENCY.", state.max_concurrency),
+            ("router_workers", "Worker processes alive.", state.workers),
         ):
             yield GaugeMetricFamily(name, about, value)
-        reclaimed = self._slots.table.cell("permits_reclaimed")[0]
-        yield CounterMetricFamily("router_permits_reclaimed", "Permits taken back from workers that died.", reclaimed)
-        inflight_with = GaugeMetricFamily(
+        reclaimed = "Permits taken back from workers that died."
+        yield CounterMetricFamily("router_permits_reclaimed", reclaimed, state.permits_reclaimed)
+        inflight = GaugeMetricFamily(
             "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", labels=("endpoint",)
         )
         up = GaugeMetricFamily(
-            "router_endpoint_up", "Whether an endpoint is neither unwell nor ejected.", labels=("endpoint",)
+            "router_endpoint_up", "Whether an endpoint is healthy and not ejected.", labels=("endpoint",)
         )
-        for endpoint in self._endpoints():
-            inflight_with.add_metric((endpoint.name,), endpoint.inflight)
-            up.add_metric((endpoint.name,), endpoint.up)
-        yield inflight_with
+        for endpoint in state.endpoints:
+            inflight.add_metric((endpoint.url,), endpoint.inflight)
+            up.add_metric((endpoint.url,), endpoint.up)
+        yield inflight
         yield up
 
 

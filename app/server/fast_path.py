@@ -1,17 +1,17 @@
-"""The fast path: an ordinary request is read with one match, and its answer written with one call.
+"""The fast path: an ordinary request is read with one match, and its response is written with one call.
 
 Rules:
-- **Ordinary** is what `_HEAD` matches from the first byte to the blank line, all of it there at once: GET, HEAD
-  or POST, a path, HTTP/1.1, each header field on one line, no field twice, none of `_UNUSUAL`, Connection absent or
+- **Ordinary** is what `_HEAD` matches from the first byte to the blank line, all of it received at once: GET, HEAD or
+  POST, a path, HTTP/1.1, each header field on one line, no field twice, none of `_UNUSUAL`, Connection absent or
   `keep-alive` or `close`, and no Content-Length but a plain number of under 16 digits.
-- **Everything else is gunicorn's.** `parse` answers None, and its strict parser gets the very bytes. So nothing is
-  decided here about malformed input, and nothing that is refused there is accepted here: what `_HEAD` matches is a
-  subset of what that parser takes, and is given the same meaning (tests/e2e/test_equivalence.py compares the two).
-- gunicorn's limits hold: whatever is longer than the smallest of them is left to it. So are connections with hooks,
-  TLS, the PROXY protocol or a Unix socket, and forwarded schemes from peers that it trusts.
+- **Everything else is gunicorn's.** `parse` returns None, and gunicorn's strict parser gets the same bytes. Invariant:
+  what `_HEAD` matches is a subset of what that parser accepts, and is given the same meaning. So the fast path neither
+  decides about malformed input nor accepts what is rejected there (tests/e2e/test_equivalence.py compares the two).
+- gunicorn's limits hold: a request that is longer than the smallest of them is left to gunicorn. So are connections
+  with hooks, TLS, the PROXY protocol or a Unix socket, and forwarded schemes from trusted peers.
 
-What this buys is measured by tests/bench/tricks.py. gunicorn_h1c, gunicorn's optional parser in C, was tried in place
-of the match: it takes bare line feeds and folded lines, and with what it takes to refuse those it saved under 2 %.
+What this saves is measured by tests/bench/tricks.py. gunicorn_h1c, gunicorn's optional parser in C, was tried in place
+of the match. It accepts bare line feeds and folded lines; with the checks that reject those it saved under 2 %.
 """
 
 import os
@@ -24,19 +24,17 @@ from typing import Any, NamedTuple
 from gunicorn import SERVER, util
 from gunicorn.http import wsgi
 
-from app.server.client_connection import Connection
+from app.net.http_fields import FIELD_NAME, FIELD_VALUE, Headers
+from app.server.client_connection import ClientConnection
 
 _HEAD = re.compile(  # possessive (++): no head, however malformed, takes longer than one pass to find unusual
-    rb"(GET|HEAD|POST) (/[!-\"$-~]*+) HTTP/1\.1"  # no # in a path
-    rb"((?>(?:\r\n[!#$%&'*+.^`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+)*))"  # no _ in a name
-    rb"\r\n\r\n"
+    r"(GET|HEAD|POST) (/[!-\"$-~]*+) HTTP/1\.1"  # no # in a path
+    rf"((?>(?:\r\n{FIELD_NAME.replace('_', '')}:{FIELD_VALUE})*))"  # no _ in a name
+    r"\r\n\r\n".encode()
 )
-_ANSWER_HEAD = re.compile(
-    r"HTTP/1\.1 \d\d\d [^\x00-\x08\x0a-\x1f\x7f]*+\r\n"
-    r"(?>(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*)\r\n"
-)
+_RESPONSE_HEAD = re.compile(rf"HTTP/1\.1 \d\d\d {FIELD_VALUE}\r\n(?>(?:{FIELD_NAME}: {FIELD_VALUE}\r\n)*)\r\n")
 _FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
-_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++")
+_FIELD_NAME = re.compile(FIELD_NAME)
 _UNUSUAL = frozenset(("expect", "http2-settings", "te", "trailer", "transfer-encoding", "upgrade"))
 _READ_BYTES = 1 << 16
 _LENGTHLESS = ("1", "204")
@@ -44,7 +42,6 @@ _BODILESS = (*_LENGTHLESS, "304")
 _OTHER_LINES = 5  # the status, Server, Date, Connection, and the empty one
 _MOST_NAMES = 1000
 _Body = Iterable[bytes]
-Fields = list[tuple[str, str]]
 _Start = Callable[..., Callable[[bytes], object]]
 
 
@@ -54,24 +51,24 @@ class Request(NamedTuple):
     environ: dict[str, Any]
     body: "Body"
     keep: bool
-    """Whether the client would keep the connection."""
+    """Whether the client wants to keep the connection."""
 
 
 class Body:
-    """`wsgi.input`: what came with the head, and then what the connection gives, up to the declared length."""
+    """`wsgi.input`: what came with the head, then what the connection receives, up to the declared length."""
 
     __slots__ = ("_connection", "_have", "_left", "rest")
 
-    def __init__(self, connection: Connection, data: bytes, at: int, length: int) -> None:
+    def __init__(self, connection: ClientConnection, data: bytes, at: int, length: int) -> None:
         """The body begins `at` this index of `data`."""
         self._connection = connection
         self._have = data[at : at + length]
         self._left = length
         self.rest = data[at + length :]
-        """What follows the body: the beginning of the next request."""
+        """The bytes after the body: the beginning of the next request."""
 
     def read(self, size: int | None = None) -> bytes:
-        """Up to `size` bytes, fewer only at the end. Raises OSError, of which TimeoutError is one."""
+        """Returns up to `size` bytes, fewer only at the end. Raises OSError, of which TimeoutError is a subclass."""
         wanted = self._left if size is None or size < 0 else min(size, self._left)
         pieces, have = [self._have], len(self._have)
         while have < wanted:
@@ -90,12 +87,12 @@ class Body:
         return taken
 
     def finished(self) -> bool:
-        """Whether nothing is left to read, so that the next request can follow."""
+        """Whether the body was read to its end, so that the next request can follow."""
         return self._left == 0
 
 
 class _Keys(dict[str, str]):
-    """By names of header fields: their keys in an environ, empty for one that isn't ordinary."""
+    """Maps the name of a header field to its key in an environ, or to "" if the field is not ordinary."""
 
     def __missing__(self, name: str) -> str:
         low = name.lower()
@@ -128,8 +125,8 @@ class FastPath:
         self._second = 0
         self._fixed = ""
 
-    def environ_of(self, connection: Connection, listener: Any, addr: Any) -> dict[str, Any] | None:
-        """What all requests of a connection have in their environ, or None if it has no fast path."""
+    def environ_of(self, connection: ClientConnection, listener: Any, addr: Any) -> dict[str, Any] | None:
+        """Returns what the environs of all requests of a connection share, or None if it has no fast path."""
         if not self._used or not isinstance(addr, tuple) or not isinstance(listener, tuple):
             return None
         return {
@@ -143,8 +140,8 @@ class FastPath:
             "SCRIPT_NAME": "",
         }
 
-    def parse(self, connection: Connection, base: dict[str, Any], data: bytes) -> Request | None:
-        """The ordinary request that `data` begins with, or None."""
+    def parse(self, connection: ClientConnection, base: dict[str, Any], data: bytes) -> Request | None:
+        """Returns the ordinary request that `data` begins with, or None."""
         found = _HEAD.match(data, 0, self._longest)
         if found is None:
             return None
@@ -159,7 +156,7 @@ class FastPath:
         if not (length.isdecimal() and length.isascii() and len(length) < 16 and keep in ("keep-alive", "close")):
             return None
         if not self._schemes.isdisjoint(fields) and self._may_be_trusted(base["REMOTE_ADDR"]):
-            return None  # gunicorn decides whose word it takes for the scheme
+            return None  # gunicorn decides whether it trusts this peer for the scheme
         uri = target.decode("ascii")
         path, _, query = uri.partition("?")
         body = Body(connection, data, found.end(), int(length))
@@ -177,8 +174,11 @@ class FastPath:
     def _may_be_trusted(self, address: str) -> bool:
         return not self._only_loopback_is_trusted or ":" in address or address.startswith("127.")
 
-    def passed(self, fields: Fields) -> tuple[Fields, int | None]:
-        """The fields of an application's answer that are its own to say, and its length. Raises ValueError."""
+    def application_fields(self, fields: Headers) -> tuple[Headers, int | None]:
+        """Returns the fields that an application may set, and the Content-Length among them. Raises ValueError.
+
+        Hop-by-hop fields are the server's: they are dropped.
+        """
         length = None
         own = self._own_names
         for field in fields:
@@ -187,17 +187,17 @@ class FastPath:
                 continue
             low = name.lower()
             if not _FIELD_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of a header")
+                raise ValueError(f"{name!r} is not the name of a header")
             if low == "content-length":
                 length = int(value)
-            elif low in util.hop_headers:  # the server's own
+            elif low in util.hop_headers:
                 fields = [other for other in fields if other is not field]
             elif len(own) < _MOST_NAMES:
                 own.add(name)
         return fields, length
 
     def fixed_fields(self) -> str:
-        """The fields that every answer has; the date changes once a second."""
+        """Returns the fields that every response has. The date changes once a second."""
         now = int(time.time())
         if now != self._second:
             self._second = now
@@ -205,24 +205,26 @@ class FastPath:
         return self._fixed
 
 
-class Answer:
-    """An answer being written."""
+class ResponseWriter:
+    """A response that is being written."""
 
-    def __init__(self, connection: Connection, request: Request, stops: Callable[[], bool], path: FastPath) -> None:
+    def __init__(
+        self, connection: ClientConnection, request: Request, stops: Callable[[], bool], path: FastPath
+    ) -> None:
         self._client = connection
         self._request = request
         self._stops = stops
         self._path = path
         self._status = ""
         self.headers_sent = False
-        """Whether the client has got a part of it."""
+        """Whether a part of the response was sent."""
         self._length: int | None = None
         self.chunked = False
-        self.fields: Fields = []
+        self.fields: Headers = []
         self.keep = False
 
     def send(self, application: Callable[[Any, _Start], _Body]) -> None:
-        """Call the application and write what it answers."""
+        """Call the application and write its response."""
         chunks = application(self._request.environ, self.start)
         try:
             for chunk in chunks:
@@ -233,18 +235,18 @@ class Answer:
             if close is not None:
                 close()
 
-    def start(self, status: str, headers: Fields, exc_info: Any = None) -> Callable[[bytes], object]:
+    def start(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
         """WSGI's start_response."""
         if exc_info is not None:
             if self.headers_sent:
                 raise exc_info[1].with_traceback(exc_info[2])
         elif self._status:
-            raise AssertionError("the answer was begun before")
+            raise AssertionError("the response was begun before")
         self._status, self.fields = status, headers
         return self.write
 
     def write(self, data: bytes) -> None:
-        """Send the head if it hasn't been, and a piece of the body."""
+        """Send the head, if it was not sent yet, and a piece of the body."""
         if not self.headers_sent:
             whole = self._head() + self._framed(data)
             self.headers_sent = True
@@ -253,14 +255,14 @@ class Answer:
             self._client.sendall(self._framed(data))
 
     def end(self) -> None:
-        """Send what is missing: the head of an answer without a body, or the last chunk."""
+        """Send what is missing: the head of a response without a body, or the last chunk."""
         if not self.headers_sent:
             self.write(b"")
         if self.chunked:
             self._client.sendall(b"0\r\n\r\n")
 
     def ends_with_connection(self) -> bool:
-        """Whether nothing but the close of the connection tells a client that this answer is whole."""
+        """Whether only the close of the connection tells the client that the response is complete."""
         return False  # an ordinary request is HTTP/1.1: there is a length, or there are chunks
 
     def _framed(self, data: bytes) -> bytes:
@@ -275,7 +277,7 @@ class Answer:
     def _head(self) -> bytes:
         request, status = self._request, self._status
         self.keep = request.keep and request.body.finished() and not self._stops() and self._path.keeps
-        fields, self._length = self._path.passed(self.fields)
+        fields, self._length = self._path.application_fields(self.fields)
         if status.startswith(_LENGTHLESS) and self._length is not None:
             fields = [field for field in fields if field[0].lower() != "content-length"]
         if status.startswith(_BODILESS) or request.environ["REQUEST_METHOD"] == "HEAD":
@@ -285,6 +287,6 @@ class Answer:
             fields = [*fields, ("Transfer-Encoding", "chunked")]
         first = f"HTTP/1.1 {status}\r\n{self._path.fixed_fields()}{'keep-alive' if self.keep else 'close'}"
         head = "\r\n".join((first, *map(": ".join, fields), "\r\n"))
-        if head.count("\n") != len(fields) + _OTHER_LINES or not _ANSWER_HEAD.fullmatch(head):
-            raise ValueError("the status or a header of the answer has characters that it must not have")
+        if head.count("\n") != len(fields) + _OTHER_LINES or not _RESPONSE_HEAD.fullmatch(head):
+            raise ValueError("the status or a header of the response has characters that are not allowed")
         return head.encode("latin-1")

@@ -1,8 +1,8 @@
 """How many connections and file descriptors a worker needs, so that overload is answered and never hidden.
 
 Past `worker_connections` a worker stops accepting, and neither a 429 nor a probe gets out of the kernel's accept queue.
-So every worker can hold all that may be in flight or queued (one worker may be all there is for a moment) and, beyond
-that, as many again or at least `_KNOCKING` that are being refused or asking for the health.
+So every worker can hold all requests that may be in flight or queued, because it may be the only worker for a moment.
+Beside them it can hold as many connections again, or at least `_OVERFLOW`, that are being rejected or probe the health.
 """
 
 import resource
@@ -10,21 +10,21 @@ import resource
 from app.config.settings import Settings
 from app.errors import SettingsError
 
-_KNOCKING = 4096
-_LEAST_KNOCKING = 128
+_OVERFLOW = 4096
+_MIN_OVERFLOW = 128
 _OTHER_DESCRIPTORS = 256  # listeners, eventfds, metrics files, logs
-_DESCRIPTORS_A_REQUEST = 2  # the client's connection and the model server's
+_DESCRIPTORS_PER_REQUEST = 2  # the client's connection and the model server's
 
 
 def reserve_connections(settings: Settings) -> int:
-    """Raise the limit of open files as needed; answers `worker_connections`.
+    """Raise the limit of open files as far as needed. Returns `worker_connections`.
 
-    Raises SettingsError where the hard limit forbids it, naming both numbers.
+    Raises SettingsError, which names both numbers, where the hard limit is too low.
     """
     served = settings.max_concurrency + settings.queue_size
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _descriptors(served, max(served, _KNOCKING))
-    least = _descriptors(served, _LEAST_KNOCKING)
+    wanted = _descriptors(served, max(served, _OVERFLOW))
+    least = _descriptors(served, _MIN_OVERFLOW)
     reach = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if least > reach:
         reach = _raise_hard_limit(least)
@@ -35,15 +35,15 @@ def reserve_connections(settings: Settings) -> int:
         )
     if soft < reach:
         resource.setrlimit(resource.RLIMIT_NOFILE, (reach, max(hard, reach) if hard >= 0 else hard))
-    return reach - _OTHER_DESCRIPTORS - (_DESCRIPTORS_A_REQUEST - 1) * served
+    return reach - _OTHER_DESCRIPTORS - (_DESCRIPTORS_PER_REQUEST - 1) * served
 
 
-def _descriptors(served: int, knocking: int) -> int:
-    return _DESCRIPTORS_A_REQUEST * served + knocking + _OTHER_DESCRIPTORS
+def _descriptors(served: int, overflow: int) -> int:
+    return _DESCRIPTORS_PER_REQUEST * served + overflow + _OTHER_DESCRIPTORS
 
 
 def _raise_hard_limit(wanted: int) -> int:
-    """What only a privileged process may do; answers the hard limit afterwards."""
+    """Try to raise the hard limit, which takes privileges. Returns the hard limit afterwards."""
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
     except (ValueError, OSError):

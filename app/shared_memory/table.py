@@ -1,21 +1,20 @@
-"""The memory that all workers share: a table of counters, the lock over it, and a bell per worker.
+"""The memory that all workers share: a table of counters, the lock over it, and an eventfd per worker.
 
-The table has a row per worker slot and a column per counter, all 64-bit integers; beside it stand named single
-cells and named arrays. What takes permits (`inflight`, `queued`, the line) and who owns a row is written under the lock
-only. `service_us`, an estimate, is written by its row's worker alone, and `draining` by its arbiter.
+The table has a row per worker slot and a column per counter, all 64-bit integers. Beside the columns it has named
+single cells and named arrays. Each part of the shared state declares what it keeps there as a `Layout`.
 
 **The lock dies with its holder.** It is a robust, process-shared POSIX mutex inside the block (pthread_mutexattr_
-setrobust(3)). When a process is SIGKILLed while holding it, the kernel frees it and the next to lock is told so
-(EOWNERDEAD); `multiprocessing.Lock` would hang every survivor for ever. A `fcntl` lock has the same property, but
-costs three times as much a turn (tests/bench/limiter.py prints both). It excludes processes, not the
-greenlets of one process: nothing may yield while it is held. A holder that is frozen (SIGSTOP) and not killed holds it
-on, and everybody waits until it is thawed or killed.
+setrobust(3)). When a process is SIGKILLed while it holds the mutex, the kernel frees it and tells the next locker so
+(EOWNERDEAD); `multiprocessing.Lock` would block every survivor for ever. A `fcntl` lock has the same property and
+costs three times as much (tests/bench/limiter.py prints both). The lock excludes processes, not the greenlets of one
+process: nothing may yield while it is held. A holder that is stopped (SIGSTOP) keeps it until it goes on or is killed.
 
-**What a dead holder leaves behind** is a prefix of its stores. So whoever writes under the lock commits with a single
-aligned store, and orders its stores so that every prefix is safe: a permit may be missing for a moment, never double.
+**What a dead holder leaves behind** is a prefix of its stores. Invariant: code that writes under the lock commits with
+a single aligned store, and orders its stores so that every prefix is safe: a permit may be missing for a moment, but is
+never taken twice.
 
 The block is an anonymous file (memfd_create(2)): workers inherit it by fork, a new binary (USR2) by exec, and nothing
-is left when the last process ends. The eventfds are eventfds, inherited the same way.
+is left when the last process ends. The eventfds are inherited the same way.
 """
 
 import ctypes
@@ -24,13 +23,14 @@ import hashlib
 import mmap
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import NamedTuple
 
 from app.errors import SharedStateMismatch
 
 SLOTS = 64
-"""Rows: how many workers can live at once. HUP, TTIN and USR2 make more of them live than WEB_CONCURRENCY."""
+"""Rows: how many workers can live at once. HUP, TTIN and USR2 run more of them than WEB_CONCURRENCY for a while."""
 
 _WORD = 8
 _MUTEX_BYTES = 64  # sizeof(pthread_mutex_t) is 40 on x86-64 and 48 on arm64, with glibc and musl alike
@@ -38,22 +38,22 @@ _PTHREAD_PROCESS_SHARED = 1
 _PTHREAD_MUTEX_ROBUST = 1
 _MFD_CLOEXEC = 1
 
-# PyDLL keeps the interpreter lock during the call: cheaper, and a worker has no second thread that could need it.
+# PyDLL keeps the interpreter lock during the call. That is cheaper, and a worker has no second thread that needs it.
 _libc = ctypes.PyDLL(None)
 
 
 class RobustMutex:
-    """A mutex in shared memory that a process can't take with it into its grave."""
+    """A mutex in shared memory that is released when its holder dies."""
 
     __slots__ = ("_address", "_lock", "release")
 
     def __init__(self, block: mmap.mmap, *, initialise: bool) -> None:
-        """`block` starts with the mutex; `initialise` once, before anyone else can see the block."""
+        """`block` starts with the mutex. Pass `initialise` once, before another process can see the block."""
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(block))
         _libc.pthread_mutex_lock.argtypes = _libc.pthread_mutex_unlock.argtypes = [ctypes.c_void_p]
         self._lock = partial(_libc.pthread_mutex_lock, self._address)
         self.release = partial(_libc.pthread_mutex_unlock, self._address)
-        """Let others have it. With `acquire`, in a try block, it does what `with` does at half the cost."""
+        """Release the mutex. `acquire` and this in a try statement cost half of what `with` costs."""
         if initialise:
             attributes = ctypes.create_string_buffer(_MUTEX_BYTES)
             mutex = ctypes.c_void_p(self._address)
@@ -63,13 +63,13 @@ class RobustMutex:
             _check(_libc.pthread_mutex_init(mutex, attributes))
 
     def acquire(self) -> None:
-        """Wait until nobody else has it."""
+        """Wait for the mutex and take it."""
         status = self._lock()
         if status:
             if status != errno.EOWNERDEAD:
                 _check(status)
-            # The holder was killed. Its stores are a prefix of a safe sequence (see the top), and its row is
-            # reclaimed when its parent reaps it, so there is nothing to undo here.
+            # The holder was killed. Its stores are a prefix of a safe sequence (see the top of this file), and its row
+            # is reclaimed when its parent reaps it. So there is nothing to undo here.
             _check(_libc.pthread_mutex_consistent(ctypes.c_void_p(self._address)))
 
     def __enter__(self) -> None:
@@ -79,54 +79,53 @@ class RobustMutex:
         self.release()
 
 
+class Layout(NamedTuple):
+    """What one part of the shared state keeps in the table."""
+
+    columns: tuple[str, ...] = ()
+    """Counters with a word for every slot."""
+    cells: tuple[str, ...] = ()
+    """Counters of a single word."""
+    arrays: Mapping[str, int] = {}
+    """Arrays, with their length in words."""
+
+
 class SharedTable:
     """Columns of `SLOTS` rows, single cells and named arrays, over one block of shared memory."""
 
-    def __init__(
-        self,
-        columns: Sequence[str],
-        cells: Sequence[str],
-        arrays: Mapping[str, int],
-        *,
-        identity: str = "",
-        inherited: str | None = None,
-    ) -> None:
-        """Make the block, or adopt the one that `handover()` described to the program before this one.
+    def __init__(self, layouts: Iterable[Layout], *, identity: str = "", inherited: str | None = None) -> None:
+        """Make the block, or adopt the one that `handover()` described to the previous program.
 
-        `arrays` gives the words of each.
-        `identity` names what must be equal in both programs (the limits), beside the layout.
+        `identity` names what must be equal in both programs beside the layout, such as the limits. Raises
+        SharedStateMismatch if the block to adopt has another layout or identity.
         """
-        layout = f"{SLOTS} {list(columns)} {list(cells)} {dict(arrays)} {identity}"
-        signature = name_hash(layout)
-        words = _MUTEX_BYTES // _WORD + 1 + len(cells) + len(columns) * SLOTS + sum(arrays.values())
-        if inherited is None:
-            self._fd = os.memfd_create("router", _MFD_CLOEXEC)
-            os.ftruncate(self._fd, words * _WORD)
-            self.eventfds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(SLOTS)]
-        else:
-            self._fd, *self.eventfds = (int(fd) for fd in inherited.split(","))
-            if os.fstat(self._fd).st_size != words * _WORD:
-                raise SharedStateMismatch(_MISMATCH)
-            for fd in (self._fd, *self.eventfds):
-                os.set_inheritable(fd, False)
-        block = mmap.mmap(self._fd, words * _WORD)
-        view = memoryview(block).cast("q")
-        self.lock = RobustMutex(block, initialise=inherited is None)
-        self._cells: memoryview[int] = view[_MUTEX_BYTES // _WORD :]
-        if inherited is None:
+        layouts = tuple(layouts)
+        cells = [name for layout in layouts for name in layout.cells]
+        columns = [name for layout in layouts for name in layout.columns]
+        arrays = {name: length for layout in layouts for name, length in layout.arrays.items()}
+        signature = name_hash(f"{SLOTS} {columns} {cells} {arrays} {identity}")
+        size = _WORD * (_MUTEX_BYTES // _WORD + 1 + len(cells) + len(columns) * SLOTS + sum(arrays.values()))
+        self.adopted = inherited is not None
+        """Whether the block was made by the previous program."""
+        self._fd, self.eventfds = _make_files(size) if inherited is None else _adopt_files(inherited, size)
+        block = mmap.mmap(self._fd, size)
+        self.lock = RobustMutex(block, initialise=not self.adopted)
+        self._cells: memoryview[int] = memoryview(block).cast("q")[_MUTEX_BYTES // _WORD :]
+        if not self.adopted:
             self._cells[0] = signature
         elif self._cells[0] != signature:
             raise SharedStateMismatch(_MISMATCH)
-        self._columns = {name: 1 + len(cells) + i * SLOTS for i, name in enumerate(columns)}
         self._index = {name: 1 + i for i, name in enumerate(cells)}
+        first = 1 + len(cells)
+        self._columns = {name: first + i * SLOTS for i, name in enumerate(columns)}
+        start = first + len(columns) * SLOTS
         self._arrays: dict[str, tuple[int, int]] = {}
-        at = 1 + len(cells) + len(columns) * SLOTS
         for name, length in arrays.items():
-            self._arrays[name] = (at, at + length)
-            at += length
+            self._arrays[name] = (start, start + length)
+            start += length
 
     def column(self, name: str) -> "memoryview[int]":
-        """The counters called `name`, one a slot; writes go to the shared memory."""
+        """The counters called `name`, one per slot, as a view: writes go to the shared memory."""
         start = self._columns[name]
         return self._cells[start : start + SLOTS]
 
@@ -141,27 +140,42 @@ class SharedTable:
         return self._cells[start:end]
 
     def notify(self, slot: int) -> None:
-        """Wake the worker in `slot`: its bell becomes readable. Ringing twice is ringing once."""
+        """Make the eventfd of the worker in `slot` readable, which wakes the worker. Notifying twice is harmless."""
         try:
             os.eventfd_write(self.eventfds[slot], 1)
-        except BlockingIOError:  # 2**64 - 2 rings that nobody heard: it is readable as it is
+        except BlockingIOError:  # the counter is at its maximum, 2**64 - 2, so it is readable already
             pass
 
     def handover(self) -> str:
-        """Let the next program that this process executes inherit the block; what `inherited` takes there."""
+        """Let the next program that this process executes inherit the block. Returns the value for `inherited`."""
         fds = [self._fd, *self.eventfds]
         for fd in fds:
             os.set_inheritable(fd, True)
         return ",".join(str(fd) for fd in fds)
 
 
+def _make_files(size: int) -> tuple[int, list[int]]:
+    fd = os.memfd_create("router", _MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    return fd, [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(SLOTS)]
+
+
+def _adopt_files(inherited: str, size: int) -> tuple[int, list[int]]:
+    fd, *eventfds = (int(fd) for fd in inherited.split(","))
+    if os.fstat(fd).st_size != size:
+        raise SharedStateMismatch(_MISMATCH)
+    for each in (fd, *eventfds):
+        os.set_inheritable(each, False)
+    return fd, eventfds
+
+
 def name_hash(name: str) -> int:
-    """A name as a word that is not 0, the same in every process, and for all purposes its own."""
+    """Returns a 64-bit hash of a name: never 0, the same in every process. Collisions are not expected."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:_WORD], "little", signed=True) or 1
 
 
 def now_ms() -> int:
-    """Milliseconds of the machine's monotonic clock, which all processes share."""
+    """Returns milliseconds of the machine's monotonic clock, which all processes share."""
     return time.monotonic_ns() // 1_000_000
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.bench.limiter [--processes 4] [--operations 20000] [--repeats 5]
 
-There is no server here: forked processes share one table and use app.limiter as workers do.
+There is no server here: forked processes share one table and use app.admission.limiter as workers do.
 
 How to read it: `ns` is wall-clock time over all operations of all processes together (its inverse is the throughput),
 the median of the repeats. `x call` is that time in empty Python function calls, timed in the same run: it compares
@@ -13,8 +13,8 @@ the switching between them.
 - empty call: `f()` with `def f(): pass`, the yardstick.
 - permit: acquire and release, a permit always free. This is what every request pays.
 - permit, queue: the same with a queue that nobody stands in.
-- refusal: acquire with the cap reached and no queue: what a 429 costs before HTTP.
-- hand-over: cap 1 and everybody queues, so that each permit goes from one to the next through line and bell. Alone,
+- rejection: acquire with the cap reached and no queue: what a 429 costs before HTTP.
+- hand-over: cap 1 and everybody queues, so that each permit goes from one to the next through queue and eventfd. Alone,
   nobody is there to hand over to.
 - mutex: the lock as the limiter uses it (RobustMutex). Below it, what it is instead of: a `fcntl` lock, which also dies
   with its holder, and multiprocessing.Lock, which does not.
@@ -34,7 +34,7 @@ from typing import NamedTuple
 from app.admission.limiter import Limiter
 from app.errors import LimitReached
 from tests.bench.options import at_least
-from tests.support.forks import Barrier, Parent
+from tests.support.forks import Barrier, Parent, acquire
 
 Work = Callable[[Limiter, int], None]
 
@@ -59,14 +59,14 @@ class Row(NamedTuple):
 def permits(limiter: Limiter, operations: int) -> None:
     """Acquire and release."""
     for _ in range(operations):
-        limiter.acquire().release()
+        acquire(limiter).release()
 
 
 def rejections(limiter: Limiter, operations: int) -> None:
     """Acquire in vain."""
     for _ in range(operations):
         try:
-            limiter.acquire()
+            acquire(limiter)
         except LimitReached:
             continue
         raise AssertionError("admitted past the cap")
@@ -104,7 +104,7 @@ class FileLock:
 ROWS = [
     Row("permit", permits),
     Row("permit, queue", permits, queue_size=QUEUE),
-    Row("refusal", rejections, limit=1, taken=1),
+    Row("rejection", rejections, limit=1, taken=1),
     Row("hand-over", permits, limit=1, queue_size=QUEUE, alone=False),
     Row("mutex", mutex_turns),
     Row("fcntl.lockf", turns(FileLock())),
@@ -115,12 +115,12 @@ ROWS = [
 @contextmanager
 def table_of(row: Row) -> Iterator[Parent]:
     """A table with the row's permits taken."""
-    parent = Parent(row.limit, row.queue_size, timeout_s=60)
+    parent = Parent(row.limit, row.queue_size)
     try:
         if row.taken:
-            door = parent.door()
+            door = parent.limiter()
             for _ in range(row.taken):
-                door.acquire()
+                acquire(door)
         yield parent
     finally:
         parent.close()

@@ -80,7 +80,7 @@ def test_budget_is_exact_over_processes(parent: Parent) -> None:
     start, each = Barrier(), 5000
     retried_read, retried_write = os.pipe()
 
-    def work(_door: Limiter) -> None:
+    def work(_limiter: Limiter) -> None:
         budget = RetryBudget(parent.table, PLACE, 0.2)
         start.arrive()
         retries = 0
@@ -106,7 +106,7 @@ def test_no_payment_and_no_retry_is_lost(parent: Parent) -> None:
     start, budget = Barrier(), RetryBudget(parent.table, PLACE, 1.0)
     assert sum(budget.try_withdraw() for _ in range(5)) == 5
 
-    def work(_door: Limiter) -> None:
+    def work(_limiter: Limiter) -> None:
         start.arrive()
         for _ in range(5000):
             budget.deposit()
@@ -125,7 +125,7 @@ def test_last_of_the_budget_is_taken_once(parent: Parent) -> None:
     start = Barrier()
     taken_read, taken_write = os.pipe()
 
-    def work(_door: Limiter) -> None:
+    def work(_limiter: Limiter) -> None:
         budget = RetryBudget(parent.table, PLACE, 0.2)
         start.arrive()
         for _ in range(20):

@@ -10,7 +10,7 @@ from app.admission.limiter import Limiter
 from app.admission.model_limit import ModelLimit
 from app.errors import ModelLimitReached
 from app.shared_memory.counters import InflightCounters
-from tests.support.forks import Barrier, KernelCount, Parent
+from tests.support.forks import Barrier, KernelCount, Parent, acquire
 
 PLACE = 5
 
@@ -74,7 +74,7 @@ def test_model_that_is_full_refuses_at_once_and_takes_nothing(parent: Parent) ->
             limit.acquire()
         assert refused.value.retry_after == 17
     assert InflightCounters(parent.table).total(PLACE) == 2
-    other.acquire()
+    acquire(other)
     leave.pop()()
     leave.append(limit.acquire())
     with pytest.raises(ModelLimitReached):
@@ -105,8 +105,8 @@ def test_killed_process_gives_back_when_its_slot_is_reclaimed(parent: Parent, in
 
     def work(limiter: Limiter) -> None:
         own = _limit(parent, limiter._slot, 3)
-        own.acquire()
-        own.acquire()
+        acquire(own)
+        acquire(own)
         if inside_the_lock:
             with parent.table.lock:
                 inside.arrive()

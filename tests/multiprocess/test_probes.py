@@ -30,7 +30,7 @@ def test_of_many_that_ask_at_once_exactly_one_gets_the_probe(monkeypatch: pytest
     states = OutlierDetector(parent.table)
     probes_read, probes_write = os.pipe()
 
-    def work(_door: Limiter) -> None:
+    def work(_limiter: Limiter) -> None:
         for _ in range(ROUNDS):
             before.arrive()
             with parent.table.lock:
@@ -68,7 +68,7 @@ def test_failures_in_different_processes_add_up() -> None:
     states = OutlierDetector(parent.table)
     ejected_read, ejected_write = os.pipe()
 
-    def work(_door: Limiter) -> None:
+    def work(_limiter: Limiter) -> None:
         turn.arrive()
         if _end(states, Outcome.FAILURE):
             os.write(ejected_write, b".")
@@ -97,7 +97,7 @@ def test_no_failure_is_lost_over_processes() -> None:
     states = OutlierDetector(parent.table)
     rules = Ejection(max_share=0)
 
-    def work(_door: Limiter) -> None:
+    def work(_limiter: Limiter) -> None:
         start.arrive()
         for _ in range(1000):
             assert not states.end(PLACE, Outcome.FAILURE, probe=False, peers=[PLACE], rules=rules)

@@ -11,46 +11,49 @@ from typing import Any
 
 from gevent.hub import reinit
 
-from app.admission import wait_queue as line
 from app.admission.limiter import Limiter
+from app.admission.permit import Permit, Ticket
 from app.bootstrap import shared_table
+from app.shared_memory.counters import InflightCounters
 from app.shared_memory.slots import Claim, Slots
 
 
 @dataclass
 class Parent:
-    """The process that forks: the arbiter's part in these tests."""
+    """The process that forks: it takes the arbiter's part in these tests."""
 
     limit: int
     queue_size: int = 0
-    timeout_s: float = 20.0
     pids: dict[int, Claim] = field(default_factory=dict)
     limiters: list[Limiter] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.table = shared_table(self.limit, self.queue_size)
-        self.slots = Slots(self.table, self.limit, self.queue_size)
+        self.unattached = Limiter(self.table, self.queue_size)
+        self.unattached.set_limit(self.limit)
+        self.slots = Slots(self.table, (InflightCounters(self.table), self.unattached))
 
     def close(self) -> None:
         """Close the eventfds, which are many; the table itself goes with its last view."""
-        for door in self.limiters:
-            if door._bell is not None:
-                door._bell.stop()
+        for limiter in self.limiters:
+            if limiter._watcher is not None:
+                limiter._watcher.stop()
         for fd in (self.table._fd, *self.table.eventfds):
             os.close(fd)
 
-    def door(self) -> Limiter:
-        """The limiter as a worker in this process would have it, with a slot of its own."""
-        return self._door(self.slots.claim().slot)
+    def limiter(self) -> Limiter:
+        """Returns a limiter as a worker in this process would have it, with a slot of its own."""
+        return self.limiter_of(self.slots.claim().slot)
 
-    def _door(self, slot: int) -> Limiter:
-        door = Limiter(self.table, self.limit, self.queue_size, self.timeout_s)
-        door.attach(slot)
-        self.limiters.append(door)
-        return door
+    def limiter_of(self, slot: int) -> Limiter:
+        """Returns a limiter that is attached to this slot."""
+        limiter = Limiter(self.table, self.queue_size)
+        limiter.attach(slot)
+        self.limiters.append(limiter)
+        return limiter
 
     def fork(self, work: Callable[[Limiter], None]) -> int:
-        """Run `work` in a child with a slot of its own; answers the child's process id."""
+        """Run `work` in a child with a slot of its own. Returns the child's process id."""
         claim = self.slots.claim()
         pid = os.fork()
         if pid:
@@ -60,14 +63,14 @@ class Parent:
             signal.alarm(100)  # whatever goes wrong, no child outlives the test
             reinit()
             assert self.slots.occupy(claim)
-            work(self._door(claim.slot))
+            work(self.limiter_of(claim.slot))
             os._exit(0)
         except BaseException:
             traceback.print_exc(file=sys.__stderr__)
             os._exit(1)
 
     def reap(self, pid: int) -> int:
-        """Wait for a child, reclaim its slot as the arbiter does, and answer how it ended: exit code or -signal."""
+        """Wait for a child, reclaim its slot as the arbiter does, and return how it ended: exit code or -signal."""
         _, status = os.waitpid(pid, 0)
         self.slots.reclaim(self.pids.pop(pid))
         return os.waitstatus_to_exitcode(status)
@@ -79,8 +82,13 @@ class Parent:
 
     def taken(self) -> int:
         """Permits taken, from the table itself."""
-        with self.table.lock:
-            return sum(self.table.column("inflight")) + line.WaitQueue(self.table, self.queue_size).granted
+        return self.unattached.snapshot()[0]
+
+
+def acquire(limiter: Limiter, timeout_s: float = 60.0) -> Permit:
+    """Take a permit, after a wait in the queue if need be."""
+    admission = limiter.request()
+    return admission.wait(timeout_s) if isinstance(admission, Ticket) else admission
 
 
 class Barrier:

@@ -8,16 +8,17 @@ import socket
 
 from msgspec import UNSET
 
-from app.api.application import create_app
 from app.protocols import Inference
-from app.wsgi import lifecycle, settings
-from tests.support.catalogue import OneModel, TestModel
+from app.wsgi import start
+from tests.support.registry import TestModel, application_over
+
+router = start().router
 
 
 class GatedModel(TestModel):
     """Inside the model is: connected to the gate."""
 
-    name = settings.model_ref
+    name = router.settings.model_ref
 
     def infer(self, request: Inference) -> object:
         if request.options.get("raise"):
@@ -29,4 +30,4 @@ class GatedModel(TestModel):
         return UNSET
 
 
-application = create_app(settings, lifecycle.limiter, lifecycle.metrics, OneModel(GatedModel()), lifecycle.drain)
+application = application_over(router, GatedModel())

@@ -8,10 +8,10 @@ from tests.support.router import GUNICORN, ROOT, free_port
 
 _ADOPT = """
 import os, sys
+from app.bootstrap import shared_table
 from app.config.settings import load_settings
-from app.server.hooks import Hooks
 old = load_settings({**%r}, 1)
-table = Hooks(old, {}, "ROUTER_INHERITED", None)._table
+table = shared_table(old.max_concurrency, old.queue_size)
 os.environ["ROUTER_INHERITED"] = table.handover() + ";/nonexistent"
 os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"])
 """

@@ -1,4 +1,4 @@
-"""First come, first served over processes: the line itself, the hand-over, and a death at every step of it."""
+"""First come, first served over processes: the queue itself, the hand-over, and a death at every step of it."""
 
 import os
 import random
@@ -12,26 +12,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.admission import limiter as limiter_module
-from app.admission import wait_queue as line_module
+from app.admission import permit as permit_module
+from app.admission import wait_queue
 from app.admission.limiter import Limiter
 from app.admission.wait_queue import WaitQueue
 from app.errors import ClientGone, QueueFull
-from tests.support.forks import Barrier, KernelCount, Parent, die_at
+from tests.support.forks import Barrier, KernelCount, Parent, acquire, die_at
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 @given(st.lists(st.tuples(st.sampled_from("agre"), st.integers(0, 7)), max_size=300))
-def test_line_behaves_as_a_list_does(steps: list[tuple[str, int]]) -> None:
+def test_queue_behaves_as_a_list_does(steps: list[tuple[str, int]]) -> None:
     """append, grant, remove and evict in any order do what they would do to a plain list of waiters."""
     capacity = 5
     parent = Parent(limit=1, queue_size=capacity)
     parent.close()
-    line = WaitQueue(parent.table, capacity)
+    queue = WaitQueue(parent.table, capacity)
     model: list[tuple[int, int, bool]] = []  # ticket, slot, granted
     for action, number in steps:
         if action == "a":
             slot = number % 3
-            ticket = line.append(slot)
+            ticket = queue.append(slot)
             if ticket is None:
                 assert len(model) >= 2 * capacity
             else:
@@ -40,21 +41,21 @@ def test_line_behaves_as_a_list_does(steps: list[tuple[str, int]]) -> None:
         elif action == "g":
             waiting = [n for n, entry in enumerate(model) if not entry[2]]
             expected = model[waiting[0]][1] if waiting else None
-            assert line.grant_next() == expected
+            assert queue.grant_next() == expected
             if waiting:
                 model[waiting[0]] = (*model[waiting[0]][:2], True)
         elif action == "r" and model:
             ticket, _, granted = model.pop(number % len(model))
-            assert line.is_granted(ticket) == granted
-            line.remove(ticket)
+            assert queue.is_granted(ticket) == granted
+            queue.remove(ticket)
         elif action == "e":
             slot = number % 3
-            assert line.evict(slot) == sum(1 for entry in model if entry[1] == slot and entry[2])
+            assert queue.evict(slot) == sum(1 for entry in model if entry[1] == slot and entry[2])
             model = [entry for entry in model if entry[1] != slot]
-        assert line.granted == sum(entry[2] for entry in model)
-        assert line.granted_slots() == {slot for _, slot, granted in model if granted}
+        assert queue.granted == sum(entry[2] for entry in model)
+        assert queue.granted_slots() == {slot for _, slot, granted in model if granted}
         for ticket, _, granted in model:
-            assert line.is_granted(ticket) == granted
+            assert queue.is_granted(ticket) == granted
 
 
 def test_permits_are_handed_over_in_order_of_arrival_over_two_workers() -> None:
@@ -67,7 +68,7 @@ def test_permits_are_handed_over_in_order_of_arrival_over_two_workers() -> None:
     def worker(number: int) -> Callable[[Limiter], None]:
         def work(own: Limiter) -> None:
             def ask(n: int) -> None:
-                permit = own.acquire()
+                permit = acquire(own)
                 os.write(order_write, bytes([number, n]))
                 permit.release()
 
@@ -82,8 +83,8 @@ def test_permits_are_handed_over_in_order_of_arrival_over_two_workers() -> None:
         return work
 
     arrived_read, arrived_write = os.pipe()
-    own = parent.door()
-    held = own.acquire()
+    own = parent.limiter()
+    held = acquire(own)
     parent.fork(worker(0))
     parent.fork(worker(1))
     dice = random.Random(5)
@@ -103,15 +104,15 @@ def test_permits_are_handed_over_in_order_of_arrival_over_two_workers() -> None:
 
 
 def test_newcomer_does_not_overtake_those_who_wait() -> None:
-    """A permit that comes free belongs to the head of the line already when a newcomer of another process asks."""
+    """A permit that comes free belongs to the head of the queue already when a newcomer of another process asks."""
     parent, waiting, gone = Parent(limit=1, queue_size=4), Barrier(), Barrier()
-    own = parent.door()
-    held = own.acquire()
+    own = parent.limiter()
+    held = acquire(own)
 
     def waiter(other: Limiter) -> None:
-        asked = gevent.spawn(other.acquire)
+        asked = gevent.spawn(acquire, other)
         gevent.sleep(0)
-        waiting.arrive()  # blocks the whole process: it can't hear its bell
+        waiting.arrive()  # blocks the whole process: it is not notified
         permit = asked.get()
         gone.arrive()
         permit.release()
@@ -120,7 +121,7 @@ def test_newcomer_does_not_overtake_those_who_wait() -> None:
     waiting.wait_arrived(1)
     held.release()
     assert own.snapshot() == (1, 0), "the permit was granted to the waiter, though it has not woken"
-    newcomer = gevent.spawn(own.acquire)
+    newcomer = gevent.spawn(acquire, own)
     gevent.sleep(0)
     assert own.snapshot() == (1, 1), "the newcomer has to wait"
     waiting.lift(1)
@@ -136,7 +137,7 @@ def test_newcomer_does_not_overtake_those_who_wait() -> None:
 def test_no_wakeup_is_lost_in_100_000_handovers() -> None:
     """4 processes with more askers than permits, 100,000 times: if one wake-up were lost, an asker would hang."""
     each = 25_000
-    parent, count = Parent(limit=2, queue_size=64, timeout_s=60), KernelCount(2)
+    parent, count = Parent(limit=2, queue_size=64), KernelCount(2)
     waited_read, waited_write = os.pipe()
 
     def work(own: Limiter) -> None:
@@ -147,7 +148,7 @@ def test_no_wakeup_is_lost_in_100_000_handovers() -> None:
             nonlocal left, queued
             while left > 0:
                 left -= 1
-                permit = own.acquire()
+                permit = acquire(own)
                 count.enter()
                 queued += own.snapshot()[1] > 0
                 gevent.sleep(0)
@@ -162,7 +163,7 @@ def test_no_wakeup_is_lost_in_100_000_handovers() -> None:
     parent.reap_all()
     waited = sum(int.from_bytes(os.read(waited_read, 4), "little") for _ in range(4))
     assert waited > 90_000, "hardly anybody waited: this was no test of hand-over"
-    assert parent.table.cell("line_ticket")[0] > 90_000
+    assert parent.table.cell("queue_number")[0] > 90_000
     assert parent.taken() == 0
 
 
@@ -170,9 +171,9 @@ def test_no_wakeup_is_lost_in_100_000_handovers() -> None:
 def test_waiter_that_leaves_passes_its_permit_on(granted_by: str) -> None:
     """A waiter whose client leaves between the grant and its waking gives the permit to the next, exactly once."""
     parent = Parent(limit=1, queue_size=4)
-    own, other = parent.door(), parent.door()
-    held = (own if granted_by == "own worker" else other).acquire()
-    first, second, third = (gevent.spawn(own.acquire) for _ in range(3))
+    own, other = parent.limiter(), parent.limiter()
+    held = acquire(own if granted_by == "own worker" else other)
+    first, second, third = (gevent.spawn(acquire, own) for _ in range(3))
     gevent.sleep(0)
     assert own.snapshot() == (1, 3)
     for leaving in (first, third):
@@ -188,42 +189,45 @@ def test_waiter_that_leaves_passes_its_permit_on(granted_by: str) -> None:
     assert own.snapshot() == (0, 0)
 
 
+_ADMISSION = {limiter_module.__file__, permit_module.__file__, wait_queue.__file__}
+
+
 def _acquire_free(own: Limiter) -> None:
-    own.acquire()
+    acquire(own)
 
 
 def _acquire_and_queue(own: Limiter) -> None:
-    gevent.spawn(own.acquire)
+    gevent.spawn(acquire, own)
     gevent.sleep(0.001)
 
 
 def _release_to_another(own: Limiter) -> None:
-    own.acquire().release()
+    acquire(own).release()
 
 
 def _death_at(step: int, victims_act: Callable[[Limiter], None]) -> int:
-    """Kill a process at that line of what it does, check what it leaves behind, and answer how it ended."""
+    """Kill a process at that line of what it does, check what it leaves behind, and return how it ended."""
     parent, taken = Parent(limit=2, queue_size=4), Barrier()
-    own = parent.door()
-    held = [own.acquire() for _ in range(2 if victims_act is _acquire_and_queue else 1)]
-    waiters = [gevent.spawn(own.acquire)] if victims_act is _acquire_and_queue else []
+    own = parent.limiter()
+    held = [acquire(own) for _ in range(2 if victims_act is _acquire_and_queue else 1)]
+    waiters = [gevent.spawn(acquire, own)] if victims_act is _acquire_and_queue else []
     gevent.sleep(0)
 
     def victim(other: Limiter) -> None:
         if victims_act is _release_to_another:
-            permit = other.acquire()
+            permit = acquire(other)
             taken.arrive()
-            sys.settrace(die_at(step, {limiter_module.__file__, line_module.__file__}))
+            sys.settrace(die_at(step, _ADMISSION))
             permit.release()
         else:
-            sys.settrace(die_at(step, {limiter_module.__file__, line_module.__file__}))
+            sys.settrace(die_at(step, _ADMISSION))
             victims_act(other)
         sys.settrace(None)
 
     pid = parent.fork(victim)
     if victims_act is _release_to_another:
         taken.wait_arrived(1)
-        waiters = [gevent.spawn(own.acquire) for _ in range(2)]
+        waiters = [gevent.spawn(acquire, own) for _ in range(2)]
         gevent.sleep(0)
         taken.lift(1)
     _, status = os.waitpid(pid, 0)
@@ -234,7 +238,7 @@ def _death_at(step: int, victims_act: Callable[[Limiter], None]) -> int:
     for waiter in waiters:
         waiter.get(timeout=10).release()
     assert own.snapshot() == (0, 0)
-    again = [own.acquire(), own.acquire()]
+    again = [acquire(own), acquire(own)]
     for permit in again:
         permit.release()
     assert own.snapshot() == (0, 0)
@@ -257,16 +261,16 @@ def test_death_before_any_line_of_code_leaves_a_sound_table(victims_act: Callabl
 def test_queue_that_churns_does_not_fill_with_the_dead() -> None:
     """Waiters that give up behind one that stays: their places can be used again, however many they were."""
     parent = Parent(limit=1, queue_size=3)
-    own = parent.door()
-    held = own.acquire()
-    patient = gevent.spawn(own.acquire)
+    own = parent.limiter()
+    held = acquire(own)
+    patient = gevent.spawn(acquire, own)
     gevent.sleep(0)
     for _ in range(500):
-        impatient = [gevent.spawn(own.acquire) for _ in range(2)]
+        impatient = [gevent.spawn(acquire, own) for _ in range(2)]
         gevent.sleep(0)
         assert own.snapshot() == (1, 3)
         with pytest.raises(QueueFull):
-            own.acquire()
+            acquire(own)
         gevent.killall(impatient)
     held.release()
     patient.get(timeout=10).release()

@@ -1,7 +1,14 @@
-"""A catalogue of one model, which a test brings along."""
+"""A registry of one model, which a test brings along, and the application over it."""
 
-from app.config import route_schema as routes
+from collections.abc import Iterable
+from functools import partial
+from wsgiref.types import WSGIApplication
+
+from app.api.application import create_app
+from app.bootstrap import Router, shared_state
+from app.config import route_schema
 from app.errors import ModelNotFound
+from app.observability.metrics import EndpointState
 from app.protocols import Call, Inference, Model, Reply
 from app.routing.registry import ModelRegistry, RegisteredModel
 
@@ -30,7 +37,7 @@ class OneModel(ModelRegistry):
 
     def __init__(self, model: Model) -> None:
         self._only = model
-        self._route = routes.Model(name=model.name, protocol="simulated", versions=(routes.Version(),))
+        self._route = route_schema.Model(name=model.name, protocol="simulated", versions=(route_schema.Version(),))
 
     def find(self, name: str | None) -> RegisteredModel:
         """See ModelRegistry."""
@@ -45,3 +52,14 @@ class OneModel(ModelRegistry):
     def unusable(self) -> str | None:
         """See ModelRegistry."""
         return self._only.unusable()
+
+    def endpoint_states(self) -> Iterable[EndpointState]:
+        """See ModelRegistry."""
+        return ()
+
+
+def application_over(router: Router, model: Model) -> WSGIApplication:
+    """Returns the router's application, over this model in place of its own ones."""
+    registry = OneModel(model)
+    read_state = partial(shared_state, router.limiter, router.slots, registry)
+    return create_app(router.settings, router.limiter, router.metrics, registry, router.drain, read_state)

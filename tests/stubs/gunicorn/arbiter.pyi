@@ -1,0 +1,5 @@
+from gunicorn.config import Config
+
+class Arbiter:
+    pid: int
+    cfg: Config

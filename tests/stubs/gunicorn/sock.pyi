@@ -1,0 +1,5 @@
+import ssl
+
+from gunicorn.config import Config
+
+def ssl_context(conf: Config) -> ssl.SSLContext: ...

@@ -1,0 +1,3 @@
+hop_headers: set[str]
+
+def unquote_to_wsgi_str(string: str) -> str: ...

@@ -1,0 +1,44 @@
+"""gunicorn's hooks, called without gunicorn."""
+
+import os
+from pathlib import Path
+
+import gevent
+
+from app.admission.limiter import Limiter
+from tests.support.forks import acquire
+from tests.support.local_router import HookedWorker, LocalRouter
+
+
+def test_upkeep_picks_up_what_was_granted_silently(tmp_path: Path) -> None:
+    """A process that was killed between granting and notifying: the waiter's worker finds the grant within a second."""
+    with LocalRouter(tmp_path, MAX_CONCURRENCY="1", QUEUE_SIZE="2") as local:
+        router = local.router
+        other = Limiter(router.table, 2)
+        other.attach(router.slots.claim().slot)
+        held = acquire(other)
+        waiter = gevent.spawn(acquire, router.limiter)
+        gevent.sleep(0)
+        held.release()
+        assert router.slots.own is not None
+        os.eventfd_read(router.table.eventfds[router.slots.own])  # as if it had never been notified
+        gevent.sleep(0.01)
+        assert not waiter.ready()
+        local.worker.context.upkeep()
+        waiter.get(timeout=10).release()
+        assert other._watcher is not None
+        other._watcher.close()
+
+
+def test_slot_of_a_worker_that_never_ran_comes_back(tmp_path: Path) -> None:
+    """It died before it occupied its slot, and gunicorn forgot it: the next fork finds that."""
+    with LocalRouter(tmp_path) as local:
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        slots = []
+        for worker in (HookedWorker(pid), HookedWorker(os.getpid())):
+            local.hooks.pre_fork(None, worker)  # type: ignore[arg-type]
+            slots.append(local.hooks._claims[worker].slot)  # type: ignore[index]
+        assert slots[0] == slots[1]
