@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.admission.limiter import Limiter
-from app.admission.permit import Permit, Ticket
 from app.admission.model_limit import ModelLimit
+from app.admission.permit import Permit, Ticket
 from app.errors import ClientGone, Rejected, UpstreamError
 from app.net.disconnect import ClientWatch
 

@@ -12,12 +12,13 @@ from app.observability.metrics import Metrics
 from app.protocols import Call, Reply
 from app.routing.outlier_detection import Outcome, OutlierDetector
 from app.routing.policies import POLICIES, Choice
+from app.routing.retry_budget import RetryBudgets
 from app.shared_memory.counters import MAX_IDS, InflightCounters
-from app.shared_memory.table import SharedTable, name_hash, now_ms
+from app.shared_memory.table import Layout, SharedTable, name_hash, now_ms
 from app.upstream.headers import Headers, retry_after_s, to_client
 from app.upstream.pool import Answer, Pool
 
-ARRAYS = {"turns": MAX_IDS}
+LAYOUT = Layout(arrays={"turns": MAX_IDS})
 """A count of choices for every version, at the place of its first endpoint."""
 
 _TURNS = 1 << 32
@@ -42,19 +43,22 @@ class Endpoint(NamedTuple):
     base_path: str
 
 
-class Shared(NamedTuple):
+class SharedRouting(NamedTuple):
     """What all workers share of the endpoints, and the metrics."""
 
     table: SharedTable
     usage: InflightCounters
     states: OutlierDetector
+    budgets: RetryBudgets
     metrics: Metrics
 
 
 class Version:
     """The endpoints of one version of a model, in one worker."""
 
-    def __init__(self, route: routes.Model, version: routes.Version, endpoints: Sequence[Endpoint], shared: Shared):
+    def __init__(
+        self, route: routes.Model, version: routes.Version, endpoints: Sequence[Endpoint], shared: SharedRouting
+    ):
         self.name = version.name
         self.weight = version.weight
         self.upstream_model = version.upstream_model or route.name
@@ -160,7 +164,7 @@ class Attempt:
         """Be counted with the endpoint no more; answers whether it was ejected for how this ended."""
         self._ended = True
         version, place = self.version, self.endpoint.place
-        version.shared.usage.leave(place)
+        version.shared.usage.remove(place)
         return version.shared.states.end(
             place, outcome, probe=self._probe, peers=version.places, rules=version.route.ejection
         )

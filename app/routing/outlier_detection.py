@@ -18,11 +18,11 @@ from enum import Enum, auto
 
 from app.config.route_schema import Ejection
 from app.shared_memory.counters import MAX_IDS
-from app.shared_memory.table import SharedTable, now_ms
+from app.shared_memory.table import Layout, SharedTable, now_ms
 
 _FIELDS = 10
 _UNTIL, _EJECTIONS, _BACK, _FAILURES, _WINDOW, _SEEN, _FAILED, _AWAY, _UNWELL, _PROBED = range(_FIELDS)
-ARRAYS = {"endpoints": MAX_IDS * _FIELDS}
+LAYOUT = Layout(arrays={"endpoints": MAX_IDS * _FIELDS})
 
 _PROBE_LEASE_MS = 10_000
 _MAX_AWAY_MS = 60_000
@@ -44,7 +44,7 @@ class OutlierDetector:
         self._lock = table.lock
         self._state = table.array("endpoints")
 
-    def clear(self, place: int) -> None:
+    def reset(self, place: int) -> None:
         """Know nothing of an endpoint that is new. Needs the lock."""
         for at in range(place * _FIELDS, (place + 1) * _FIELDS):
             self._state[at] = 0

@@ -13,13 +13,11 @@ import msgspec
 from app.admission.model_limit import ModelLimit
 from app.config import route_schema as routes
 from app.config.routes_source import Document, counted_as, endpoints_of, names_in
-from app.config.settings import Settings
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
 from app.protocols import Model
-from app.routing.endpoint_pool import Endpoint, Shared, Version
+from app.routing.endpoint_pool import Endpoint, SharedRouting, Version
 from app.routing.remote_model import RemoteModel
-from app.routing.retry_budget import RetryBudget
 from app.routing.route_store import RouteStore
 from app.simulated.model import SimulatedModel
 from app.upstream.connection import Address
@@ -39,12 +37,14 @@ class ModelRegistry:
 
     def __init__(
         self,
-        settings: Settings,
         publication: RouteStore,
-        shared: Shared,
+        shared: SharedRouting,
         retry_after: Callable[[], int],
+        *,
+        simulated_latency_s: float,
+        simulated_token_s: float,
     ) -> None:
-        self._settings = settings
+        self._simulated = simulated_latency_s, simulated_token_s
         self._publication = publication
         self._shared = shared
         self._retry_after = retry_after
@@ -53,7 +53,6 @@ class ModelRegistry:
         self._served: dict[str, RegisteredModel] = {}
         self._pools: dict[str, Pool] = {}
         self._places: Mapping[str, int] = {}
-        shared.metrics.endpoints = self.endpoint_states
 
     def find(self, name: str | None) -> RegisteredModel:
         """The model of this name or alias; without a name, the default one. Raises ModelNotFound."""
@@ -123,8 +122,7 @@ class ModelRegistry:
         if model.protocol == "simulated":
             return SimulatedModel(
                 model.name,
-                self._settings.simulated_latency_ms / 1000,
-                self._settings.simulated_token_ms / 1000,
+                *self._simulated,
                 tuple(version.name for version in model.versions),
             )
         versions = [
@@ -139,7 +137,7 @@ class ModelRegistry:
             )
             for version in model.versions
         ]
-        budget = RetryBudget(self._shared.table, self._places[counted_as(model)], model.retry_budget)
+        budget = self._shared.budgets.of(self._places[counted_as(model)], model.retry_budget)
         return RemoteModel(model, versions, budget, self._shared.metrics)
 
     def _limit(self, model: routes.Model) -> ModelLimit | None:

@@ -5,9 +5,9 @@ be retried too, and is the most that can be saved up.
 """
 
 from app.shared_memory.counters import MAX_IDS
-from app.shared_memory.table import SharedTable
+from app.shared_memory.table import Layout, SharedTable
 
-ARRAYS = {"retry_milli": MAX_IDS}
+LAYOUT = Layout(arrays={"retry_milli": MAX_IDS})
 _RESERVE_MILLI = 10_000
 
 
@@ -34,6 +34,12 @@ class RetryBudget:
             return True
 
 
-def clear(table: SharedTable, place: int) -> None:
-    """A new model is counted at `place`: nothing of its reserve is spent. Needs the lock."""
-    table.array("retry_milli")[place] = 0
+class RetryBudgets:
+    def __init__(self, table: SharedTable) -> None:
+        self._table = table
+
+    def of(self, place: int, share: float) -> RetryBudget:
+        return RetryBudget(self._table, place, share)
+
+    def reset(self, place: int) -> None:
+        self._table.array("retry_milli")[place] = 0

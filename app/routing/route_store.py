@@ -8,17 +8,15 @@ store has published nothing.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from app.errors import RoutesError
-from app.routing import retry_budget as budget
-from app.routing.outlier_detection import OutlierDetector
 from app.shared_memory.counters import InflightCounters
-from app.shared_memory.table import SharedTable
+from app.shared_memory.table import Layout, SharedTable
 
 MAX_BYTES = 512 << 10
 _WORDS = MAX_BYTES // 8
-ARRAYS = {"published": 2 * _WORDS}
-CELLS = ("published_cursor", "published_refused")
+LAYOUT = Layout(cells=("published_cursor", "published_refused"), arrays={"published": 2 * _WORDS})
 
 _LENGTH_BITS = 24
 
@@ -26,7 +24,7 @@ _LENGTH_BITS = 24
 class RouteStore:
     """A view of what is published, in one process."""
 
-    def __init__(self, table: SharedTable, usage: InflightCounters, endpoints: OutlierDetector) -> None:
+    def __init__(self, table: SharedTable, usage: InflightCounters, parts: Any) -> None:
         self._table = table
         self._lock = table.lock
         self._bytes = table.array("published").cast("B")
@@ -34,7 +32,7 @@ class RouteStore:
         self.refused = table.cell("published_refused")
         """1 while the newest routes are bad, and older ones are served in their place."""
         self._usage = usage
-        self._endpoints = endpoints
+        self._parts = parts
 
     @property
     def generation(self) -> int:
@@ -64,8 +62,8 @@ class RouteStore:
             return self._read()
 
     def _clear(self, place: int) -> None:
-        self._endpoints.clear(place)
-        budget.clear(self._table, place)
+        for part in self._parts:
+            part.reset(place)
 
     def _read(self) -> tuple[int, bytes]:
         generation, length = self.generation, self._cursor[0] & (1 << _LENGTH_BITS) - 1

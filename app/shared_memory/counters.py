@@ -12,11 +12,11 @@ there, and should the publisher be killed, they are not replaced at all.
 from collections.abc import Callable, Iterable
 
 from app.errors import RoutesError
-from app.shared_memory.table import SLOTS, SharedTable, name_hash
+from app.shared_memory.table import SLOTS, Layout, SharedTable, name_hash
 
 MAX_IDS = 512
 """How many names can be counted at once: endpoints and models, of the present routes and the last ones."""
-ARRAYS = {"use": MAX_IDS * SLOTS, "use_names": MAX_IDS, "use_last": MAX_IDS}
+LAYOUT = Layout(arrays={"use": MAX_IDS * SLOTS, "use_names": MAX_IDS, "use_last": MAX_IDS})
 
 
 class InflightCounters:
@@ -37,9 +37,16 @@ class InflightCounters:
         """Count one request more. Needs the lock if it depends on what was read."""
         self._row[place] += 1
 
-    def leave(self, place: int) -> None:
+    def remove(self, place: int) -> None:
         """Count it no more."""
         self._row[place] -= 1
+
+    def release_row(self, slot: int) -> int:
+        """Clear what a dead worker counted. Returns 0: no permit is among it. The lock is held."""
+        row = self._use[slot * MAX_IDS : (slot + 1) * MAX_IDS]
+        for at in range(MAX_IDS):
+            row[at] = 0
+        return 0
 
     def total(self, place: int) -> int:
         """Requests counted at a place, over all workers."""
@@ -73,10 +80,3 @@ class InflightCounters:
         for place, name in enumerate(self._names):
             if name in wanted:
                 self._last[place] = published + 1
-
-
-def clear_row(table: SharedTable, slot: int) -> None:
-    """Forget what a dead worker counted. Needs the lock."""
-    row = table.array("use")[slot * MAX_IDS : (slot + 1) * MAX_IDS]
-    for place in range(MAX_IDS):
-        row[place] = 0

@@ -151,7 +151,7 @@ def test_rows_of_a_dead_arbiters_workers_are_reclaimed_once() -> None:
         worker = os.fork()
         if worker == 0:
             parent.slots.occupy(claim)
-            parent.limiter_of(claim.slot).acquire()
+            acquire(parent.limiter_of(claim.slot))
             os._exit(0)
         os.waitpid(worker, 0)  # died without its row being reclaimed, and so does this arbiter
         parent.slots.claim()  # for a worker that it doesn't live to fork
@@ -227,6 +227,7 @@ def test_newcomer_does_not_overtake_although_a_permit_is_free() -> None:
     acquire(other)
     waiter = gevent.spawn(acquire, own)
     gevent.sleep(0)
+    assert other._slot is not None
     parent.table.column("inflight")[other._slot] -= 1  # the first of the two stores of a release
     with pytest.raises(QueueFull):
         acquire(other)

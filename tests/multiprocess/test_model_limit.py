@@ -10,7 +10,7 @@ from app.admission.limiter import Limiter
 from app.admission.model_limit import ModelLimit
 from app.errors import ModelLimitReached
 from app.shared_memory.counters import InflightCounters
-from tests.support.forks import Barrier, KernelCount, Parent, acquire
+from tests.support.forks import Barrier, KernelCount, Parent
 
 PLACE = 5
 
@@ -70,11 +70,11 @@ def test_model_that_is_full_refuses_at_once_and_takes_nothing(parent: Parent) ->
     limit, other = _limit(parent, slot, 2), _limit(parent, slot, 1, PLACE + 1)
     leave = [limit.acquire(), limit.acquire()]
     for _ in range(5):
-        with pytest.raises(ModelLimitReached, match="all 2 requests") as refused:
+        with pytest.raises(ModelLimitReached, match="has 2 requests in progress") as refused:
             limit.acquire()
         assert refused.value.retry_after == 17
     assert InflightCounters(parent.table).total(PLACE) == 2
-    acquire(other)
+    other.acquire()
     leave.pop()()
     leave.append(limit.acquire())
     with pytest.raises(ModelLimitReached):
@@ -105,8 +105,8 @@ def test_killed_process_gives_back_when_its_slot_is_reclaimed(parent: Parent, in
 
     def work(limiter: Limiter) -> None:
         own = _limit(parent, limiter._slot, 3)
-        acquire(own)
-        acquire(own)
+        own.acquire()
+        own.acquire()
         if inside_the_lock:
             with parent.table.lock:
                 inside.arrive()

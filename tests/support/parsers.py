@@ -6,7 +6,7 @@ from gunicorn import http
 from gunicorn.config import Config
 from gunicorn.http import wsgi
 
-from app.server.client_connection import Connection, Response
+from app.server.client_connection import ClientConnection, Response
 from app.server.fast_path import FastPath, Request
 
 LISTENER, PEER = ("127.0.0.1", 8080), ("127.0.0.9", 4711)
@@ -38,7 +38,7 @@ class Wire:
         return b"".join(self.pieces)
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> ClientConnection:
         """Itself, as the fast path takes it."""
         given: Any = self
         return given  # type: ignore[no-any-return]

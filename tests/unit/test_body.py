@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,20 +15,14 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from msgspec import UNSET
-from prometheus_client import values
 
-from app.admission.limiter import Limiter
-from app.api.application import create_app
 from app.api.body import parse_object, read_body
 from app.api.infer import parse_inference
-from app.bootstrap import shared_table
-from app.config.settings import load_settings
 from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UnsupportedBody
-from app.observability.metrics import Metrics, keep_files_per_slot
 from app.protocols import Inference
-from app.shared_memory.drain import Drain
-from app.shared_memory.slots import Slots
-from tests.support.catalogue import OneModel, TestModel
+from tests.support.forks import acquire
+from tests.support.local_router import LocalRouter
+from tests.support.registry import TestModel, application_over
 
 LIMIT = 1000
 
@@ -104,21 +97,13 @@ class Server(TestModel):
     def __init__(self, folder: Path) -> None:
         self.name = "recorder"
         self.seen: list[Inference] = []
-        settings = load_settings({"MAX_CONCURRENCY": "1", "MAX_BODY_BYTES": str(LIMIT), "ACCESS_LOG": "off"}, 1)
-        self.table = table = shared_table(settings.max_concurrency, settings.queue_size)
-        owners = Slots(table, settings.max_concurrency, settings.queue_size)
-        self.limiter = Limiter(table, settings.max_concurrency)
-        self.limiter.attach(owners.claim().slot)
-        self._value_class = values.ValueClass
-        keep_files_per_slot(folder, lambda: 0)
-        metrics = Metrics(self.limiter, owners, folder)
-        self._app = create_app(settings, self.limiter, metrics, OneModel(self), Drain(table))
+        self._local = LocalRouter(folder, MAX_CONCURRENCY="1", MAX_BODY_BYTES=str(LIMIT)).start_worker()
+        self.limiter = self._local.router.limiter
+        self._app = application_over(self._local.router, self)
 
     def close(self) -> None:
-        """Close the eventfds, of which every table has one for each worker that might be, and count as before."""
-        values.ValueClass = self._value_class
-        for bell in self.table.eventfds:
-            os.close(bell)
+        """Close the router."""
+        self._local.close()
 
     def infer(self, request: Inference) -> object:
         """A `Model`."""
@@ -142,7 +127,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def full_server(server: Server) -> Iterator[Server]:
     """The application with its only permit taken."""
-    permit = server.limiter.acquire()
+    permit = acquire(server.limiter)
     yield server
     permit.release()
 

@@ -16,8 +16,8 @@ from gevent.socket import wait_read
 
 from app.api.exchange import ENVIRON_KEY, Exchange, with_exchange
 from app.errors import ClientGone, LimitReached, QueueTimeout
-from app.server.client_connection import Connection
-from tests.support.forks import Parent
+from app.server.client_connection import ClientConnection
+from tests.support.forks import Parent, acquire
 
 HEADERS = [("Content-Type", "text/plain")]
 
@@ -50,8 +50,9 @@ class Stage:
     """An application that takes the only permit and answers with a body, inside the layer under test."""
 
     def __init__(self, queue_size: int, timeout_s: float) -> None:
-        parent = Parent(1, queue_size, timeout_s)
-        self.limiter = parent.door()
+        parent = Parent(1, queue_size)
+        self.limiter = parent.limiter()
+        self.timeout_s = timeout_s
         self.close = parent.close
         self.body = Body()
         self.raises: BaseException | None = None
@@ -62,7 +63,7 @@ class Stage:
 
     def _application(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         exchange: Exchange = environ[ENVIRON_KEY]
-        exchange.admit(self.limiter)
+        exchange.admit(self.limiter, self.timeout_s)
         assert self.limiter.snapshot() == (1, 0)
         self.inside()
         if self.raises is not None:
@@ -198,15 +199,15 @@ def test_everything_comes_back_exactly_once(name: str, stage: Stage) -> None:
     assert stage.given_back()
     assert stage.statuses == [status]
     assert getattr(stage.body, "closed", 1) == (0 if stage.raises else 1)
-    permit = stage.limiter.acquire()
+    permit = acquire(stage.limiter)
     with pytest.raises(LimitReached):  # the only permit is one permit still
-        stage.limiter.acquire()
+        acquire(stage.limiter)
     permit.release()
 
 
 def test_exchange_without_a_permit_gives_none_back(stage: Stage) -> None:
     """A refused request ends like any other, says why it was refused, and takes nobody's permit away."""
-    held = stage.limiter.acquire()
+    held = acquire(stage.limiter)
     with pytest.raises(LimitReached):
         stage.call()
     assert stage.limiter.snapshot() == (1, 0)
@@ -217,7 +218,7 @@ def test_exchange_without_a_permit_gives_none_back(stage: Stage) -> None:
 def test_waiting_in_the_queue_is_timed_and_may_end_in_refusal(make_stage: Callable[..., Stage]) -> None:
     """The time before a refusal counts as waiting, not as the model's."""
     stage = make_stage(queue_size=1, timeout_s=0.02)
-    held = stage.limiter.acquire()
+    held = acquire(stage.limiter)
     with pytest.raises(QueueTimeout):
         stage.call()
     (exchange,) = stage.ended
@@ -232,7 +233,7 @@ def serve(stage: Stage, sock: socket.socket) -> "gevent.Greenlet[[], Any]":
     """A server's greenlet, for a client on this connection."""
 
     def one() -> list[bytes]:
-        with closing(Connection(sock, 20)) as connection:
+        with closing(ClientConnection(sock, 20)) as connection:
             return list(stage.call(**{"gunicorn.socket": connection}))
 
     return gevent.spawn(one)
@@ -264,7 +265,7 @@ def test_client_that_leaves_inside_the_model_frees_its_permit(
 def test_client_that_leaves_the_queue_leaves_it(make_stage: Callable[..., Stage]) -> None:
     """A client that closes while its request waits takes no place and no permit along."""
     stage = make_stage(queue_size=1)
-    held = stage.limiter.acquire()
+    held = acquire(stage.limiter)
     server, client = socket.socketpair()
     with server, client:
         greenlet = serve(stage, server)
@@ -284,7 +285,7 @@ def test_nothing_is_thrown_after_the_end(raises: Exception | None, stage: Stage)
     """A client that leaves after its exchange ended interrupts nobody: the greenlet may serve somebody else by then."""
     stage.raises = raises
     server, client = socket.socketpair()
-    connection = Connection(server, 20)
+    connection = ClientConnection(server, 20)
 
     def serve_and_go_on() -> str:
         try:

@@ -13,7 +13,7 @@ from gunicorn.http import wsgi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.server.fast_path import Answer, Body, FastPath, Request
+from app.server.fast_path import Body, FastPath, Request, ResponseWriter
 from tests.support.generated_requests import BODIES, TOKENS, generated_requests
 from tests.support.parsers import LISTENER, PATH, PEER, PLAIN, Wire, config, gunicorns, ordinary, taken
 from tests.support.requests_corpus import CORPUS, get, post
@@ -316,11 +316,11 @@ def request(method: str = "GET", keep: bool = True, **environ: object) -> Reques
     return found
 
 
-def answer(to: Request | None = None, stops: bool = False, **settings: object) -> tuple[Answer, Wire]:
+def answer(to: Request | None = None, stops: bool = False, **settings: object) -> tuple[ResponseWriter, Wire]:
     """An answer, and where it is written."""
     wire = Wire()
     path = FastPath(config(**settings)) if settings else PATH
-    return Answer(wire.connection, to or request(), lambda: stops, path), wire
+    return ResponseWriter(wire.connection, to or request(), lambda: stops, path), wire
 
 
 def sending(status: str, headers: list[tuple[str, str]], pieces: _Pieces) -> Callable[[Any, Any], _Pieces]:

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from falcon import testing
@@ -22,13 +21,13 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 from structlog.testing import capture_logs
 
-from app.admission.limiter import Permit
-from app.api.application import create_app
-from app.config.settings import load_settings
+from app.admission.permit import Permit
+from app.bootstrap import shared_state
 from app.errors import ClientGone
 from app.protocols import Inference
-from app.server.hooks import Hooks
-from tests.support.catalogue import OneModel, TestModel
+from tests.support.forks import acquire
+from tests.support.local_router import HookedWorker, LocalRouter
+from tests.support.registry import OneModel, TestModel, application_over
 
 pytestmark = pytest.mark.slow
 
@@ -63,14 +62,11 @@ class Server(TestModel):
 
     def __init__(self, folder: Path, **environ: str) -> None:
         self.folder = folder / "metrics"
-        settings = load_settings(
-            {"PROMETHEUS_MULTIPROC_DIR": str(self.folder), "MODEL_REF": "m", "ACCESS_LOG": "off", **environ}, 1
-        )
-        self.lifecycle = Hooks(settings, {}, "ROUTER_TEST_UNUSED", None)
+        self.name = "m"
+        local = LocalRouter(folder, MODEL_REF="m", **environ)
+        self.router, self.hooks = local.router, local.hooks
         self.raises: BaseException | None = None
-        self.name = settings.model_ref
-        metrics, drain = self.lifecycle.metrics, self.lifecycle.drain
-        self._app = create_app(settings, self.lifecycle.limiter, metrics, OneModel(self), drain)
+        self._app = application_over(self.router, self)
 
     def infer(self, request: Inference) -> object:
         """A `Model`."""
@@ -84,13 +80,13 @@ class Server(TestModel):
 
     def start_worker(self, work: Callable[["Server"], object]) -> "Worker":
         """Fork a worker that does this and is SIGKILLed then."""
-        worker = SimpleNamespace(claim=None, pid=0, ppid=os.getpid())
-        self.lifecycle.pre_fork(None, worker)
+        worker = HookedWorker(0)
+        self.hooks.pre_fork(None, worker)  # type: ignore[arg-type]  # the hooks use nothing else of either
         worker.pid = os.fork()
         if not worker.pid:
             try:
-                self.lifecycle.post_fork(None, worker)
-                self.lifecycle.post_worker_init(worker)
+                self.hooks.post_fork(None, worker)  # type: ignore[arg-type]
+                self.hooks.post_worker_init(worker)  # type: ignore[arg-type]
                 with capture_logs():
                     work(self)
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -107,8 +103,12 @@ class Server(TestModel):
 
     def samples(self) -> Samples:
         """The page's samples by name and labels, as another process of the server shows them."""
-        page, _ = self.lifecycle.metrics.page("")
+        page, _ = self.page("")
         return {_written(sample): sample.value for family in parse_text(page.decode()) for sample in family.samples}
+
+    def page(self, accept: str) -> tuple[bytes, str]:
+        """The page, as another process of the server shows it."""
+        return self.router.metrics.page(shared_state(self.router.limiter, self.router.slots, OneModel(self)), accept)
 
     def files(self) -> list[str]:
         """The names of the files of the metrics."""
@@ -124,7 +124,7 @@ def _written(sample: Sample) -> str:
 class Worker:
     """A forked worker, seen by its parent."""
 
-    def __init__(self, server: Server, worker: Any) -> None:
+    def __init__(self, server: Server, worker: HookedWorker) -> None:
         self._server = server
         self._worker = worker
 
@@ -135,7 +135,7 @@ class Worker:
 
     def reclaim(self) -> None:
         """What the arbiter does when it has reaped a worker."""
-        self._server.lifecycle.child_exit(None, self._worker)
+        self._server.hooks.child_exit(None, self._worker)  # type: ignore[arg-type]
 
     def reap(self) -> None:
         """Both."""
@@ -159,7 +159,7 @@ def every_outcome(server: Server) -> None:
     for _ in range(3):
         assert server.ask().status_code == 200
     assert server.ask(body=b"nonsense").status_code == 400
-    held = server.lifecycle.limiter.acquire()
+    held = acquire(server.router.limiter)
     assert server.ask().status_code == 429
     held.release()
     server.raises = RuntimeError()
@@ -228,7 +228,7 @@ def _families(folder: Path) -> dict[str, dict[str, str]]:
     server.run_worker(one_request)
     types = {}
     for accept, parse in (("", parse_text), ("application/openmetrics-text", parse_openmetrics)):
-        page, _ = server.lifecycle.metrics.page(accept)
+        page, _ = server.page(accept)
         types[accept] = {family.name: family.type for family in parse(page.decode())}
     return types
 
@@ -333,7 +333,7 @@ def _gauges(folder: Path) -> list[tuple[float, ...]]:
     ready, go = os.pipe(), os.pipe()
 
     def hold_two(server: Server) -> None:
-        permits.extend(server.lifecycle.limiter.acquire() for _ in range(2))
+        permits.extend(acquire(server.router.limiter) for _ in range(2))
         os.write(ready[1], b".")
         os.read(go[0], 1)
 
@@ -368,7 +368,7 @@ def _empty_at_start(folder: Path) -> tuple[list[str], list[str]]:
     server.run_worker(one_request)
     (server.folder / "note.txt").write_text("not the router's")
     before = server.files()
-    Hooks(load_settings({"PROMETHEUS_MULTIPROC_DIR": str(server.folder)}, 1), {}, "ROUTER_TEST_UNUSED", None)
+    LocalRouter(folder)
     return before, server.files()
 
 

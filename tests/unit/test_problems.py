@@ -1,6 +1,5 @@
 """Errors as clients see them: status, code, headers, and a problem document that tells no secrets."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,20 +7,14 @@ import falcon
 import pytest
 from falcon import testing
 from msgspec import UNSET
-from prometheus_client import values
 from structlog.testing import capture_logs
 
 from app import errors
-from app.admission.limiter import Limiter
 from app.api import error_forms as problem
-from app.api.application import create_app
-from app.bootstrap import shared_table
-from app.config.settings import load_settings
-from app.observability.metrics import Metrics, keep_files_per_slot
 from app.protocols import Inference
-from app.shared_memory.drain import Drain
-from app.shared_memory.slots import Slots
-from tests.support.catalogue import OneModel, TestModel
+from tests.support.forks import acquire
+from tests.support.local_router import LocalRouter
+from tests.support.registry import TestModel, application_over
 
 PROBLEM = "application/problem+json"
 
@@ -65,23 +58,13 @@ class Server(TestModel):
         self.name = "failing"
         self.raises: BaseException | None = None
         self.why_unusable: str | None = None
-        settings = load_settings({"MAX_CONCURRENCY": "1", "ACCESS_LOG": "off", **environ}, 1)
-        self.table = shared_table(settings.max_concurrency, settings.queue_size)
-        owners = Slots(self.table, settings.max_concurrency, settings.queue_size)
-        self.limiter = Limiter(self.table, settings.max_concurrency)
-        self.limiter.attach(owners.claim().slot)
-        self._drain = Drain(self.table)
-        self._drain.attach(0)
-        self._value_class = values.ValueClass
-        keep_files_per_slot(folder, lambda: 0)
-        metrics = Metrics(self.limiter, owners, folder)
-        self._app = create_app(settings, self.limiter, metrics, OneModel(self), self._drain)
+        self._local = LocalRouter(folder, **{"MAX_CONCURRENCY": "1", **environ}).start_worker()
+        self.limiter = self._local.router.limiter
+        self._app = application_over(self._local.router, self)
 
     def close(self) -> None:
-        """Close the eventfds, of which every table has one for each worker that might be, and count as before."""
-        values.ValueClass = self._value_class
-        for bell in self.table.eventfds:
-            os.close(bell)
+        """Close the router."""
+        self._local.close()
 
     def infer(self, request: Inference) -> object:
         """A `Model`."""
@@ -95,7 +78,7 @@ class Server(TestModel):
 
     def drain(self) -> None:
         """As the arbiter would; this process claimed the slot, so it is the one."""
-        self._drain.begin()
+        self._local.router.drain.begin()
 
     def ask(
         self, method: str, path: str, body: bytes = b'{"prompt":"hello"}', request_id: str = "id", port: int = 80
@@ -232,7 +215,7 @@ def test_head_has_no_body(server: Server) -> None:
 
 def test_cap_says_when_to_try_again(server: Server) -> None:
     """At the cap a request is refused with 429 and a whole number of seconds from 1 to 60."""
-    held = server.limiter.acquire()
+    held = acquire(server.limiter)
     answer = server.ask("POST", "/infer")
     assert "1 permits" in assert_problem(answer, 429, "limit_reached")
     assert 1 <= int(answer.headers["retry-after"]) <= 60
@@ -243,7 +226,7 @@ def test_cap_says_when_to_try_again(server: Server) -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_probes_don_t_look_at_the_load(path: str, server: Server) -> None:
     """At the cap the process is as alive and as ready as ever."""
-    held = server.limiter.acquire()
+    held = acquire(server.limiter)
     assert server.ask("GET", path).status_code == 200
     held.release()
 

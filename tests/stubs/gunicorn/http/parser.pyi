@@ -1,5 +1,3 @@
-from typing import Any
-
 from gunicorn.http.message import Request
 
 class Unreader:
