@@ -82,14 +82,14 @@ def _with_known_method(app: WSGIApplication) -> WSGIApplication:
 def _count(metrics: Metrics, exchange: Exchange) -> None:
     """Enter an inference request in the metrics. Probes and scrapes have no route, so they don't count."""
     total = exchange.seconds()
-    metrics.requests_child(exchange.route, exchange.model, exchange.status).inc()
-    metrics.request_seconds_child(exchange.route, exchange.model).observe(total)
+    metrics.requests(exchange.route, exchange.model, exchange.status).inc()
+    metrics.request_seconds(exchange.route, exchange.model).observe(total)
     if exchange.refusal is not None:
-        metrics.rejections_child[exchange.refusal].inc()
+        metrics.rejections[exchange.refusal].inc()
     if exchange.permit is not None:
-        metrics.queue_seconds_child.observe(exchange.queue_s)
-        metrics.model_seconds_child(exchange.model).observe(exchange.model_s)
-    metrics.overhead_seconds_child.observe(max(0.0, total - exchange.queue_s - exchange.model_s))
+        metrics.queue_seconds.observe(exchange.queue_s)
+        metrics.model_seconds(exchange.model).observe(exchange.model_s)
+    metrics.overhead_seconds.observe(max(0.0, total - exchange.queue_s - exchange.model_s))
 
 
 def _log_access(log: Any, exchange: Exchange) -> None:

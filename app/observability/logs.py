@@ -1,4 +1,4 @@
-"""Logging: one line an event, on standard error, the router's own and gunicorn's alike, as JSON or for a console."""
+"""Logging: one line per event on standard error, as JSON or for a console. gunicorn's events have the same form."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from app.config.settings import Settings
 
 
 def configure(settings: Settings) -> dict[str, Any]:
-    """Set structlog up; answers the matching `logging` configuration, for gunicorn's `logconfig_dict`."""
+    """Configure structlog. Returns the matching `logging` configuration, for gunicorn's `logconfig_dict`."""
     stamp: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -51,9 +51,9 @@ def configure(settings: Settings) -> dict[str, Any]:
 
 
 def access_logger(settings: Settings) -> Any:
-    """Logs requests, whatever LOG_LEVEL is: the same lines, but written at once and past `logging`.
+    """Returns the logger of requests. It writes the same lines, whatever LOG_LEVEL is, and bypasses `logging`.
 
-    Under overload there are thousands a second, and `logging` would take ten times as long for each as this does.
+    Under overload there are thousands of lines a second, and `logging` takes ten times as long for each.
     """
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
@@ -79,5 +79,5 @@ def _json(event: dict[str, Any], **_: Any) -> bytes:
 
 
 def _console() -> structlog.dev.ConsoleRenderer:
-    # Plain tracebacks: the fancy ones print local variables, secrets among them.
+    # Plain tracebacks: the default ones print local variables, which may be secrets.
     return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)

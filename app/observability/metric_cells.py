@@ -1,13 +1,13 @@
-"""Counting on the request path: prometheus-client's own files, written without its detours.
+"""Counting on the request path: prometheus-client's own files, written directly.
 
 In multi-process mode every number of prometheus-client is 8 bytes in a file that is mapped into memory. Its `inc` takes
-a lock, asks for the process's identity, and packs the number and a timestamp that only gauges need; `observe` tries one
-bucket after the other. Here the 8 bytes are looked up once, and then added to: the same file, read by the same
-collector, at about a tenth of the cost (tests/bench/metrics.py). One process writes a file, and greenlets don't
-interrupt an addition, so no lock is needed.
+a lock, asks for the process's identity, and packs the number with a timestamp that only gauges need; `observe` tries one
+bucket after the other. Here the 8 bytes are looked up once, and then added to. The file and the collector that reads it
+are the same; docs/performance.md has the figures (tests/bench/metrics.py). One process writes a file, and greenlets do
+not interrupt an addition, so no lock is needed.
 
-A number is found by prometheus-client's private names, so tests/unit/test_metric_cells.py holds it to what its own
-methods would have written, and pins in constraints.txt say which release that was.
+A number is found by prometheus-client's private names. So tests/unit/test_metric_cells.py compares it with what the
+library's own methods write, and constraints.txt pins the release.
 """
 
 import os
@@ -36,7 +36,7 @@ class Count:
         cell[0] += 1.0
 
     def forget(self) -> None:
-        """Look the number up again: this is another process now, with another file."""
+        """Look the number up again: another process has another file."""
         self._cell = None
 
 
@@ -49,16 +49,16 @@ class Distribution:
         self._child = child
         self._bounds: list[float] = child._upper_bounds
         self._cells: list[memoryview[float]] = []
-        """Of the buckets, and of the sum."""
+        """Those of the buckets, and last that of the sum."""
 
     def observe(self, amount: float) -> None:
-        """Enter an amount in its bucket."""
+        """Count an amount in its bucket."""
         cells = self._cells or self._look_up()
         cells[bisect_left(self._bounds, amount)][0] += 1.0
         cells[-1][0] += amount
 
     def forget(self) -> None:
-        """See Count."""
+        """See `Count.forget`."""
         self._cells = []
 
     def _look_up(self) -> "list[memoryview[float]]":
@@ -68,7 +68,7 @@ class Distribution:
 
 
 def _cell_of(value: Any) -> "memoryview[float]":
-    value.get()  # has prometheus-client open this process's file, and make the entry
+    value.get()  # makes prometheus-client open this process's file and add the entry
     at = value._file._positions[value._key]
     return memoryview(value._file._m)[at : at + 8].cast("d")
 

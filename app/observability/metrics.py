@@ -30,6 +30,64 @@ RETRIES = ("stale_connection", "unreachable", "status_429", "status_502", "statu
 RELOADS = ("ok", "refused")
 
 
+class Family(NamedTuple):
+    """A metric as the page and the README show it."""
+
+    name: str
+    about: str
+    labels: tuple[str, ...] = ()
+
+
+INFLIGHT = Family("router_inflight_requests", "Permits taken: requests inside the model, over all workers.")
+QUEUED = Family("router_queued_requests", "Requests waiting for a permit, over all workers.")
+MAX_CONCURRENCY = Family("router_max_concurrency", "The cap, MAX_CONCURRENCY.")
+WORKERS = Family("router_workers", "Worker processes alive.")
+ENDPOINT_INFLIGHT = Family(
+    "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", ("endpoint",)
+)
+ENDPOINT_UP = Family("router_endpoint_up", "Whether an endpoint is healthy and not ejected.", ("endpoint",))
+PERMITS_RECLAIMED = Family("router_permits_reclaimed_total", "Permits taken back from workers that died.")
+REQUESTS = Family(
+    "router_requests_total",
+    "Inference requests, by the status code of the response; 499 means that the client left first.",
+    ("route", "model", "code"),
+)
+REJECTED = Family(
+    "router_rejected_requests_total",
+    "Inference requests rejected because of overload; none of them reached a model.",
+    ("reason",),
+)
+REQUEST_SECONDS = Family(
+    "router_request_duration_seconds",
+    "From the request's arrival in the router to the last byte of the response.",
+    ("route", "model"),
+)
+QUEUE_SECONDS = Family("router_queue_wait_seconds", "Time that admitted requests waited for a permit.")
+MODEL_SECONDS = Family("router_model_duration_seconds", "Time that requests spent inside the model.", ("model",))
+OVERHEAD = Family(
+    "router_overhead_seconds", "The router's own share: request duration less queue wait less model duration."
+)
+ENDPOINT_REQUESTS = Family(
+    "router_endpoint_requests_total",
+    "Requests sent to an endpoint, by the status of its response, or by what went wrong.",
+    ("endpoint", "code"),
+)
+RETRIED = Family("router_retries_total", "Requests sent to an endpoint again, by the reason.", ("reason",))
+FIRST_BYTE_SECONDS = Family(
+    "router_time_to_first_byte_seconds", "From the choice of an endpoint to the head of its response.", ("model",)
+)
+UPSTREAM_SECONDS = Family(
+    "router_upstream_duration_seconds",
+    "From the choice of an endpoint to the last byte of its response, or to its failure.",
+    ("model",),
+)
+RELOADED = Family(
+    "router_routes_reloads_total",
+    "Changed routes files, by what became of them: published (ok), or refused as invalid.",
+    ("result",),
+)
+
+
 class EndpointState(NamedTuple):
     """What the gauges say of an endpoint."""
 
@@ -56,91 +114,22 @@ def keep_files_per_slot(directory: Path, slot: Callable[[], object]) -> None:
 
 
 class Metrics:
-    """The metrics that requests write, and the page that shows them all."""
+    """The metrics that requests write, and the page that shows all metrics."""
 
     def __init__(self, directory: Path) -> None:
         """`directory` holds the files of all workers."""
         self._directory = str(directory)
-        own = CollectorRegistry()  # holds nothing: the page reads the files of all workers instead
-        self.requests = Counter(
-            "router_requests_total",
-            "Inference requests, by the status code of the response; 499 means that the client left first.",
-            ("route", "model", "code"),
-            registry=own,
-        )
-        self.rejections = Counter(
-            "router_rejected_requests_total",
-            "Inference requests rejected because of overload; none of them reached a model.",
-            ("reason",),
-            registry=own,
-        )
-        self.request_seconds = Histogram(
-            "router_request_duration_seconds",
-            "From the request's arrival in the router to the last byte of the response.",
-            ("route", "model"),
-            buckets=SECONDS,
-            registry=own,
-        )
-        self.queue_seconds = Histogram(
-            "router_queue_wait_seconds",
-            "Time that admitted requests waited for a permit.",
-            buckets=SECONDS,
-            registry=own,
-        )
-        self.model_seconds = Histogram(
-            "router_model_duration_seconds",
-            "Time that requests spent inside the model.",
-            ("model",),
-            buckets=SECONDS,
-            registry=own,
-        )
-        self.overhead_seconds = Histogram(
-            "router_overhead_seconds",
-            "The router's own share: request duration less queue wait less model duration.",
-            buckets=OVERHEAD_SECONDS,
-            registry=own,
-        )
-        self.endpoint_requests = Counter(
-            "router_endpoint_requests_total",
-            "Requests sent to an endpoint, by the status of its response, or by what went wrong.",
-            ("endpoint", "code"),
-            registry=own,
-        )
-        self.retries = Counter(
-            "router_retries_total", "Requests sent to an endpoint again, by the reason.", ("reason",), registry=own
-        )
-        self.first_byte_seconds = Histogram(
-            "router_time_to_first_byte_seconds",
-            "From the choice of an endpoint to the head of its response.",
-            ("model",),
-            buckets=SECONDS,
-            registry=own,
-        )
-        self.upstream_seconds = Histogram(
-            "router_upstream_duration_seconds",
-            "From the choice of an endpoint to the last byte of its response, or to its failure.",
-            ("model",),
-            buckets=SECONDS,
-            registry=own,
-        )
-        self.reloads = Counter(
-            "router_routes_reloads_total",
-            "Changed routes files, by what became of them: published (ok), or refused as invalid.",
-            ("result",),
-            registry=own,
-        )
-        # prometheus-client looks a child up on every `labels` call; there are few, so keep them.
-        self.requests_child = lru_cache(maxsize=4096)(_counts(self.requests))
-        self.request_seconds_child = lru_cache(maxsize=4096)(_distributions(self.request_seconds))
-        self.model_seconds_child = lru_cache(maxsize=4096)(_distributions(self.model_seconds))
-        self.endpoint_requests_child = lru_cache(maxsize=4096)(_counts(self.endpoint_requests))
-        self.first_byte_child = lru_cache(maxsize=4096)(_distributions(self.first_byte_seconds))
-        self.upstream_seconds_child = lru_cache(maxsize=4096)(_distributions(self.upstream_seconds))
-        self.queue_seconds_child = Distribution(self.queue_seconds)
-        self.overhead_seconds_child = Distribution(self.overhead_seconds)
-        self.retries_child = {reason: Count(self.retries.labels(reason)) for reason in RETRIES}
-        self.rejections_child = {reason: Count(self.rejections.labels(reason)) for reason in REJECTIONS}
-        self.reloads_child = {result: Count(self.reloads.labels(result)) for result in RELOADS}
+        self.requests = _counts(REQUESTS)
+        self.request_seconds = _distributions(REQUEST_SECONDS)
+        self.model_seconds = _distributions(MODEL_SECONDS)
+        self.endpoint_requests = _counts(ENDPOINT_REQUESTS)
+        self.first_byte_seconds = _distributions(FIRST_BYTE_SECONDS)
+        self.upstream_seconds = _distributions(UPSTREAM_SECONDS)
+        self.queue_seconds = Distribution(_histogram(QUEUE_SECONDS))
+        self.overhead_seconds = Distribution(_histogram(OVERHEAD, OVERHEAD_SECONDS))
+        self.retries = _counts_of(RETRIED, RETRIES)
+        self.rejections = _counts_of(REJECTED, REJECTIONS)
+        self.reloads = _counts_of(RELOADED, RELOADS)
 
     def page(self, state: SharedState, accept: str) -> tuple[bytes, str]:
         """Returns the metrics of all workers and their content type: OpenMetrics if `accept` prefers it, else text."""
@@ -162,21 +151,16 @@ class _Gauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         state = self._state
-        for name, about, value in (
-            ("router_inflight_requests", "Permits taken: requests inside the model, over all workers.", state.inflight),
-            ("router_queued_requests", "Requests waiting for a permit, over all workers.", state.queued),
-            ("router_max_concurrency", "The cap, MAX_CONCURRENCY.", state.max_concurrency),
-            ("router_workers", "Worker processes alive.", state.workers),
+        for family, value in (
+            (INFLIGHT, state.inflight),
+            (QUEUED, state.queued),
+            (MAX_CONCURRENCY, state.max_concurrency),
+            (WORKERS, state.workers),
         ):
-            yield GaugeMetricFamily(name, about, value)
-        reclaimed = "Permits taken back from workers that died."
-        yield CounterMetricFamily("router_permits_reclaimed", reclaimed, state.permits_reclaimed)
-        inflight = GaugeMetricFamily(
-            "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", labels=("endpoint",)
-        )
-        up = GaugeMetricFamily(
-            "router_endpoint_up", "Whether an endpoint is healthy and not ejected.", labels=("endpoint",)
-        )
+            yield GaugeMetricFamily(family.name, family.about, value)
+        name = PERMITS_RECLAIMED.name.removesuffix("_total")
+        yield CounterMetricFamily(name, PERMITS_RECLAIMED.about, state.permits_reclaimed)
+        inflight, up = _by_endpoint(ENDPOINT_INFLIGHT), _by_endpoint(ENDPOINT_UP)
         for endpoint in state.endpoints:
             inflight.add_metric((endpoint.url,), endpoint.inflight)
             up.add_metric((endpoint.url,), endpoint.up)
@@ -184,9 +168,33 @@ class _Gauges(Collector):
         yield up
 
 
-def _counts(counter: Counter) -> Callable[..., Count]:
-    return lambda *labels: Count(counter.labels(*labels))
+def _by_endpoint(family: Family) -> GaugeMetricFamily:
+    return GaugeMetricFamily(family.name, family.about, labels=family.labels)
 
 
-def _distributions(histogram: Histogram) -> Callable[..., Distribution]:
-    return lambda *labels: Distribution(histogram.labels(*labels))
+def _counter(family: Family) -> Counter:
+    # The registry holds nothing: the page reads the files of all workers instead.
+    return Counter(*family, registry=CollectorRegistry())
+
+
+def _histogram(family: Family, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+    return Histogram(*family, buckets=buckets, registry=CollectorRegistry())
+
+
+def _counts(family: Family) -> Callable[..., Count]:
+    """Returns a function from the labels' values to their counter."""
+    counter = _counter(family)
+    # prometheus-client looks a child up at every `labels` call; there are few, so they are kept.
+    return lru_cache(maxsize=4096)(lambda *labels: Count(counter.labels(*labels)))
+
+
+def _distributions(family: Family) -> Callable[..., Distribution]:
+    """Returns a function from the labels' values to their histogram."""
+    histogram = _histogram(family)
+    return lru_cache(maxsize=4096)(lambda *labels: Distribution(histogram.labels(*labels)))
+
+
+def _counts_of(family: Family, label_values: Sequence[str]) -> dict[str, Count]:
+    """Returns the counters of a label whose values are all known, so that each is on the page from the start."""
+    counter = _counter(family)
+    return {value: Count(counter.labels(value)) for value in label_values}

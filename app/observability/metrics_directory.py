@@ -1,8 +1,8 @@
-"""The directory of the metrics files: emptied or made at the start, removed by whoever uses it last.
+"""The directory of the metrics files: emptied or made at the start, removed by the last server that uses it.
 
-Every server that uses a directory holds a shared lock (flock(2)) on it, through a descriptor that its workers inherit:
-the kernel frees the lock when the last of these processes ends, however it ends. So the lock tells a directory in use
-from one that a SIGKILL left behind, which the next start removes.
+Every server that uses a directory holds a shared lock (flock(2)) on it, through a descriptor that its workers inherit.
+The kernel releases the lock when the last of these processes ends, however it ends. So the lock distinguishes a
+directory in use from one that a SIGKILL left behind, which the next start removes.
 """
 
 import errno
@@ -26,10 +26,10 @@ class MetricsDirectory:
         self._descriptor = descriptor
 
     def leave(self) -> None:
-        """Stop using it, and remove it if nobody else does.
+        """Stop using the directory, and remove it if no other server uses it.
 
-        To turn a shared lock into an exclusive one, the kernel gives up the first before it tries for the second. So of
-        two servers that leave at the same moment, at least one finds itself alone.
+        To turn a shared lock into an exclusive one, the kernel releases the first before it tries for the second. So of
+        two servers that leave at the same moment, at least one finds no other.
         """
         if _lock_alone(self._descriptor):
             for file in self.path.glob("*.db"):
@@ -37,14 +37,14 @@ class MetricsDirectory:
             try:
                 self.path.rmdir()
             except OSError:
-                pass  # somebody keeps other things there, or mounted it
+                pass  # it holds other files, or is a mount point
         os.close(self._descriptor)
 
 
 def open_directory(configured: str | None, inherited: str | None) -> MetricsDirectory:
-    """The one of the program before this one, or the configured one, emptied, or a new one, in memory if it can be.
+    """Open the inherited directory, or the configured one, emptied, or else a new one, in memory if possible.
 
-    Raises SettingsError if the configured one can't be used.
+    Raises SettingsError if the configured directory can't be used.
     """
     if inherited is not None:
         return _use(Path(inherited))
@@ -66,7 +66,7 @@ def open_directory(configured: str | None, inherited: str | None) -> MetricsDire
     while True:
         directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         used = _use(directory)
-        if directory.exists():  # another start may have taken it for abandoned before it was locked
+        if directory.exists():  # another start may have removed it as abandoned before it was locked
             return used
 
 

@@ -121,13 +121,13 @@ class Attempt:
                 call.method,
                 self.version.route.timeouts,
                 deadline,
-                on_stale=metrics.retries_child["stale_connection"].inc,
+                on_stale=metrics.retries["stale_connection"].inc,
             )
         except BaseException as error:
             self._fail(error)
             raise
         status, headers, length, *_ = answer.head
-        metrics.first_byte_child(self.version.route.name).observe(time.monotonic() - self._began)
+        metrics.first_byte_seconds(self.version.route.name).observe(time.monotonic() - self._began)
         if status in _ASK_FOR_PATIENCE:
             self._heed(status, headers)
         if length is not None and length <= _READ_WHOLE_BYTES:
@@ -151,8 +151,8 @@ class Attempt:
             return
         ejected = self._leave(outcome)
         metrics, model = self.version.shared.metrics, self.version.route.name
-        metrics.endpoint_requests_child(self.endpoint.name, code).inc()
-        metrics.upstream_seconds_child(model).observe(time.monotonic() - self._began)
+        metrics.endpoint_requests(self.endpoint.name, code).inc()
+        metrics.upstream_seconds(model).observe(time.monotonic() - self._began)
         if ejected:
             _log.warning("endpoint ejected", endpoint=self.endpoint.name, model=model, reason=code)
 

@@ -17,7 +17,7 @@ class Publisher:
     def __init__(self, source: RoutesSource, publication: RouteStore, metrics: Metrics) -> None:
         self._source = source
         self._publication = publication
-        self._reloads = metrics.reloads_child
+        self._reloads = metrics.reloads
 
     def publish(self) -> bool:
         """Have every worker serve what the source says; answers whether that is news. Raises RoutesError."""

@@ -68,7 +68,7 @@ class RemoteModel:
                     return reply
                 reply.close()
                 reason = _ANSWERS_TO_REPEAT[reply.status]
-            self._metrics.retries_child[reason].inc()
+            self._metrics.retries[reason].inc()
             attempt = other
 
     def unusable(self, version: str = "") -> str | None:
