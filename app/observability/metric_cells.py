@@ -1,8 +1,8 @@
 """Counting on the request path: prometheus-client's own files, written directly.
 
 In multi-process mode every number of prometheus-client is 8 bytes in a file that is mapped into memory. Its `inc` takes
-a lock, asks for the process's identity, and packs the number with a timestamp that only gauges need; `observe` tries one
-bucket after the other. Here the 8 bytes are looked up once, and then added to. The file and the collector that reads it
+a lock, asks for the process id, and packs the number with a timestamp that only gauges need; `observe` tries one bucket
+after the other. Here the 8 bytes are looked up once, and then added to. The file and the collector that reads it
 are the same; docs/performance.md has the figures (tests/bench/metrics.py). One process writes a file, and greenlets do
 not interrupt an addition, so no lock is needed.
 
