@@ -1,6 +1,6 @@
-"""Asking endpoints whether they are well, by one worker of the pod, on a fresh connection each time.
+"""Health checks: the leading worker asks endpoints whether they are healthy, on a new connection each time.
 
-Well is who answers with 2xx; or with 401, 403, 404 or 405, because then it lives and only doesn't tell us more.
+An endpoint is healthy if it returns 2xx; or 401, 403, 404 or 405, because then it runs and only does not tell more.
 """
 
 import time
@@ -10,68 +10,69 @@ from urllib.parse import urlsplit
 import gevent
 import structlog
 
-from app.config import route_schema as routes
+from app.config import route_schema
 from app.errors import UpstreamError
+from app.protocols.registered import adapter_of
 from app.routing.outlier_detection import OutlierDetector
 from app.routing.registry import ModelRegistry, address_of
 from app.upstream.connection import Connection
 
-_PATHS = {"openai": "/v1/models", "v2": "/v2/health/ready"}  # a simulated model has no endpoints
-_ALIVE = frozenset((401, 403, 404, 405))
+_RUNNING_STATUSES = frozenset((401, 403, 404, 405))
 
 _log = structlog.get_logger("router.endpoints")
 
 
 class HealthChecks:
-    """The prober. `run_due` is called every second by whoever leads, so none is asked more often than that."""
+    """The health checks of all endpoints. The leader calls `run_due` every second, which is the shortest interval."""
 
-    def __init__(self, catalogue: ModelRegistry, states: OutlierDetector) -> None:
-        self._catalogue = catalogue
-        self._states = states
+    def __init__(self, registry: ModelRegistry, outliers: OutlierDetector) -> None:
+        self._registry = registry
+        self._outliers = outliers
         self._next: dict[str, float] = {}
         self._in_a_row: dict[str, tuple[bool, int]] = {}
         self._running: set[str] = set()
 
     def run_due(self, spawn: Callable[..., object] = gevent.spawn) -> None:
-        """Begin the checks that are due; they go on beside the caller."""
+        """Start the checks that are due. They run beside the caller."""
         now = time.monotonic()
         due = {}
-        for endpoint, place, model in self._catalogue.checks():
+        for endpoint, shared_id, model in self._registry.checks():
             check = model.health_check
             if not check.interval_s:
-                self._states.set_healthy(place, well=True)
+                self._outliers.set_healthy(shared_id, healthy=True)
                 continue
             at = self._next.get(endpoint.url, 0.0)
             if at <= now and endpoint.url not in self._running:
                 at = now + check.interval_s
                 self._running.add(endpoint.url)
-                spawn(self._check, endpoint, place, model)
+                spawn(self._check, endpoint, shared_id, model)
             due[endpoint.url] = at
         self._next = due
         self._in_a_row = {url: seen for url, seen in self._in_a_row.items() if url in due}
 
-    def _check(self, endpoint: routes.Endpoint, place: int, model: routes.Model) -> None:
+    def _check(self, endpoint: route_schema.Endpoint, shared_id: int, model: route_schema.Model) -> None:
         check = model.health_check
+        path = check.path or adapter_of(model.protocol).health_path
         try:
-            reason = ask(endpoint, check.path or _PATHS[model.protocol], check.timeout_s)
+            reason = check_endpoint(endpoint, path, check.timeout_s)
         finally:
             self._running.discard(endpoint.url)
         before, count = self._in_a_row.get(endpoint.url, (True, 0))
-        well = reason is None
-        count = count + 1 if well == before else 1
-        self._in_a_row[endpoint.url] = well, count
-        if count < (check.healthy_after if well else check.unhealthy_after):
+        healthy = reason is None
+        count = count + 1 if healthy == before else 1
+        self._in_a_row[endpoint.url] = healthy, count
+        if count < (check.healthy_after if healthy else check.unhealthy_after):
             return
-        if self._states.set_healthy(place, well=well):
-            if well:
-                _log.info("endpoint is well again", endpoint=endpoint.url)
+        if self._outliers.set_healthy(shared_id, healthy=healthy):
+            if healthy:
+                _log.info("endpoint is healthy again", endpoint=endpoint.url)
             else:
-                _log.warning("endpoint is unwell", endpoint=endpoint.url, reason=reason)
+                _log.warning("endpoint is unhealthy", endpoint=endpoint.url, reason=reason)
 
 
-def ask(endpoint: routes.Endpoint, path: str, timeout_s: float) -> str | None:
-    """What is wrong with an endpoint, in a few words, or None if it is well."""
-    timeouts = routes.Timeouts(connect_s=timeout_s, first_byte_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
+def check_endpoint(endpoint: route_schema.Endpoint, path: str, timeout_s: float) -> str | None:
+    """Returns in a few words what is wrong with an endpoint, or None if it is healthy."""
+    timeouts = route_schema.Timeouts(connect_s=timeout_s, first_byte_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
     deadline = time.monotonic() + timeout_s
     url = urlsplit(endpoint.url)
     request = f"GET {url.path}{path} HTTP/1.1\r\nhost: {url.netloc}\r\nconnection: close\r\n\r\n".encode()
@@ -83,4 +84,4 @@ def ask(endpoint: routes.Endpoint, path: str, timeout_s: float) -> str | None:
             connection.close()
     except UpstreamError as error:
         return str(error)
-    return None if 200 <= status < 300 or status in _ALIVE else f"it answered {status} to {path}"
+    return None if 200 <= status < 300 or status in _RUNNING_STATUSES else f"it returned {status} to {path}"

@@ -1,153 +1,246 @@
-"""How each endpoint is doing, known to all workers: which may be tried, which is ejected, and who tries it again.
+"""Outlier detection: which endpoints are in use, which are ejected, and which request tries an ejected one again.
 
-States, kept by place (usage.py) in the shared table and changed under the lock only:
-- **In.** Failures in a row and the failures of a window are counted; either may eject.
-- **Ejected** until a time. Each ejection lasts twice as long as the one before, unless the endpoint stayed in, since,
-  for longer than it had been out. Never are more of a version's endpoints ejected than its share allows.
-- **On probation** once the time is over. The next request that chooses it is the probe, and moves the time on by
-  `_PROBE_LEASE_MS`, so that nobody else tries. If the probe succeeds the endpoint is in; if it fails, ejected anew; if
-  its worker dies or its client leaves, the next request is the probe. One that takes longer than its lease may not be
-  the only one; the first to end decides, and the others count like any attempt.
+All workers share the state, one record for each endpoint in the shared table. Records are written under the lock, but
+for `unhealthy`, which only the leader writes.
+The **circuit** of an endpoint has three states (`_TRANSITIONS` is the whole table):
+- **CLOSED**: the endpoint is in use. Consecutive failures, and the failures of a window, are counted; either may eject.
+- **OPEN**: it is ejected until a time. Each ejection lasts twice as long as the one before, unless the endpoint was in
+  use, since, for longer than it had been out. `max_share` bounds how many endpoints of a pool are ejected at once.
+- **HALF_OPEN**: the ejection is over, and one request, the **trial**, decides. It holds a lease of `_TRIAL_LEASE_MS`,
+  during which no other request is sent there. If it succeeds, the circuit closes; if it fails, it opens again. If its
+  worker dies or its client leaves, the next request is the trial. A trial that outlasts its lease may not be the only
+  one: the first to end decides, and the others count as ordinary attempts.
 
-Two more reasons to leave one out: the prober found it unwell (health_checks.py), or it asked to be left alone for a
-while by `Retry-After`. Times are milliseconds of the machine's monotonic clock, which all processes share.
+Two more reasons keep requests away: the endpoint failed its health checks (health_checks.py), or it is backing off
+because it asked for a pause by `Retry-After`. Times are milliseconds of the monotonic clock that all processes share.
+
+A process may be killed between any two stores. Invariant: the store of `circuit` comes last in every transition, and a
+record with an old `circuit` beside newer fields is harmless: `unavailable_until_ms` keeps requests away for a bounded
+time, and nothing else reads it.
 """
 
 from collections.abc import Sequence
-from enum import Enum, auto
+from ctypes import Structure, c_int64
+from enum import Enum, IntEnum, auto
 
 from app.config.route_schema import Ejection
 from app.shared_memory.counters import MAX_IDS
 from app.shared_memory.table import Layout, SharedTable, now_ms
 
-_FIELDS = 10
-_UNTIL, _EJECTIONS, _BACK, _FAILURES, _WINDOW, _SEEN, _FAILED, _AWAY, _UNWELL, _PROBED = range(_FIELDS)
-LAYOUT = Layout(arrays={"endpoints": MAX_IDS * _FIELDS})
-
-_PROBE_LEASE_MS = 10_000
-_MAX_AWAY_MS = 60_000
+_TRIAL_LEASE_MS = 10_000
+_MAX_BACK_OFF_MS = 60_000
 
 
 class Outcome(Enum):
-    """How an attempt ended, for the endpoint's account."""
+    """How an attempt ended, as far as it tells about the endpoint."""
 
     SUCCESS = auto()
     FAILURE = auto()
     ABANDONED = auto()
-    """The client left, or the worker stopped: it says nothing of the endpoint."""
+    """The client left, or the worker stopped: it tells nothing."""
+
+
+class Circuit(IntEnum):
+    """Whether an endpoint is in use."""
+
+    CLOSED = 0
+    OPEN = 1
+    HALF_OPEN = 2
+
+
+class _Event(Enum):
+    """What changes a circuit."""
+
+    TOO_MANY_FAILURES = auto()
+    TRIAL_BEGINS = auto()
+    TRIAL_SUCCEEDS = auto()
+    TRIAL_FAILS = auto()
+    TRIAL_FAILS_BEYOND_MAX_SHARE = auto()
+
+
+_TRANSITIONS: dict[tuple[Circuit, _Event], Circuit] = {
+    (Circuit.CLOSED, _Event.TOO_MANY_FAILURES): Circuit.OPEN,
+    (Circuit.OPEN, _Event.TRIAL_BEGINS): Circuit.HALF_OPEN,
+    (Circuit.HALF_OPEN, _Event.TRIAL_BEGINS): Circuit.HALF_OPEN,  # the lease of the last trial ran out
+    (Circuit.HALF_OPEN, _Event.TRIAL_SUCCEEDS): Circuit.CLOSED,
+    (Circuit.HALF_OPEN, _Event.TRIAL_FAILS): Circuit.OPEN,
+    (Circuit.HALF_OPEN, _Event.TRIAL_FAILS_BEYOND_MAX_SHARE): Circuit.CLOSED,
+}
+
+
+class _Record(Structure):
+    """An endpoint's state in the shared table. Every field is one aligned word, so every store is atomic."""
+
+    _fields_ = (
+        ("circuit", c_int64),
+        ("unavailable_until_ms", c_int64),  # end of the ejection, or of a trial's lease; 0 while the circuit is closed
+        ("backing_off_until_ms", c_int64),
+        ("unhealthy", c_int64),
+        ("ejections", c_int64),  # in a row
+        ("closed_at_ms", c_int64),
+        ("consecutive_failures", c_int64),
+        ("window", c_int64),  # number of the window that the next two count
+        ("window_requests", c_int64),
+        ("window_failures", c_int64),
+    )
+
+    circuit: int
+    unavailable_until_ms: int
+    backing_off_until_ms: int
+    unhealthy: int
+    ejections: int
+    closed_at_ms: int
+    consecutive_failures: int
+    window: int
+    window_requests: int
+    window_failures: int
+
+
+_FIELDS = tuple(name for name, *_ in _Record._fields_)
+LAYOUT = Layout(arrays={"endpoints": MAX_IDS * len(_FIELDS)})
 
 
 class OutlierDetector:
-    """The states, in one process."""
+    """The state of all endpoints, in one process."""
 
     def __init__(self, table: SharedTable) -> None:
         self._lock = table.lock
-        self._state = table.array("endpoints")
+        self._records: list[_Record] = list((_Record * MAX_IDS).from_buffer(table.array("endpoints")))
 
-    def reset(self, place: int) -> None:
-        """Know nothing of an endpoint that is new. Needs the lock."""
-        for at in range(place * _FIELDS, (place + 1) * _FIELDS):
-            self._state[at] = 0
+    def reset(self, shared_id: int) -> None:
+        """Forget what was known of the endpoint that had this id. The lock is held."""
+        record = self._records[shared_id]
+        for name in _FIELDS:
+            setattr(record, name, 0)
 
-    def is_available(self, place: int, now: int) -> bool:
-        """Whether it is in, or on probation with nobody trying. Needs the lock if one acts upon it."""
-        at = place * _FIELDS
-        state = self._state
-        return not state[at + _UNWELL] and state[at + _UNTIL] <= now and state[at + _AWAY] <= now
+    def is_available(self, shared_id: int, now: int) -> bool:
+        """Whether a request may be sent there. The lock is held if the answer leads to an attempt."""
+        record = self._records[shared_id]
+        return record.unavailable_until_ms <= now and record.backing_off_until_ms <= now and not record.unhealthy
 
-    def is_up(self, place: int) -> bool:
-        """Whether it is well, and in or on probation.
+    def is_up(self, shared_id: int) -> bool:
+        """Whether the endpoint is healthy and not ejected.
 
-        Probation counts as up: were nothing up then, a router that is only sent requests while something is would
-        never be sent the probe.
+        A half-open endpoint counts as up. Otherwise a router whose endpoints are all half-open would be taken out of
+        service, and would never get the request that is the trial.
         """
-        at = place * _FIELDS
-        return not self._state[at + _UNWELL] and self._state[at + _UNTIL] <= now_ms()
+        record = self._records[shared_id]
+        return not record.unhealthy and record.unavailable_until_ms <= now_ms()
 
-    def available_at(self, place: int) -> int | None:
-        """When it may be tried again, or None if nobody knows."""
-        at = place * _FIELDS
-        if self._state[at + _UNWELL]:
-            return None
-        return max(self._state[at + _UNTIL], self._state[at + _AWAY])
+    def circuit(self, shared_id: int) -> Circuit:
+        """Returns the state of the endpoint's circuit."""
+        return Circuit(self._records[shared_id].circuit)
 
-    def begin(self, place: int, now: int) -> bool:
-        """Somebody tries it: answers whether that is the probe. Needs the lock."""
-        at = place * _FIELDS
-        if not self._state[at + _UNTIL]:
+    def available_at(self, shared_id: int) -> int | None:
+        """Returns when the endpoint is available again, in ms, or None if a health check must decide that."""
+        record = self._records[shared_id]
+        return None if record.unhealthy else max(record.unavailable_until_ms, record.backing_off_until_ms)
+
+    def begin(self, shared_id: int, now: int) -> bool:
+        """Begin an attempt. Returns whether it is the trial. The lock is held."""
+        record = self._records[shared_id]
+        if record.circuit == Circuit.CLOSED:
             return False
-        self._state[at + _PROBED] = True
-        self._state[at + _UNTIL] = now + _PROBE_LEASE_MS
+        record.unavailable_until_ms = now + _TRIAL_LEASE_MS
+        _change(record, _Event.TRIAL_BEGINS)
         return True
 
-    def end(self, place: int, outcome: Outcome, *, probe: bool, peers: Sequence[int], rules: Ejection) -> bool:
-        """Enter how an attempt ended. `peers` are the places of its version. Answers whether it was ejected now."""
-        state, at = self._state, place * _FIELDS
-        if outcome is Outcome.ABANDONED and not probe:
+    def end(self, shared_id: int, outcome: Outcome, *, trial: bool, peers: Sequence[int], rules: Ejection) -> bool:
+        """Record how an attempt ended. Returns whether that ejected the endpoint.
+
+        `trial` is what `begin` returned, and `peers` are the ids of all endpoints of the pool.
+        """
+        if outcome is Outcome.ABANDONED and not trial:
             return False
+        record = self._records[shared_id]
         now = now_ms()
         with self._lock:
-            probe = probe and bool(state[at + _PROBED])  # or else another probe has decided meanwhile
+            trial = trial and record.circuit == Circuit.HALF_OPEN  # or else another trial has decided meanwhile
+            if not trial and (outcome is Outcome.ABANDONED or record.circuit != Circuit.CLOSED):
+                return False  # it tells nothing, or it is an attempt from before the ejection
             if outcome is Outcome.ABANDONED:
-                if probe:
-                    state[at + _UNTIL] = now
+                record.unavailable_until_ms = now  # the next request is the trial
                 return False
-            if state[at + _UNTIL] and not probe:
-                return False  # an attempt from before the ejection
-            window = int(now / (rules.window_s * 1000))
-            if state[at + _WINDOW] != window:
-                state[at + _SEEN] = state[at + _FAILED] = 0
-                state[at + _WINDOW] = window
-            state[at + _SEEN] += 1
+            _count(record, now, rules, failed=outcome is Outcome.FAILURE)
             if outcome is Outcome.SUCCESS:
-                state[at + _FAILURES] = 0
-                if probe:
-                    self._let_in(at, now)
+                if trial:
+                    _close(record, now, _Event.TRIAL_SUCCEEDS)
                 return False
-            state[at + _FAILURES] += 1
-            state[at + _FAILED] += 1
-            return (probe or self._too_bad(at, rules)) and self._eject(at, now, probe, peers, rules)
+            return self._fail(shared_id, now, trial, peers, rules)
 
-    def back_off(self, place: int, seconds: float) -> None:
-        """It asked not to be tried for so long; at most a minute of that is granted."""
-        until = now_ms() + min(_MAX_AWAY_MS, int(seconds * 1000))
-        with self._lock:
-            self._state[place * _FIELDS + _AWAY] = until
-
-    def set_healthy(self, place: int, *, well: bool) -> bool:
-        """What the prober found; it is the only writer. Answers whether that is news."""
-        at = place * _FIELDS + _UNWELL
-        news = self._state[at] == well
-        self._state[at] = not well
-        return news
-
-    def _let_in(self, at: int, now: int) -> None:
-        self._state[at + _BACK] = now
-        self._state[at + _PROBED] = False
-        self._state[at + _UNTIL] = 0
-
-    def _too_bad(self, at: int, rules: Ejection) -> bool:
-        seen, failed = self._state[at + _SEEN], self._state[at + _FAILED]
-        in_a_row = self._state[at + _FAILURES] >= rules.consecutive_failures
-        return in_a_row or (seen >= rules.min_requests and failed >= rules.failure_rate * seen)
-
-    def _eject(self, at: int, now: int, probe: bool, peers: Sequence[int], rules: Ejection) -> bool:
-        state = self._state
-        others = [peer * _FIELDS for peer in peers if peer * _FIELDS != at]
-        out = sum(1 for other in others if state[other + _UNTIL] or state[other + _UNWELL])
-        if out + 1 > rules.max_share * len(peers):
-            if probe:
-                self._let_in(at, now)
+    def _fail(self, shared_id: int, now: int, trial: bool, peers: Sequence[int], rules: Ejection) -> bool:
+        """Eject the endpoint if it fails too often. Returns whether it did. The lock is held."""
+        record = self._records[shared_id]
+        if not (trial or _fails_too_often(record, rules)):
             return False
-        last = _duration_ms(state[at + _EJECTIONS], rules)
-        if not probe and now - state[at + _BACK] > last:
-            state[at + _EJECTIONS] = 0
-        state[at + _EJECTIONS] += 1
-        state[at + _FAILURES] = state[at + _SEEN] = state[at + _FAILED] = state[at + _PROBED] = 0
-        state[at + _UNTIL] = now + _duration_ms(state[at + _EJECTIONS], rules)
+        if self._exceeds_max_share(shared_id, peers, rules):
+            if trial:
+                _close(record, now, _Event.TRIAL_FAILS_BEYOND_MAX_SHARE)
+            return False
+        _eject(record, now, rules, _Event.TRIAL_FAILS if trial else _Event.TOO_MANY_FAILURES)
         return True
 
+    def back_off(self, shared_id: int, seconds: float) -> None:
+        """Keep requests away for as long as the endpoint asked, at most a minute."""
+        until = now_ms() + min(_MAX_BACK_OFF_MS, int(seconds * 1000))
+        with self._lock:
+            self._records[shared_id].backing_off_until_ms = until
 
-def _duration_ms(ejections: int, rules: Ejection) -> int:
-    """How long the n-th ejection in a row lasts."""
+    def set_healthy(self, shared_id: int, *, healthy: bool) -> bool:
+        """Record what the health checks found; only the leader writes it. Returns whether it has changed."""
+        record = self._records[shared_id]
+        changed = bool(record.unhealthy) == healthy
+        record.unhealthy = not healthy
+        return changed
+
+    def _exceeds_max_share(self, shared_id: int, peers: Sequence[int], rules: Ejection) -> bool:
+        """Whether too many of the pool were out if this endpoint were ejected. Unhealthy endpoints count as out."""
+        others = (self._records[peer] for peer in peers if peer != shared_id)
+        out = sum(1 for other in others if other.circuit != Circuit.CLOSED or other.unhealthy)
+        return out + 1 > rules.max_share * len(peers)
+
+
+def _change(record: _Record, event: _Event) -> None:
+    """Take the circuit through a transition. Call it last: see the invariant at the top of this file."""
+    record.circuit = _TRANSITIONS[Circuit(record.circuit), event]
+
+
+def _count(record: _Record, now: int, rules: Ejection, *, failed: bool) -> None:
+    window = int(now / (rules.window_s * 1000))
+    if record.window != window:
+        record.window_requests = record.window_failures = 0
+        record.window = window
+    record.window_requests += 1
+    if failed:
+        record.consecutive_failures += 1
+        record.window_failures += 1
+    else:
+        record.consecutive_failures = 0
+
+
+def _fails_too_often(record: _Record, rules: Ejection) -> bool:
+    if record.consecutive_failures >= rules.consecutive_failures:
+        return True
+    seen = record.window_requests
+    return seen >= rules.min_requests and record.window_failures >= rules.failure_rate * seen
+
+
+def _close(record: _Record, now: int, event: _Event) -> None:
+    record.closed_at_ms = now
+    record.unavailable_until_ms = 0
+    _change(record, event)
+
+
+def _eject(record: _Record, now: int, rules: Ejection, event: _Event) -> None:
+    last_ms = _ejection_ms(record.ejections, rules)
+    if event is _Event.TOO_MANY_FAILURES and now - record.closed_at_ms > last_ms:
+        record.ejections = 0
+    record.ejections += 1
+    record.consecutive_failures = record.window_requests = record.window_failures = 0
+    record.unavailable_until_ms = now + _ejection_ms(record.ejections, rules)
+    _change(record, event)
+
+
+def _ejection_ms(ejections: int, rules: Ejection) -> int:
+    """Returns how long the n-th ejection in a row lasts."""
     return int(1000 * min(rules.max_s, rules.base_s * 2 ** min(ejections - 1, 30)))

@@ -1,12 +1,12 @@
-"""Which endpoint takes a request: the policies, as pure functions of what is known at the moment.
+"""Balancing policies: which endpoint gets a request, as pure functions of what is known at the moment.
 
-`loads` are the requests in flight with each endpoint that may be chosen, over all workers; `ids` are the endpoints'
-hashes, the same in every process; `turn` counts up by one with every choice. Each answers an index into `loads`.
+`loads` are the requests in flight with each available endpoint, over all workers. `ids` are hashes of the endpoints,
+the same in every process. `turn` grows by one with every choice. Each policy returns an index into `loads`.
 
-Keys are spread by rendezvous hashing (Thaler and Ravishankar, 1998): every key ranks all endpoints, each by a hash of
-both, and takes the first. An endpoint that comes or goes moves the keys that it wins or held, about 1/N, and no other.
+Keys are spread by rendezvous hashing (Thaler and Ravishankar, 1998): every key ranks all endpoints by a hash of both,
+and takes the first. An endpoint that comes or goes moves only the keys that it wins or held, about 1/N of them.
 `prefix` bounds the load as Mirrokni, Thorup and Zadimoghaddam do (consistent hashing with bounded loads, 2016): a key
-goes to the first in its ranking whose load is under the bound.
+goes to the first endpoint in its ranking whose load is below the bound.
 """
 
 import random
@@ -19,7 +19,7 @@ _MASK = (1 << 64) - 1
 
 
 class Choice(NamedTuple):
-    """What a policy knows."""
+    """What a policy decides by."""
 
     ids: Sequence[int]
     loads: Sequence[int]
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
 
 
 def least_inflight(choice: Choice) -> int:
-    """The one with the fewest requests in flight; of equals, one after the other."""
+    """Returns the endpoint with the fewest requests in flight; equal ones take turns."""
     loads = choice.loads
     least = min(loads)
     equals = [at for at, load in enumerate(loads) if load == least]
@@ -38,7 +38,7 @@ def least_inflight(choice: Choice) -> int:
 
 
 def p2c(choice: Choice) -> int:
-    """The less loaded of two drawn at random."""
+    """Returns the less loaded of two random endpoints (power of two choices)."""
     loads = choice.loads
     if len(loads) == 1:
         return 0
@@ -47,12 +47,12 @@ def p2c(choice: Choice) -> int:
 
 
 def round_robin(choice: Choice) -> int:
-    """One after the other."""
+    """Returns the endpoints in turn."""
     return choice.turn % len(choice.loads)
 
 
 def session(choice: Choice) -> int:
-    """The first in the key's ranking; without a key, the least loaded."""
+    """Returns the first endpoint in the key's ranking; without a key, the least loaded."""
     if not choice.key:
         return least_inflight(choice)
     key = key_hash(choice.key)
@@ -60,15 +60,16 @@ def session(choice: Choice) -> int:
 
 
 def prefix(choice: Choice) -> int:
-    """The first in the key's ranking that has room under the bound; without a key, the least loaded."""
+    """Returns the first endpoint in the key's ranking below the bound; without a key, the least loaded."""
     if not choice.key:
         return least_inflight(choice)
     key = key_hash(choice.key)
-    # Somebody has room: were all loads at the bound or over it, their sum would be more than it is.
+    # A candidate always exists: if every load were at or above the bound, and the bound is at least the mean, the loads
+    # would sum to more than they do.
     mean = (sum(choice.loads) + 1) / len(choice.loads)
     bound = max(choice.load_floor, ceil(choice.load_bound * mean))
-    room = (at for at, load in enumerate(choice.loads) if load < bound)
-    return max(room, key=lambda at: _score(key, choice.ids[at]))
+    below = (at for at, load in enumerate(choice.loads) if load < bound)
+    return max(below, key=lambda at: _score(key, choice.ids[at]))
 
 
 POLICIES: dict[str, Callable[[Choice], int]] = {
@@ -81,12 +82,12 @@ POLICIES: dict[str, Callable[[Choice], int]] = {
 
 
 def key_hash(key: bytes) -> int:
-    """64 bits of the key, the same in every process."""
+    """Returns a 64-bit hash of the key, the same in every process."""
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
 
 
 def _score(key: int, endpoint: int) -> int:
-    """64 bits of both, each bit dependent on all (the finalizer of splitmix64, Steele, Lea and Flood 2014)."""
+    """Returns a 64-bit hash of both (the finalizer of splitmix64, Steele, Lea and Flood 2014)."""
     mixed = (key ^ endpoint) & _MASK
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _MASK
     mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _MASK

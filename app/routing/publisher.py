@@ -1,4 +1,4 @@
-"""Publishing the routes: at the start, on HUP, and when their file changes. Bad ones never replace good ones."""
+"""Publishing the routes: at the start, on HUP, and when their file changes. Invalid routes never replace valid ones."""
 
 import msgspec
 import structlog
@@ -14,31 +14,31 @@ _log = structlog.get_logger("router.routes")
 class Publisher:
     """Reads the source and publishes what it says."""
 
-    def __init__(self, source: RoutesSource, publication: RouteStore, metrics: Metrics) -> None:
+    def __init__(self, source: RoutesSource, store: RouteStore, metrics: Metrics) -> None:
         self._source = source
-        self._publication = publication
+        self._store = store
         self._reloads = metrics.reloads
 
     def publish(self) -> bool:
-        """Have every worker serve what the source says; answers whether that is news. Raises RoutesError."""
+        """Publish what the source says. Returns whether that differs from what was current. Raises RoutesError."""
         document = self._source.load()
-        return self._publication.publish(msgspec.json.encode(document), names_in(document.routes))
+        return self._store.publish(msgspec.json.encode(document), names_in(document.routes))
 
     def republish(self) -> None:
-        """The same while the server runs: if the source is invalid, say so and go on with what is served."""
+        """Publish while the server runs. If the source is invalid, log that and keep the current routes."""
         try:
-            news = self.publish()
+            changed = self.publish()
         except RouterError as error:
-            self._publication.refused[0] = 1
+            self._store.stale[0] = 1
             self._reloads["refused"].inc()
             _log.error("routes refused; the old ones stay", reason=str(error))
             return
-        if news or self._publication.refused[0]:  # also when the routes that stayed are there again
-            self._publication.refused[0] = 0
+        if changed or self._store.stale[0]:  # also when the source is again what it was before it became invalid
+            self._store.stale[0] = 0
             self._reloads["ok"].inc()
-            _log.info("routes published", generation=self._publication.generation)
+            _log.info("routes published", generation=self._store.generation)
 
     def republish_if_changed(self) -> None:
-        """The same, if the source has changed."""
+        """Publish again if the source has changed."""
         if self._source.changed():
             self.republish()

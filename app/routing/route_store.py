@@ -1,14 +1,14 @@
-"""The routes that are served now, published to all workers through the shared table.
+"""The routes that are current, published to all workers through the shared table.
 
-Whoever publishes (the arbiter at the start and on HUP, the leading worker when the file changes) writes the routes
-into the half of an array that is not in use, and then stores one word: generation, half and length. That store is the
-moment at which they are served: every worker compares the generation before every request, and reads the new routes
-when it differs. A worker forked later does the same, whatever the file says by then. A publisher killed before the
-store has published nothing.
+A publisher (the arbiter at the start and on HUP, the leading worker when the file changes) writes the routes into the
+half of an array that is not in use. Then it stores one word: generation, half and length. That store makes the routes
+current: every worker compares the generation before every request, and reads the new routes when it differs. A worker
+that is forked later does the same, whatever the file says by then. A publisher that is killed before the store has
+published nothing.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from app.errors import RoutesError
 from app.shared_memory.counters import InflightCounters
@@ -16,22 +16,28 @@ from app.shared_memory.table import Layout, SharedTable
 
 MAX_BYTES = 512 << 10
 _WORDS = MAX_BYTES // 8
-LAYOUT = Layout(cells=("published_cursor", "published_refused"), arrays={"published": 2 * _WORDS})
+LAYOUT = Layout(cells=("routes_cursor", "routes_stale"), arrays={"routes": 2 * _WORDS})
 
 _LENGTH_BITS = 24
+
+
+class Part(Protocol):
+    """A part of the shared state that keeps something for endpoints or models, by their ids."""
+
+    def reset(self, shared_id: int) -> None:
+        """Forget what was kept of the name that had this id. The lock is held."""
 
 
 class RouteStore:
     """A view of what is published, in one process."""
 
-    def __init__(self, table: SharedTable, usage: InflightCounters, parts: Any) -> None:
-        self._table = table
+    def __init__(self, table: SharedTable, counters: InflightCounters, parts: Sequence[Part]) -> None:
         self._lock = table.lock
-        self._bytes = table.array("published").cast("B")
-        self._cursor = table.cell("published_cursor")
-        self.refused = table.cell("published_refused")
-        """1 while the newest routes are bad, and older ones are served in their place."""
-        self._usage = usage
+        self._bytes = table.array("routes").cast("B")
+        self._cursor = table.cell("routes_cursor")
+        self.stale = table.cell("routes_stale")
+        """1 while the newest routes are invalid, and older ones are current in their place."""
+        self._counters = counters
         self._parts = parts
 
     @property
@@ -40,16 +46,16 @@ class RouteStore:
         return self._cursor[0] >> _LENGTH_BITS
 
     def publish(self, document: bytes, names: Iterable[str]) -> bool:
-        """Have every worker serve `document`, whose endpoints and models are counted under `names`.
+        """Make every worker serve `document`, whose endpoints and models are counted under `names`.
 
-        Answers whether it differs from what is published. Raises RoutesError if there is no room for it.
+        Returns whether it differs from what is published. Raises RoutesError if there is no room for it.
         """
         if len(document) > MAX_BYTES:
             raise RoutesError(f"the routes take {len(document)} bytes of shared memory; at most {MAX_BYTES} are there")
         with self._lock:
             if document == self._read()[1]:
                 return False
-            self._usage.assign(names, self.generation, self._clear)
+            self._counters.assign(names, self.generation, self._reset)
             generation = self.generation + 1
             start = generation % 2 * MAX_BYTES
             self._bytes[start : start + len(document)] = document
@@ -57,13 +63,13 @@ class RouteStore:
         return True
 
     def read(self) -> tuple[int, bytes]:
-        """The generation and its document."""
+        """Returns the generation and its document."""
         with self._lock:
             return self._read()
 
-    def _clear(self, place: int) -> None:
+    def _reset(self, shared_id: int) -> None:
         for part in self._parts:
-            part.reset(place)
+            part.reset(shared_id)
 
     def _read(self) -> tuple[int, bytes]:
         generation, length = self.generation, self._cursor[0] & (1 << _LENGTH_BITS) - 1

@@ -13,7 +13,7 @@ MAX_IDLE = 256
 MAX_IDLE_S = 30.0
 
 
-class Answer:
+class Response:
     """The head of an answer, and its body as it comes. `close` it, wherever it stands."""
 
     __slots__ = ("_connection", "_pool", "head")
@@ -53,7 +53,7 @@ class Pool:
 
     def send(
         self, request: bytes, method: str, timeouts: Timeouts, deadline: float, on_stale: Callable[[], object]
-    ) -> Answer:
+    ) -> Response:
         """Send a request, on an idle connection if one is good, and answer as soon as the head is there.
 
         `deadline` is in seconds of time.monotonic(). Should the server have closed the idle connection unanswered, as
@@ -62,12 +62,12 @@ class Pool:
         connection = self._take()
         if connection is not None:
             try:
-                return Answer(connection.exchange(request, method, timeouts, deadline), connection, self)
+                return Response(connection.exchange(request, method, timeouts, deadline), connection, self)
             except ConnectionClosedUnanswered:
                 on_stale()
         connection = Connection(self._address, timeouts, deadline)
         try:
-            return Answer(connection.exchange(request, method, timeouts, deadline), connection, self)
+            return Response(connection.exchange(request, method, timeouts, deadline), connection, self)
         except ConnectionClosedUnanswered as error:  # never of a fresh one
             raise UpstreamBroken("it hung up without an answer") from error
 

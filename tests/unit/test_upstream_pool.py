@@ -10,7 +10,7 @@ from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from app.upstream import pool as pool_module
 from app.upstream.connection import Address
-from app.upstream.pool import Answer, Pool
+from app.upstream.pool import Response, Pool
 from tests.support.scripted_server import (
     Peer,
     Script,
@@ -35,7 +35,7 @@ class Client:
         self.pool = Pool(Address(server.host, server.port))
         self.stale = 0
 
-    def send(self, request: bytes = GET, timeouts: Timeouts = TIMEOUTS) -> Answer:
+    def send(self, request: bytes = GET, timeouts: Timeouts = TIMEOUTS) -> Response:
         """The answer to a request, still to be read."""
         return self.pool.send(request, "GET", timeouts, time.monotonic() + timeouts.total_s, self._count)
 

@@ -1,0 +1,47 @@
+"""Endpoints as one worker sees them, and what all workers share of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from app.config import route_schema
+from app.observability.metrics import Metrics
+from app.routing.outlier_detection import OutlierDetector
+from app.routing.retry_budget import RetryBudgets
+from app.shared_memory.counters import InflightCounters
+from app.shared_memory.table import SharedTable
+from app.upstream.pool import Pool
+
+
+class Endpoint(NamedTuple):
+    """One model server, and this worker's connections to it."""
+
+    url: str
+    """As in metrics and logs."""
+    shared_id: int
+    """Under which its requests are counted and its state is kept."""
+    connections: Pool
+    head: str
+    """The fields that every request to it has: Host, and its credential if it has one."""
+    base_path: str
+
+
+class SharedRouting(NamedTuple):
+    """What all workers share, and the metrics."""
+
+    table: SharedTable
+    counters: InflightCounters
+    outliers: OutlierDetector
+    budgets: RetryBudgets
+    metrics: Metrics
+
+
+class Target(NamedTuple):
+    """What the endpoints of a pool have in common."""
+
+    route: route_schema.Model
+    upstream_model: str
+    """What the endpoints call the model."""
+    upstream_version: str | None
+    """The version to ask them for: "" for none, None for the one that the request names."""
+    shared_ids: Sequence[int]
+    shared: SharedRouting
