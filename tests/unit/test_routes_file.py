@@ -297,8 +297,16 @@ YAML = [
     (SIMULATED + "  http://user:SECRET@h: n", 4, "models[0] has a key that is no member's name"),
     (SIMULATED + "  load_bound: .nan", 4, "models[0].load_bound must be a number, 1 to 100, not text"),
     (SIMULATED + "  forward_credentials: yes", 4, "models[0].forward_credentials must be true or false, not text"),
-    (SIMULATED + "  max_concurrency: 010", 4, "models[0].max_concurrency must be a whole number, 1 to 1000000, not text"),
-    (SIMULATED + "  max_concurrency: 1:30", 4, "models[0].max_concurrency must be a whole number, 1 to 1000000, not text"),
+    (
+        SIMULATED + "  max_concurrency: 010",
+        4,
+        "models[0].max_concurrency must be a whole number, 1 to 1000000, not text",
+    ),
+    (
+        SIMULATED + "  max_concurrency: 1:30",
+        4,
+        "models[0].max_concurrency must be a whole number, 1 to 1000000, not text",
+    ),
     (SIMULATED + "  name2: |\n    a\n    b", 4, "models[0] has a key that is no member's name"),
     (
         SIMULATED + "  timeouts: &t\n    connect_s: 1\n    idle_s: 0",

@@ -63,9 +63,7 @@ def _to_value(source: Source, kind: ValueType, value: object, path: Path) -> Any
 def _got(kind: ValueType, value: object) -> str:
     """What the value is instead, where it is of another type than the member."""
     expected = str if kind.base is Literal else kind.base
-    if isinstance(value, expected) and not (isinstance(value, bool) and expected is int):
-        return ""
-    if expected is float and type(value) is int:
+    if type(value) is expected or (expected is float and type(value) is int):
         return ""
     quotes = ": put it in quotes" if kind.base is str and isinstance(value, _UNQUOTED) else ""
     return f", not {_KINDS[type(value)]}{quotes}"
