@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test test-quick lint type format bench peers fuzz pins clean help dev prometheus wrk golang
+.PHONY: run test test-quick lint type format docs bench peers fuzz pins clean help dev prometheus wrk golang
 
 # Recipes `exec` what runs long: it is make's own child then, so Ctrl-C and SIGTERM reach it and nothing else.
 
@@ -39,6 +39,9 @@ type: dev  ## mypy, strict
 format: dev  ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+docs: dev  ## rewrite the generated tables of README.md and docs/routing.md
+	@exec $(BIN)/python -m tests.docs.tables
 
 bench: dev wrk  ## measure the limiter, counting, overload and balancing; BENCH names others (docs/performance.md)
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit; done

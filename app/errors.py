@@ -1,62 +1,69 @@
-"""What can go wrong, in the router's own words.
+"""The router's own errors.
 
-These errors know nothing of HTTP: `resources/problems.py` maps each to a status code, in one place.
-Every error carries a `code`, a stable word that programs may rely on, and a message for people.
+These errors know nothing of HTTP: `api/error_responses.py` maps each to a status code, in one place. Every error has a
+`code`, a stable word that programs may rely on, and a message for people. The first paragraph of a docstring says when
+the error occurs; README.md's table of error codes is generated from it.
 """
 
 
 class RouterError(Exception):
-    """Anything the router itself refuses or fails at."""
+    """The router failed; its log has the reason under the response's `X-Request-Id`."""
 
     code = "internal_error"
 
 
 class SettingsError(RouterError):
-    """A setting that can't be used. The message is one line: the variable, its value, what is allowed."""
+    """A setting has a value that is not allowed. The message is one line: the variable, its value, what is allowed."""
 
     code = "bad_setting"
 
 
 class InvalidRequest(RouterError):
-    """A request body that can't be used. The message says where and what would be right."""
+    """The body is not what the path takes, such as a JSON object with a string `prompt`, or it is incomplete.
+
+    The message says where the mistake is and what is allowed.
+    """
 
     code = "invalid_request"
 
 
 class MalformedRequest(RouterError):
-    """Bytes that are no request, or none that is accepted. Its status is the parser's: 400, 414, 417, 431 or 501."""
+    """The bytes are not an HTTP request, or the request is one that the router does not accept.
+
+    The parser determines the status.
+    """
 
     code = "malformed_request"
 
 
 class BodyStalled(RouterError):
-    """A request body of which nothing more came for STALL_TIMEOUT_S, or that took longer than UPLOAD_TIMEOUT_S."""
+    """No more of the body came for `STALL_TIMEOUT_S`, or the body took longer than `UPLOAD_TIMEOUT_S`."""
 
     code = "request_timeout"
 
 
 class BodyTooLarge(RouterError):
-    """A request body longer than MAX_BODY_BYTES."""
+    """The body is longer than `MAX_BODY_BYTES`."""
 
     code = "body_too_large"
 
 
 class UnsupportedBody(RouterError):
-    """A request body that is not JSON by its own declaration (multipart)."""
+    """The body is multipart. Any other declared type is read as JSON."""
 
     code = "unsupported_media_type"
 
 
 class Draining(RouterError):
-    """The server is shutting down and takes no new work."""
+    """The server is shutting down and takes no new requests."""
 
     code = "draining"
 
 
 class Rejected(RouterError):
-    """Overload: the request was refused and never reached a model.
+    """Overload: the request was rejected and never reached a model.
 
-    `retry_after` is a whole number of seconds, 1 to 60: when a place is likely to be free.
+    `retry_after` is a whole number of seconds, 1 to 60: an estimate of when a permit comes free.
     """
 
     def __init__(self, message: str, retry_after: int) -> None:
@@ -71,45 +78,48 @@ class LimitReached(Rejected):
 
 
 class QueueFull(Rejected):
-    """All permits are taken and so is every place in the queue."""
+    """All permits are taken and the queue is full."""
 
     code = "queue_full"
 
 
 class QueueTimeout(Rejected):
-    """The request waited QUEUE_TIMEOUT_MS without getting a permit."""
+    """The request waited in the queue for `QUEUE_TIMEOUT_MS` without getting a permit."""
 
     code = "queue_timeout"
 
 
 class RoutesError(RouterError):
-    """A routes file that can't be used. The message is one line: the file, the line, what is wrong, what is right."""
+    """A routes file is invalid. The message is one line: the file, the line, what is wrong, what is allowed."""
 
     code = "bad_routes"
 
 
 class ModelNotFound(RouterError):
-    """No model, or no version of it, of the name that was asked for."""
+    """No model, or no version of the model, has the requested name."""
 
     code = "model_not_found"
 
 
 class ProtocolMismatch(RouterError):
-    """The model's servers don't speak the protocol that it was asked in."""
+    """The model's endpoints do not speak the protocol of this path."""
 
     code = "protocol_mismatch"
 
 
 class ModelLimitReached(Rejected):
-    """As many of the model's requests are in progress as its own `max_concurrency` allows."""
+    """The model has as many requests as its own `max_concurrency` allows.
+
+    `retry_after` is computed from the pod's queue and service rate. It does not consider the model's own limit.
+    """
 
     code = "model_limit_reached"
 
 
 class NoEndpoint(RouterError):
-    """No endpoint of the model can take a request now.
+    """No endpoint of the model takes requests now.
 
-    `retry_after` is a whole number of seconds: when the first is expected to, or None if nobody knows.
+    `retry_after` is a whole number of seconds until one is expected to, or None where that is not known.
     """
 
     code = "no_endpoint"
@@ -120,31 +130,31 @@ class NoEndpoint(RouterError):
 
 
 class UpstreamError(RouterError):
-    """A model server failed to answer."""
+    """A model server did not return a complete response."""
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No connection to the model server; it has not seen the request."""
+    """No connection to a model server could be made; none has seen the request."""
 
     code = "upstream_unreachable"
 
 
 class UpstreamTimeout(UpstreamError):
-    """The model server let the time run out: for the first byte, between two, or in total."""
+    """The model server exceeded a timeout: first byte, idle, or total."""
 
     code = "upstream_timeout"
 
 
 class UpstreamBroken(UpstreamError):
-    """The model server's answer broke off, or was no HTTP."""
+    """The model server closed the connection before the end of the response, or sent something other than HTTP."""
 
     code = "upstream_broken"
 
 
 class UpstreamErrorResponse(UpstreamError):
-    """The model server answered `POST /infer` with an error of its own.
+    """Only from `/infer`: the model server returned an error; `detail` quotes it.
 
-    `status` is its status, and `retry_after` what it said in the header of that name.
+    `status` is the model server's status, and `retry_after` the value of its header of that name.
     """
 
     code = "upstream_error_response"
@@ -168,8 +178,8 @@ class SharedStateMismatch(RouterError):
 
 
 class ClientGone(BaseException):
-    """The client closed its connection: stop working for it.
+    """The client closed its connection, so work for it stops.
 
-    Thrown into the greenlet that serves the request, so it derives from BaseException, as GreenletExit does:
-    a handler's `except Exception` must not take it for a failure of its own.
+    It is thrown into the greenlet that serves the request. It derives from BaseException, as GreenletExit does, so
+    that a handler's `except Exception` does not treat it as its own failure.
     """

@@ -1,9 +1,10 @@
-"""Which models are served, and from where: the schema of a routes file, as frozen records.
+"""Which models are served, and by which endpoints: the schema of a routes file, as frozen records.
 
-docs/routing.md explains every member with an example; routes_file/ reads a file into it.
+Each member's metadata holds what is allowed (`extra["allowed"]`), for error messages, and what it means
+(`description`). The tables in docs/routing.md are generated from both; routes_file/ reads a file into these records.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -11,112 +12,203 @@ from msgspec import Meta
 Protocol = Literal["openai", "v2", "simulated"]
 Policy = Literal["least_inflight", "p2c", "round_robin", "session", "prefix"]
 
-Name = Annotated[str, Meta(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z")]
-"""1 to 200 printable characters, no blank at either end."""
+NAME_RULE = "1 to 200 printable ASCII characters, no blank at either end"
+WORD_RULE = "1 to 63 letters, digits, dots, hyphens and underscores, the first a letter or a digit"
+HEADER_RULE = "1 to 64 letters, digits and hyphens"
+
+
+def _allows(rule: str, **bounds: Any) -> Meta:
+    return Meta(extra={"allowed": rule}, **bounds)
+
+
+def _within(least: int, most: int) -> Meta:
+    return _allows(f"{least} to {most}", ge=least, le=most)
+
+
+def _above_zero(most: int) -> Meta:
+    return _allows(f"above 0, up to {most}", gt=0, le=most)
+
+
+def _one_of(choices: object) -> Meta:
+    *most, last = get_args(choices)
+    return _allows(f"{', '.join(most)} or {last}")
+
+
+def _means(about: str) -> Meta:
+    return Meta(description=about)
+
+
+Name = Annotated[str, _allows(NAME_RULE, pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z")]
 WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-Word = Annotated[str, Meta(pattern=rf"^{WORD}\Z")]
-HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Word = Annotated[str, _allows(WORD_RULE, pattern=rf"^{WORD}\Z")]
+HeaderName = Annotated[str, _allows(HEADER_RULE, pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
+Path = Annotated[str, _allows("a path that begins with /, without blanks", pattern=r"^/[\x21-\x7e]*\Z")]
+Variable = Annotated[
+    str, _allows("the name of a variable: letters, digits and underscores", pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")
+]
+Url = Annotated[str, _allows("an http:// or https:// URL")]
+File = Annotated[str, _allows("an absolute path")]
+Flag = Annotated[bool, _allows("true or false")]
+Seconds = Annotated[float, _above_zero(86_400)]
+Share = Annotated[float, _within(0, 1)]
+Count = Annotated[int, _within(1, 1_000_000)]
+CountOrZero = Annotated[int, _within(0, 1_000_000)]
+Checks = Annotated[int, _within(1, 100)]
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Seconds that an upstream may take for each step."""
+    """Seconds that each step of a request to an endpoint may take."""
 
-    connect_s: Seconds = 5.0
-    """To be connected, TLS included."""
-    first_byte_s: Seconds = 300.0
-    """From the request sent to the first byte of the answer."""
-    idle_s: Seconds = 60.0
-    """Between two pieces of the answer, or of the request while it is being taken."""
-    total_s: Seconds = 3600.0
-    """From the first attempt to the last byte."""
+    connect_s: Annotated[Seconds, _means("To connect: name lookup, TCP and TLS together. At most `total_s`.")] = 5.0
+    first_byte_s: Annotated[Seconds, _means("From the end of the request to the first byte of the response.")] = 300.0
+    idle_s: Annotated[
+        Seconds, _means("Between two pieces of the response, or of the request while it is being sent.")
+    ] = 60.0
+    total_s: Annotated[Seconds, _means("From the first attempt to the last byte of the response.")] = 3600.0
 
 
 class Ejection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When an endpoint that fails is left out, and for how long."""
+    """When an endpoint that fails is ejected, and for how long."""
 
-    consecutive_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
-    failure_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    """Share of the requests of a window that fail, once there are `min_requests`."""
-    min_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
-    window_s: Seconds = 10.0
-    base_s: Seconds = 5.0
-    """How long the first time; it doubles with each time that follows, up to `max_s`."""
-    max_s: Seconds = 300.0
-    max_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
-    """The largest share of a version's endpoints that may be out at once; 0 ejects none."""
+    consecutive_failures: Annotated[
+        int, _within(1, 1000), _means("Number of failures in a row that eject an endpoint.")
+    ] = 5
+    failure_rate: Annotated[
+        float,
+        _above_zero(1),
+        _means("Share of failed requests in a window that ejects an endpoint, once the window has `min_requests`."),
+    ] = 0.5
+    min_requests: Annotated[Count, _means("With fewer requests in a window, `failure_rate` does not apply.")] = 20
+    window_s: Annotated[Seconds, _means("Length of a window, in seconds.")] = 10.0
+    base_s: Annotated[
+        Seconds, _means("Length of the first ejection, in seconds. It doubles each time, up to `max_s`.")
+    ] = 5.0
+    max_s: Annotated[Seconds, _means("Length of the longest ejection, in seconds. At least `base_s`.")] = 300.0
+    max_share: Annotated[
+        Share,
+        _means("Largest share of a version's endpoints that may be ejected at the same time; 0 disables ejection."),
+    ] = 0.5
 
 
 class HealthCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How endpoints are asked whether they are well, by one prober a pod."""
+    """How endpoints are checked, by one worker of the pod."""
 
-    path: Annotated[str, Meta(pattern=r"^/[\x21-\x7e]*\Z")] | None = None
-    """None: the protocol's own, `/v1/models` or `/v2/health/ready`."""
-    interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0
-    """0 asks nothing."""
-    timeout_s: Seconds = 2.0
-    unhealthy_after: Annotated[int, Meta(ge=1, le=100)] = 3
-    """Failed checks in a row that take an endpoint out."""
-    healthy_after: Annotated[int, Meta(ge=1, le=100)] = 1
+    path: Annotated[
+        Path | None,
+        _means(
+            "Path of the GET request, appended to the path of the URL. "
+            "Without it, that of the protocol: `/v1/models` or `/v2/health/ready`."
+        ),
+    ] = None
+    interval_s: Annotated[
+        float, _within(0, 86_400), _means("Seconds from one check to the next; 0 disables the checks.")
+    ] = 5.0
+    timeout_s: Annotated[Seconds, _means("Seconds after which a check without a response has failed.")] = 2.0
+    unhealthy_after: Annotated[Checks, _means("Failed checks in a row that make an endpoint unhealthy.")] = 3
+    healthy_after: Annotated[Checks, _means("Successful checks in a row that make it healthy again.")] = 1
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model server."""
 
-    url: str
-    """http://host:port or https://host:port, perhaps with a path that goes before every request's."""
-    credential_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")] | None = None
-    """Environment variable whose value is sent as `Authorization: Bearer …`."""
-    credential_file: str | None = None
-    """The same from a file, read again when it changes."""
+    url: Annotated[
+        Url,
+        _means(
+            "Address of the model server. A path in it precedes the path of every request. "
+            "No credentials, query or fragment."
+        ),
+    ]
+    credential_env: Annotated[
+        Variable | None,
+        _means("Environment variable whose value is sent as `Authorization: Bearer …`. Read once, at the start."),
+    ] = None
+    credential_file: Annotated[
+        File | None, _means("The same from a file, read again when it changes. Not together with `credential_env`.")
+    ] = None
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One version of a model, and who serves it."""
+    """One version of a model, and the endpoints that serve it."""
 
-    name: Word = "1"
-    weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
-    """Its share of the requests that pin no version; 0 serves only those that pin it."""
-    endpoints: tuple[Endpoint, ...] = ()
-    upstream_model: Name | None = None
-    """What the model is called at its endpoints, if not by the model's name."""
-    upstream_version: Word | None = None
-    """The version to ask its endpoints for (`v2`). None: with one version the client's, with several none."""
+    name: Annotated[Word, _means("Name by which requests pin the version.")] = "1"
+    weight: Annotated[
+        CountOrZero,
+        _means("Its share of the requests that pin no version; 0 leaves only the requests that pin it."),
+    ] = 1
+    endpoints: Annotated[
+        tuple[Endpoint, ...],
+        _means("The endpoints that serve it, at least one. A plain URL may stand in place of a table."),
+    ] = ()
+    upstream_model: Annotated[
+        Name | None, _means("Name of the model at the endpoints, where it differs from the model's name.")
+    ] = None
+    upstream_version: Annotated[
+        Word | None, _means("Version to request from the endpoints, with `v2`. See *Versions*.")
+    ] = None
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model: its versions and how they are called."""
+    """A model: its versions, its names and its policies."""
 
-    name: Name
-    aliases: tuple[Name, ...] = ()
-    protocol: Protocol = "openai"
-    versions: tuple[Version, ...]
-    max_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    """At most so many of its requests at once, within MAX_CONCURRENCY."""
-    balancing: Policy = "least_inflight"
-    session_header: HeaderName | None = None
-    session_cookie: HeaderName | None = None
-    prefix_bytes: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
-    """How much of the beginning of a prompt, as it is written in JSON, makes two requests alike, for `prefix`."""
-    load_bound: Annotated[float, Meta(ge=1, le=100)] = 1.25
-    """The largest load of an endpoint, as a multiple of the mean, for `prefix`."""
-    load_floor: Annotated[int, Meta(ge=0, le=1_000_000)] = 8
-    """So many requests are never too large a load, whatever the mean, for `prefix`."""
-    retry_budget: Annotated[float, Meta(ge=0, le=1)] = 0.2
-    """Retries of answered requests, as a share of all requests."""
-    forward_credentials: bool = False
-    """Whether the client's own credentials are passed on."""
-    timeouts: Timeouts = Timeouts()
-    ejection: Ejection = Ejection()
-    health_check: HealthCheck = HealthCheck()
+    name: Annotated[Name, _means("Name by which requests select the model, and `model` in metrics.")]
+    aliases: Annotated[
+        tuple[Name, ...], _means("Other names for it. All names and aliases in the file must differ.")
+    ] = ()
+    protocol: Annotated[
+        Protocol, _one_of(Protocol), _means("Protocol of its endpoints. `simulated` has no endpoints.")
+    ] = "openai"
+    versions: Annotated[
+        tuple[Version, ...],
+        _means(
+            "See *A version*. With one version, its members `endpoints`, `upstream_model` and `upstream_version` may "
+            "stand in the model itself instead. A simulated model needs neither."
+        ),
+    ]
+    max_concurrency: Annotated[
+        Count | None,
+        _means(
+            "Limit of its requests at the same time, over all workers and within `MAX_CONCURRENCY`. "
+            "Requests in the queue count."
+        ),
+    ] = None
+    balancing: Annotated[Policy, _one_of(Policy), _means("The policy; see *Balancing*.")] = "least_inflight"
+    session_header: Annotated[
+        HeaderName | None, _means("For `session`: the header whose value identifies the session.")
+    ] = None
+    session_cookie: Annotated[
+        HeaderName | None,
+        _means(
+            "For `session`: the cookie whose value identifies the session. "
+            "It is used where `session_header` is not set or the request lacks that header."
+        ),
+    ] = None
+    prefix_bytes: Annotated[
+        Count, _means("For `prefix`: the number of bytes at the beginning of a prompt that are compared.")
+    ] = 256
+    load_bound: Annotated[
+        float,
+        _within(1, 100),
+        _means("For `prefix`: the largest load of an endpoint, as a multiple of the mean load."),
+    ] = 1.25
+    load_floor: Annotated[
+        CountOrZero, _means("For `prefix`: a load up to this many requests is always accepted, whatever the mean.")
+    ] = 8
+    retry_budget: Annotated[
+        Share, _means("Retries after an error response, as a share of all requests; 0 disables them.")
+    ] = 0.2
+    forward_credentials: Annotated[Flag, _means("Whether the client's own credentials are passed on.")] = False
+    timeouts: Annotated[Timeouts, _means("See *Timeouts*.")] = Timeouts()
+    ejection: Annotated[Ejection, _means("See *Ejection*.")] = Ejection()
+    health_check: Annotated[HealthCheck, _means("See *Health checks*.")] = HealthCheck()
 
 
 class Routes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that is served."""
+    """All models that are served."""
 
-    models: Annotated[tuple[Model, ...], Meta(min_length=1)]
-    default_model: Name | None = None
-    """For requests that name none. None: the first."""
+    models: Annotated[tuple[Model, ...], Meta(min_length=1), _means("The models, at least one.")]
+    default_model: Annotated[
+        Name | None, _means("The model for requests that name none. Without it, the first model.")
+    ] = None
 
     @property
     def default(self) -> Model:

@@ -1,7 +1,7 @@
 """Settings: an environment mapping becomes one frozen, validated record.
 
-Rules: this module never reads `os.environ` (wsgi.py hands it in); a blank variable counts as unset; a bad value is
-one `SettingsError` that names the variable, the value and what is allowed. Passwords never enter a message.
+Rules: this module never reads `os.environ`, which wsgi.py hands in. A blank variable counts as unset. A bad value
+raises one `SettingsError` that names the variable, the value and what is allowed. No message contains a password.
 """
 
 import re
@@ -21,55 +21,60 @@ def _setting(allowed: str, about: str, **bounds: Any) -> Meta:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be set; the variable of a field is its name in capitals."""
+    """All settings. The variable of a field is the field's name in capitals."""
 
     model_ref: Annotated[
         str,
         _setting(
             "1 to 200 printable characters",
-            "Name of the model served, as answered in `modelRef`.",
+            "Name of the model that is served, returned as `modelRef`.",
             pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z",
         ),
     ] = "simulated"
     max_concurrency: Annotated[
         int,
-        _setting("1 to 1000000", "Requests inside the model at once, over all workers together.", ge=1, le=1_000_000),
+        _setting(
+            "1 to 1000000",
+            "Limit of requests inside the model at the same time, over all workers together.",
+            ge=1,
+            le=1_000_000,
+        ),
     ] = 10
     kv_endpoints: Annotated[
         tuple[str, ...],
         _setting(
             "comma-separated host, host:port, redis:// or rediss:// URLs",
-            "KV-cache nodes, answered in `kvEndpoints` with passwords masked.",
+            "KV-cache nodes, returned as `kvEndpoints` with passwords masked.",
         ),
     ] = ()
     queue_size: Annotated[
         int,
-        _setting("0 to 100000", "Requests that may wait for a permit; 0 refuses overflow at once.", ge=0, le=100_000),
+        _setting("0 to 100000", "Requests that may wait for a permit; 0 rejects overflow at once.", ge=0, le=100_000),
     ] = 0
     queue_timeout_ms: Annotated[
         int,
-        _setting("1 to 3600000", "Longest wait in the queue, milliseconds.", ge=1, le=3_600_000),
+        _setting("1 to 3600000", "Longest wait in the queue, in milliseconds.", ge=1, le=3_600_000),
     ] = 1000
     simulated_latency_ms: Annotated[
         int,
-        _setting("0 to 3600000", "How long the simulated model takes, milliseconds.", ge=0, le=3_600_000),
+        _setting("0 to 3600000", "Time that the simulated model takes, in milliseconds.", ge=0, le=3_600_000),
     ] = 100
     simulated_token_ms: Annotated[
         int,
         _setting(
-            "0 to 3600000", "How long it takes for each token that it generates, milliseconds.", ge=0, le=3_600_000
+            "0 to 3600000", "Time that it takes for each token that it generates, in milliseconds.", ge=0, le=3_600_000
         ),
     ] = 0
     backends: Annotated[
         tuple[str, ...],
         _setting(
             "comma-separated http:// or https:// URLs",
-            "Model servers that serve `MODEL_REF`. Unset: it is simulated.",
+            "Model servers that serve `MODEL_REF`. Unset: the model is simulated.",
         ),
     ] = ()
     backend_protocol: Annotated[
         Literal["openai", "v2"],
-        _setting("openai or v2", "What the `BACKENDS` speak: OpenAI-compatible, or Open Inference Protocol v2."),
+        _setting("openai or v2", "Protocol of the `BACKENDS`: OpenAI's API, or Open Inference Protocol v2."),
     ] = "openai"
     routes_file: Annotated[
         str | None,
@@ -80,70 +85,77 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     max_body_bytes: Annotated[
         int,
-        _setting("1 to 1073741824", "Longest request body, bytes.", ge=1, le=1 << 30),
+        _setting("1 to 1073741824", "Longest request body, in bytes.", ge=1, le=1 << 30),
     ] = 4 << 20
     web_concurrency: Annotated[
         int,
-        _setting("1 to 32", "Worker processes. Unset: the usable cores, within the CPU quota.", ge=1, le=32),
+        _setting(
+            "1 to 32", "Number of worker processes. Unset: one for each usable CPU, within the CPU quota.", ge=1, le=32
+        ),
     ]
     bind: Annotated[
         str,
-        _setting("host:port or [ipv6]:port", "Where to listen."),
+        _setting("host:port or [ipv6]:port", "Address to listen on."),
     ] = "0.0.0.0:8080"
     admin_bind: Annotated[
         str | None,
         _setting(
             "host:port or [ipv6]:port, on another port than BIND",
-            "Second listener; when set, `/metrics` is served only there, and probes on both.",
+            "Address of a second listener. When set, `/metrics` is served only there, and probes on both.",
         ),
     ] = None
     graceful_timeout_s: Annotated[
         int,
-        _setting("1 to 86400", "How long a drain waits for requests in flight, seconds.", ge=1, le=86_400),
+        _setting("1 to 86400", "Longest time that a drain waits for requests in flight, in seconds.", ge=1, le=86_400),
     ] = 30
     keepalive_s: Annotated[
         int,
         _setting(
-            "0 to 3600", "How long an idle connection is kept, seconds; 0 closes after each answer.", ge=0, le=3600
+            "0 to 3600",
+            "Time that an idle connection is kept open, in seconds; 0 closes it after each response.",
+            ge=0,
+            le=3600,
         ),
     ] = 75
     stall_timeout_s: Annotated[
         int,
         _setting(
             "1 to 3600",
-            "How long a head, or a TLS handshake, may take to arrive, a client send no more of a body, "
-            "or take no more of its answer, seconds.",
+            "Longest time for a TLS handshake or a request head to complete, in seconds. "
+            "Also the longest pause while a client sends a body or reads a response.",
             ge=1,
             le=3600,
         ),
     ] = 30
     upload_timeout_s: Annotated[
         int,
-        _setting("1 to 3600", "How long a body may take to arrive, however steadily it does, seconds.", ge=1, le=3600),
+        _setting("1 to 3600", "Longest time for a whole request body to arrive, in seconds.", ge=1, le=3600),
     ] = 300
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
         _setting(
-            "debug, info, warning, error or critical", "Least level that is logged; requests are logged by ACCESS_LOG."
+            "debug, info, warning, error or critical",
+            "Lowest level that is logged. `ACCESS_LOG` controls the logging of requests.",
         ),
     ] = "info"
     log_format: Annotated[
         Literal["json", "console"],
-        _setting("json or console", "Log lines for machines or for people."),
+        _setting("json or console", "Form of the log lines, for machines or for people."),
     ] = "json"
     access_log: Annotated[
         Literal["off", "errors", "all"],
-        _setting("off, errors or all", "Which requests to log; `errors` is status 400 and above."),
+        _setting("off, errors or all", "Requests that are logged; `errors` means status 400 and above."),
     ] = "errors"
     pod_name: Annotated[
         str | None,
-        _setting("any text", "Answered as `routerPod`; `HOSTNAME` serves when it is unset."),
+        _setting("any text", "Name of the pod, returned as `routerPod`. Unset: `HOSTNAME`."),
     ] = None
     prometheus_multiproc_dir: Annotated[
         str | None,
         _setting(
             "a directory of the router's own",
-            "Where counters are kept while it runs: emptied at start, removed at exit. Unset: a new one in memory.",
+            "Where counters are kept while the router runs. It is emptied at the start and removed at the exit. "
+            "Unset: a new directory in memory.",
         ),
     ] = None
 
@@ -154,17 +166,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def binds(self) -> list[str]:
-        """The addresses to listen on, the admin listener last."""
+        """The addresses to listen on, that of the admin listener last."""
         return [self.bind] if self.admin_bind is None else [self.bind, self.admin_bind]
 
     @property
     def admin_port(self) -> str | None:
-        """Port of the admin listener as WSGI's SERVER_PORT says it, or None without one."""
+        """Port of the admin listener, in the form of WSGI's SERVER_PORT, or None without one."""
         return None if self.admin_bind is None else self.admin_bind.rpartition(":")[2]
 
 
 def load_settings(environ: Mapping[str, str], cores: int) -> Settings:
-    """Validate the environment. `cores` is the default for WEB_CONCURRENCY; raises SettingsError."""
+    """Validate the environment. `cores` is the default of WEB_CONCURRENCY. Raises SettingsError."""
     given = {name: value.strip() for name, value in environ.items() if value.strip()}
     values: dict[str, Any] = {"web_concurrency": min(cores, 32)}
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
@@ -191,24 +203,24 @@ def mask_password(endpoint: str) -> str:
 
 
 def _redact(text: str) -> str:
-    """Text for an error message: what stands before an @, or follows the scheme of Redis, may hold a password."""
+    """Text for an error message. What precedes an @, or follows the scheme of Redis, may contain a password."""
     _, at, rest = text.rpartition("@")
     rest = re.sub(r"(rediss?://)[^,]+", r"\1***", rest)
     return f"***@{rest}" if at else rest
 
 
 def _convert(variable: str, text: str, annotated: Any) -> Any:
-    """One variable's text as its field's type."""
+    """Convert one variable's text to its field's type. Raises SettingsError."""
     meta: Meta = annotated.__metadata__[0]
     allowed = (meta.extra or {})["allowed"]
     try:
-        text.encode()  # bytes of the environment that are no UTF-8 could be read, but not answered
+        text.encode()  # bytes that are not UTF-8 could be read, but not returned in JSON
         if variable == "KV_ENDPOINTS":
             return tuple(_kv_endpoint(item.strip()) for item in text.split(",") if item.strip())
         if variable == "BACKENDS":
             return tuple(_backend(item.strip()) for item in text.split(",") if item.strip())
         if variable == "ROUTES_FILE" and not text.endswith((".toml", ".yaml", ".yml", ".json")):
-            raise ValueError("it tells the form by its ending")
+            raise ValueError("the ending determines the format")
         if variable in ("BIND", "ADMIN_BIND"):
             return _listen_address(text)
         if variable == "PROMETHEUS_MULTIPROC_DIR" and not Path(text).is_absolute():

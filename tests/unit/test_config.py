@@ -422,7 +422,7 @@ def test_backend_holds_no_password() -> None:
 def test_routes_file(text: str) -> None:
     """ROUTES_FILE tells its form by its ending."""
     assert value("ROUTES_FILE", text) == text
-    assert "by its ending" in refusal(ROUTES_FILE="routes.conf")
+    assert "the ending determines the format" in refusal(ROUTES_FILE="routes.conf")
 
 
 def test_routes_come_from_one_place() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,12 +115,30 @@ def test_both_stages_have_the_python_that_the_project_asks_for() -> None:
     assert python in SpecifierSet(PROJECT["requires-python"])
 
 
-def test_builder_installs_the_pinned_releases() -> None:
+RECORDER = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$RECORD"
+"""
+"""Stands in for a program: notes how it was called."""
+
+
+def test_builder_installs_the_pinned_releases(tmp_path: Path) -> None:
     """The image holds the releases that were tested, and the install puts them where the last stage takes them from."""
-    builder, _ = _stages()
-    (install,) = [rest for name, rest in builder if name == "RUN" and " install " in rest]
-    assert install.startswith("pip --python /opt/router install ")
-    assert " -c constraints.txt . " in install
+    builder, last = _stages()
+    record = tmp_path / "calls"
+    for name in ("pip", "python"):
+        (tmp_path / name).write_text(RECORDER)
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(record)}
+    for script in (rest for name, rest in builder if name == "RUN"):
+        # What an absolute path names is not here: only the programs that are found on the PATH are called.
+        subprocess.run(["sh", "-c", script.replace("/opt/router/bin/", "")], env=environment, check=True)
+    (taken,) = {rest.split()[1] for name, rest in last if name == "COPY" and "--from=builder" in rest}
+    (install,) = [line.split() for line in record.read_text().splitlines() if "install" in line.split()]
+    options = dict(pairwise(install))
+    assert install[0] == "pip"
+    assert options["--python"] == taken
+    assert options["-c"] == "constraints.txt"
+    assert "." in install
 
 
 def test_builder_gets_all_that_the_installation_reads(tmp_path: Path) -> None:

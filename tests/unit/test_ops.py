@@ -323,6 +323,7 @@ def emitted() -> dict[str, set[str]]:
     }
 
 
+@pytest.mark.slow
 def test_every_metric_mentioned_exists(emitted: dict[str, set[str]]) -> None:
     """A renamed metric would leave an alert that never fires and an autoscaler that sees nothing.
 
@@ -340,6 +341,7 @@ def test_every_metric_mentioned_exists(emitted: dict[str, set[str]]) -> None:
     assert {(name, path) for name, path in mentioned if name not in emitted} == set()
 
 
+@pytest.mark.slow
 def test_every_label_mentioned_exists(emitted: dict[str, set[str]]) -> None:
     """A renamed label would do the same, with less to notice."""
     series = re.findall(r"(router_[a-z_]+)\{([^}]*)\}", ALERTS.read_text() + ALERTS_TEST.read_text())

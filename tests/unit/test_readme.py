@@ -1,6 +1,6 @@
-"""The documents say what the code does: settings, metrics, error codes, examples, and every name they point to.
+"""The documents say what the code does: endpoints, examples, and every name that they refer to.
 
-Where a test compares a table, pytest's diff shows the rows that the document should have.
+The tables of settings, metrics and error codes are generated; test_docs.py checks them.
 """
 
 import ast
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import types
-from http import HTTPStatus
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
@@ -26,10 +25,8 @@ import pytest
 from falcon import testing
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.api import error_responses as problems
 from app.config.settings import Settings, load_settings
-from app.errors import MalformedRequest, RouterError, UpstreamErrorResponse
-from tests.support.malformed import MALFORMED
+from app.errors import UpstreamErrorResponse
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -228,7 +225,7 @@ def documented_endpoints() -> list[Endpoint]:
     """Method and path of everything in the table of endpoints."""
     return [
         Endpoint(method, path)
-        for paths, methods, _ in table("OutlierDetector")
+        for paths, methods, _ in table("Endpoints")
         for path in re.findall(r"`([^`]+)`", paths)
         for method in methods.split(", ")
     ]
@@ -244,22 +241,6 @@ def example_request() -> str:
 def example_answers() -> list[str]:
     """The bodies that the README shows in answer, in order."""
     return re.findall(r"^    (\{.*\})$", section("Start"), re.MULTILINE)
-
-
-def default_of(field: msgspec.structs.FieldInfo) -> str:
-    """A setting's default, as the README writes it."""
-    if field.required:
-        return "the usable cores"
-    return "unset" if field.default in (None, ()) else f"`{field.default}`"
-
-
-def test_settings_table_is_the_settings() -> None:
-    """Every setting stands in the README in order, with its default, its allowed values and its meaning."""
-    wanted = []
-    for field in msgspec.structs.fields(Settings):
-        meta = field.type.__metadata__[0]
-        wanted.append((f"`{field.name.upper()}`", default_of(field), meta.extra["allowed"], meta.description))
-    assert table("Settings") == wanted
 
 
 def test_documented_defaults_are_what_an_empty_environment_gives() -> None:
@@ -284,21 +265,15 @@ def test_variables_named_in_prose_exist(document: Path) -> None:
     }
 
 
-def test_metrics_table_is_the_metrics_page(router: dict[str, Answer], routed: dict[str, Answer]) -> None:
-    """Every metric of the page stands in the README with its type, labels and help text, and no other does."""
-    wanted = set()
-    plain = {family.name for family in text_string_to_metric_families(router["GET /metrics"].body)}
-    for family in text_string_to_metric_families(routed["metrics"].body):
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
-        wanted.add((f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), family.documentation))
-        plain.discard(family.name)
-    assert plain == set()
-    rows = table("Metrics")
-    assert set(rows) == wanted
-    assert len(rows) == len(wanted)
+@pytest.mark.slow
+def test_metrics_are_the_same_without_routes(router: dict[str, Answer]) -> None:
+    """The table of metrics is generated from a router with routes; one without any has no other metrics."""
+    families = text_string_to_metric_families(router["GET /metrics"].body)
+    names = {f"`{family.name}_total`" if family.type == "counter" else f"`{family.name}`" for family in families}
+    assert names <= {row[0] for row in table("Metrics")}
 
 
+@pytest.mark.slow
 def test_metrics_named_in_prose_exist(routed: dict[str, Answer]) -> None:
     """A metric named in any document is on the page."""
     page = routed["metrics"].body
@@ -307,40 +282,24 @@ def test_metrics_named_in_prose_exist(routed: dict[str, Answer]) -> None:
             assert re.search(rf"^# TYPE {name} ", page, re.MULTILINE), f"{document.name} names {name}"
 
 
-def literal_problems() -> set[Row]:
-    """Status and code of every problem that a resource answers under a code of its own, found in the source."""
-    found: set[Row] = set()
-    for file in (ROOT / "app/api").glob("*.py"):
-        for call in ast.walk(ast.parse(file.read_text())):
-            if isinstance(call, ast.Call) and ast.unparse(call.func) == "problems.answer":
-                status, code = ast.unparse(call.args[2]), call.args[3]
-                if isinstance(code, ast.Constant) and isinstance(code.value, str):
-                    found.add((str(HTTPStatus[status.removeprefix("HTTPStatus.")].value), f"`{code.value}`"))
-    return found
-
-
 def code_of(answer: Answer) -> str:
     """The code of an error, in whichever form."""
     body = json.loads(answer.body)
     return str(body["error"]["code"] if isinstance(body.get("error"), dict) else body["code"])
 
 
-def test_errors_table_is_what_the_router_answers(router: dict[str, Answer], routed: dict[str, Answer]) -> None:
-    """Every status and code that a client can get stands in the README, and no other does."""
-    mapped = {(str(status.value), f"`{error.code}`") for error, status in problems._STATUS.items()}
+@pytest.mark.slow
+def test_errors_of_the_router_are_documented(router: dict[str, Answer], routed: dict[str, Answer]) -> None:
+    """Every status and code that the router returned has its row, and no code has two."""
     own = [*router.values(), *(routed[name] for name in FAILING)]
-    answered = {(str(answer.status), f"`{code_of(answer)}`") for answer in own if answer.status >= 400 and answer.body}
-    refused_by_parser = ", ".join(str(status) for status in sorted({status for _, status in MALFORMED.values()}))
-    others = {
-        ("500", f"`{RouterError.code}`"),
-        (refused_by_parser, f"`{MalformedRequest.code}`"),
-        ("the model server's", f"`{UpstreamErrorResponse.code}`"),
-    }
+    returned = {(str(answer.status), f"`{code_of(answer)}`") for answer in own if answer.status >= 400 and answer.body}
     rows = table("Errors")
-    assert {row[:2] for row in rows} == mapped | answered | literal_problems() | others
+    assert len(returned) > len(FAILING)
+    assert returned <= {row[:2] for row in rows}
     assert len({row[1] for row in rows}) == len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), FAILING.items())
 def test_failures_are_answered_as_documented(routed: dict[str, Answer], name: str, code: str) -> None:
     """Every way in which a model can't be had has its row, in the form of OpenAI's errors."""
@@ -359,6 +318,7 @@ def error_members() -> list[str]:
     return re.findall(r'"(\w+)"', found[1])
 
 
+@pytest.mark.slow
 def test_errors_have_the_form_of_the_path(routed: dict[str, Answer]) -> None:
     """A problem document, with `error` equal to `detail` under /v2 only; a model server's own error is not touched."""
     problem, of_v2, relayed = routed["problem"], routed["of v2"], routed["relayed"]
@@ -371,6 +331,7 @@ def test_errors_have_the_form_of_the_path(routed: dict[str, Answer]) -> None:
     assert (routed["passed on"].status, routed["passed on"].headers["retry-after"]) == (503, "9")
 
 
+@pytest.mark.slow
 def test_refusals_of_model_servers_are_quoted_to_infer(routed: dict[str, Answer]) -> None:
     """`upstream_error_response` has the model server's status and quotes it."""
     refused = routed["refused"]
@@ -378,6 +339,7 @@ def test_refusals_of_model_servers_are_quoted_to_infer(routed: dict[str, Answer]
     assert "shut" in json.loads(refused.body)["detail"]
 
 
+@pytest.mark.slow
 def test_endpoints_table_is_the_routes(router: dict[str, Answer]) -> None:
     """Every documented method is served at its path, and every route is documented."""
     documented = documented_endpoints()
@@ -398,6 +360,7 @@ def test_start_in_front_of_model_servers_is_possible() -> None:
     assert Endpoint("POST", request[1]) in documented_endpoints()
 
 
+@pytest.mark.slow
 def test_example_gets_the_documented_answer(router: dict[str, Answer]) -> None:
     """The README's curl example is answered as shown, to the byte, but for the milliseconds."""
     example = router["example"]
@@ -410,6 +373,7 @@ def test_example_gets_the_documented_answer(router: dict[str, Answer]) -> None:
         assert header.lower() in {name.lower() for name in example.headers}
 
 
+@pytest.mark.slow
 def test_refusal_is_as_documented(router: dict[str, Answer]) -> None:
     """The README's 429 is answered as shown: status, Retry-After, content type, and body to the byte."""
     refusal = router["refusal"]

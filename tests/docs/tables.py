@@ -1,0 +1,205 @@
+"""The parts of README.md and docs/routing.md that are generated from the code: `python -m tests.docs.tables`.
+
+A generated part stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. `make docs` rewrites all of
+them; tests/unit/test_docs.py says whether they are current.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from app import errors
+from app.api import error_responses
+from app.config import route_schema, routes_source
+from app.config.routes_file.value_types import ValueType, members
+from app.config.settings import Settings
+from app.errors import RouterError
+from app.routing import endpoint_pool, health_checks, outlier_detection, remote_model, retry_budget, route_store
+from app.shared_memory import counters
+from app.upstream import pool
+from tests.support.malformed import MALFORMED
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/routing.md")
+
+Row = tuple[str, ...]
+
+_PART = re.compile(r"(?<=<!-- generated: )(\w+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
+
+_FORBIDDEN = 403  # a PROXY line from an address that is not allowed, which only a listener behind a proxy takes
+_BY_PARSER = sorted({_FORBIDDEN, *(status for _, status in MALFORMED.values())})
+_ESTIMATE = "`Retry-After` estimates when a permit comes free."
+_RETRY_AFTER: dict[type[RouterError], str] = {
+    errors.LimitReached: _ESTIMATE,
+    errors.QueueFull: _ESTIMATE,
+    errors.QueueTimeout: _ESTIMATE,
+    errors.ModelLimitReached: "`Retry-After` is computed from the pod's queue, not from the model's limit.",
+    errors.NoEndpoint: "`Retry-After` says when one may, if that is known.",
+}
+_WITHOUT_CLASS = [
+    (HTTPStatus.NOT_FOUND, "not_found", "Nothing is served at this path."),
+    (HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "The path takes other methods; `Allow` names them."),
+    (HTTPStatus.SERVICE_UNAVAILABLE, "model_unusable", "Only from `/readyz`: no model is usable; `detail` says why."),
+]
+
+_WORDS = {
+    route_schema.NAME_RULE: "a name",
+    route_schema.WORD_RULE: "a word",
+    route_schema.HEADER_RULE: "a header's name",
+}
+"""Short words for the rules that stand in several rows."""
+
+
+def _table(head: str, rows: Iterable[Row]) -> list[str]:
+    columns = head.split(", ")
+    return [_line(columns), "|---" * len(columns) + "|", *map(_line, rows)]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
+
+def settings() -> list[str]:
+    """Every setting: variable, default, allowed values, meaning."""
+    rows = []
+    for field in msgspec.structs.fields(Settings):
+        meta = field.type.__metadata__[0]
+        default = "the usable CPUs" if field.required else _default(field, nothing="unset")
+        rows.append((f"`{field.name.upper()}`", default, meta.extra["allowed"], meta.description))
+    return _table("Variable, Default, Allowed, Meaning", rows)
+
+
+def metrics() -> list[str]:
+    """Every metric of a router in front of model servers, from its page: gauges first, then by name."""
+    # Not imported at the top: it is a module of tests, and its router runs in a process of its own.
+    from tests.unit.test_readme import ask_in_process  # noqa: PLC0415
+
+    page = ask_in_process("answers_of_routes")["metrics"].body
+    rows = []
+    for family in text_string_to_metric_families(page):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+        rows.append((f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), family.documentation))
+    order = ("gauge", "counter", "histogram")
+    return _table("Name, Type, Labels, Meaning", sorted(rows, key=lambda row: (order.index(row[1]), row[0])))
+
+
+def error_codes() -> list[str]:
+    """Every error that a client may get, by status."""
+    rows = [(str(status.value), error.code, _when(error)) for error, status in error_responses._STATUS.items()]
+    rows.append((", ".join(map(str, _BY_PARSER)), errors.MalformedRequest.code, _when(errors.MalformedRequest)))
+    rows.append((str(HTTPStatus.INTERNAL_SERVER_ERROR.value), RouterError.code, _when(RouterError)))
+    rows.extend((str(status.value), code, when) for status, code, when in _WITHOUT_CLASS)
+    last = ("the model server's", errors.UpstreamErrorResponse.code, _when(errors.UpstreamErrorResponse))
+    return _table("Status, `code`, When", [(status, f"`{code}`", when) for status, code, when in (*sorted(rows), last)])
+
+
+def _when(error: type[RouterError]) -> str:
+    """The first paragraph of the error's docstring, and what `Retry-After` says."""
+    paragraph = " ".join((error.__doc__ or "").split("\n\n")[0].split())
+    return f"{paragraph} {_RETRY_AFTER.get(error, '')}".strip()
+
+
+def words() -> list[str]:
+    """What the short words of the tables of members stand for."""
+    return [f"- {word} is {rule}." for rule, word in _WORDS.items()]
+
+
+def record_members(record: type[msgspec.Struct]) -> list[str]:
+    """Every member of a record: name, default, allowed values, meaning."""
+    kinds = members(record)
+    rows = [
+        (f"`{field.name}`", _default(field, nothing="none"), _allowed(kinds[field.name]), kinds[field.name].about)
+        for field in msgspec.structs.fields(record)
+    ]
+    return _table("Member, Default, Allowed, Meaning", rows)
+
+
+def _default(field: msgspec.structs.FieldInfo, *, nothing: str) -> str:
+    default: Any = field.default
+    if field.required:
+        return "required"
+    if isinstance(default, msgspec.Struct):
+        return "see below"
+    if default in (None, ()):
+        return nothing
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+def _allowed(kind: ValueType) -> str:
+    if kind.item is not None:
+        return "a list of tables" if kind.record else "a list of names"
+    if kind.record is not None:
+        return "a table"
+    return _WORDS.get(kind.allowed, kind.allowed)
+
+
+def fixed_values() -> list[str]:
+    """The constants that no setting changes."""
+    idle = f"{pool.MAX_IDLE}, each for {pool.MAX_IDLE_S:g} s"
+    rows = [
+        ("Largest routes file", f"{routes_source._MAX_FILE_BYTES >> 10} KiB"),
+        ("Largest routes in memory", f"{route_store.MAX_BYTES >> 10} KiB"),
+        ("Most endpoints and models together", f"{counters.MAX_IDS}"),
+        ("Largest response that is read to its end before it is sent", f"{endpoint_pool._READ_WHOLE_BYTES >> 10} KiB"),
+        ("Most idle connections of a worker to an endpoint", idle),
+        ("Reserve of a retry budget", f"{retry_budget._RESERVE_MILLI // 1000} retries"),
+        ("Statuses after which a request is retried", _listed(remote_model._ANSWERS_TO_REPEAT)),
+        ("Statuses that count as failures of an endpoint", _listed(endpoint_pool._FAILURES)),
+        ("Statuses with which a health check succeeds", f"2xx, {_listed(health_checks._ALIVE)}"),
+        ("Longest back-off for an endpoint's `Retry-After`", f"{outlier_detection._MAX_AWAY_MS // 1000} s"),
+        ("Longest half-open trial", f"{outlier_detection._PROBE_LEASE_MS // 1000} s"),
+    ]
+    return _table("What, Value", rows)
+
+
+def _listed(statuses: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(statuses)))
+
+
+RECORDS: dict[str, type[msgspec.Struct]] = {
+    "file": route_schema.Routes,
+    "model": route_schema.Model,
+    "version": route_schema.Version,
+    "endpoint": route_schema.Endpoint,
+    "timeouts": route_schema.Timeouts,
+    "ejection": route_schema.Ejection,
+    "health_check": route_schema.HealthCheck,
+}
+PARTS: dict[str, Callable[[], list[str]]] = {
+    "settings": settings,
+    "metrics": metrics,
+    "errors": error_codes,
+    "words": words,
+    "fixed_values": fixed_values,
+    **{name: partial(record_members, record) for name, record in RECORDS.items()},
+}
+
+
+def parts_of(document: str) -> dict[str, str]:
+    """The generated parts that a document has, by name."""
+    return {name: content for name, _, content in _PART.findall(document)}
+
+
+def render(name: str) -> str:
+    """A generated part as it should be."""
+    return "".join(f"{line}\n" for line in PARTS[name]())
+
+
+def main() -> None:
+    """Rewrite every generated part."""
+    for file in DOCUMENTS:
+        text = file.read_text()
+        file.write_text(_PART.sub(lambda found: f"{found[1]}{found[2]}{render(found[1])}", text))
+
+
+if __name__ == "__main__":
+    main()
