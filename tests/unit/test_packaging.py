@@ -183,6 +183,10 @@ def test_long_functions_have_a_reason() -> None:
     long = set()
     for file in (ROOT / "app").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None and node.end_lineno - node.lineno >= 40:
+            if (
+                isinstance(node, ast.FunctionDef)
+                and node.end_lineno is not None
+                and node.end_lineno - node.lineno >= 40
+            ):
                 long.add(f"{file.relative_to(ROOT)}:{node.name}")
     assert long == LONG_FUNCTIONS.keys()

@@ -10,7 +10,7 @@ from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from app.upstream import pool as pool_module
 from app.upstream.connection import Address
-from app.upstream.pool import Response, Pool
+from app.upstream.pool import Pool, Response
 from tests.support.scripted_server import (
     Peer,
     Script,

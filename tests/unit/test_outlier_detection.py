@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 from app.config.route_schema import Ejection
-from app.routing import outlier_detection as endpoints_module
+from app.routing import outlier_detection
 from app.routing.outlier_detection import Outcome, OutlierDetector
 from tests.support.forks import Parent
 
-PLACE = 3
-PEERS = [PLACE, 4, 5, 6]
+ID = 3
+PEERS = [ID, 4, 5, 6]
 LEASE_MS = 10_000
 RULES = Ejection(
     consecutive_failures=3,
@@ -26,41 +26,41 @@ RULES = Ejection(
 class Bench:
     """OutlierDetector and a clock that goes only when told."""
 
-    def __init__(self, states: OutlierDetector) -> None:
-        self.states = states
+    def __init__(self, detector: OutlierDetector) -> None:
+        self.detector = detector
         self.now = 50_000_000
         self.rules = RULES
         self.peers = PEERS
 
-    def usable(self, place: int = PLACE) -> bool:
-        return self.states.is_available(place, self.now)
+    def usable(self, shared_id: int = ID) -> bool:
+        return self.detector.is_available(shared_id, self.now)
 
-    def probe(self, place: int = PLACE) -> bool:
-        """A request begins; answers whether it is the probe."""
-        assert self.usable(place)
-        return self.states.begin(place, self.now)
+    def begin(self, shared_id: int = ID) -> bool:
+        """Begin an attempt. Returns whether it is the trial."""
+        assert self.usable(shared_id)
+        return self.detector.begin(shared_id, self.now)
 
-    def end(self, outcome: Outcome, *, place: int = PLACE, probe: bool = False) -> bool:
-        return self.states.end(place, outcome, probe=probe, peers=self.peers, rules=self.rules)
+    def end(self, outcome: Outcome, *, shared_id: int = ID, trial: bool = False) -> bool:
+        return self.detector.end(shared_id, outcome, trial=trial, peers=self.peers, rules=self.rules)
 
-    def fail(self, times: int = 1, *, place: int = PLACE) -> list[bool]:
-        return [self.end(Outcome.FAILURE, place=place) for _ in range(times)]
+    def fail(self, times: int = 1, *, shared_id: int = ID) -> list[bool]:
+        return [self.end(Outcome.FAILURE, shared_id=shared_id) for _ in range(times)]
 
-    def out_for(self, place: int = PLACE) -> int:
+    def out_for(self, shared_id: int = ID) -> int:
         """Milliseconds until it may be tried."""
-        available_at = self.states.available_at(place)
+        available_at = self.detector.available_at(shared_id)
         assert available_at is not None
         return available_at - self.now
 
-    def on_probation(self, place: int = PLACE) -> None:
+    def half_open(self, shared_id: int = ID) -> None:
         """Eject it and let the time pass."""
-        assert self.fail(self.rules.consecutive_failures, place=place)[-1]
-        self.now += self.out_for(place)
+        assert self.fail(self.rules.consecutive_failures, shared_id=shared_id)[-1]
+        self.now += self.out_for(shared_id)
 
-    def bring_back(self, place: int = PLACE) -> None:
-        self.on_probation(place)
-        assert self.probe(place)
-        assert not self.end(Outcome.SUCCESS, place=place, probe=True)
+    def bring_back(self, shared_id: int = ID) -> None:
+        self.half_open(shared_id)
+        assert self.begin(shared_id)
+        assert not self.end(Outcome.SUCCESS, shared_id=shared_id, trial=True)
 
 
 @pytest.fixture
@@ -68,23 +68,23 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """OutlierDetector of which nothing is known, and their clock."""
     parent = Parent(limit=1)
     bench = Bench(OutlierDetector(parent.table))
-    monkeypatch.setattr(endpoints_module, "now_ms", lambda: bench.now)
+    monkeypatch.setattr(outlier_detection, "now_ms", lambda: bench.now)
     yield bench
     parent.close()
 
 
 def test_new_endpoint_is_in(bench: Bench) -> None:
-    """Nothing is known: it is up, may be tried, and nobody who tries it is a probe."""
+    """Nothing is known: it is up, may be tried, and no attempt is a trial."""
     assert bench.usable()
-    assert bench.states.is_up(PLACE)
-    assert not bench.probe()
+    assert bench.detector.is_up(ID)
+    assert not bench.begin()
 
 
 def test_failures_in_a_row_eject(bench: Bench) -> None:
     """The third failure in a row ejects, for the base time, and the others go on."""
     assert bench.fail(3) == [False, False, True]
     assert not bench.usable()
-    assert not bench.states.is_up(PLACE)
+    assert not bench.detector.is_up(ID)
     assert bench.out_for() == 5000
     assert bench.usable(4)
     bench.now += 4999
@@ -139,12 +139,12 @@ def test_window_that_is_over_counts_no_more(bench: Bench) -> None:
 
 
 def test_each_ejection_lasts_twice_as_long_up_to_the_most(bench: Bench) -> None:
-    """A probe that fails ejects anew, for 5, 10, 20 … and at most 300 seconds, however often."""
-    bench.on_probation()
+    """A trial that fails ejects anew, for 5, 10, 20 … and at most 300 seconds, however often."""
+    bench.half_open()
     lasted = []
     for _ in range(70):
-        assert bench.probe()
-        assert bench.end(Outcome.FAILURE, probe=True)
+        assert bench.begin()
+        assert bench.end(Outcome.FAILURE, trial=True)
         lasted.append(bench.out_for() // 1000)
         bench.now += bench.out_for()
     assert lasted[:7] == [10, 20, 40, 80, 160, 300, 300]
@@ -160,26 +160,26 @@ def test_ejections_start_anew_after_it_stayed_in_for_longer(bench: Bench, stayed
     assert bench.out_for() == next_ms
 
 
-def test_probe_that_fails_never_starts_anew(bench: Bench) -> None:
-    """However late the probe comes, being on probation is not staying in."""
-    bench.on_probation()
+def test_trial_that_fails_never_starts_anew(bench: Bench) -> None:
+    """However late the trial comes, being half-open is not staying in."""
+    bench.half_open()
     bench.now += 10_000_000
-    assert bench.probe()
-    assert bench.end(Outcome.FAILURE, probe=True)
+    assert bench.begin()
+    assert bench.end(Outcome.FAILURE, trial=True)
     assert bench.out_for() == 10_000
 
 
 def test_share_of_endpoints_that_are_out_has_a_limit(bench: Bench) -> None:
     """Half of four may be out: the third to fail stays in, and is ejected when another has come back."""
-    assert bench.fail(3, place=3)[-1]
-    assert bench.fail(3, place=4)[-1]
-    assert bench.fail(10, place=5) == [False] * 10
+    assert bench.fail(3, shared_id=3)[-1]
+    assert bench.fail(3, shared_id=4)[-1]
+    assert bench.fail(10, shared_id=5) == [False] * 10
     assert bench.usable(5)
     bench.now += 5000
-    assert bench.fail(place=5) == [False], "those on probation are out, too"
-    assert bench.probe(3)
-    bench.end(Outcome.SUCCESS, place=3, probe=True)
-    assert bench.fail(place=5) == [True]
+    assert bench.fail(shared_id=5) == [False], "half-open ones are out, too"
+    assert bench.begin(3)
+    bench.end(Outcome.SUCCESS, shared_id=3, trial=True)
+    assert bench.fail(shared_id=5) == [True]
     assert not bench.usable(5)
 
 
@@ -188,93 +188,93 @@ def test_limit_of_the_share_is_rounded_down(bench: Bench, share: float, peers: i
     """The only endpoint is never ejected with a share under 1, none with 0, and all with 1."""
     bench.peers = list(range(peers))
     bench.rules = Ejection(consecutive_failures=1, max_share=share)
-    assert sum(bench.fail(place=place) == [True] for place in bench.peers) == ejected
-    assert sum(not bench.usable(place) for place in bench.peers) == ejected
+    assert sum(bench.fail(shared_id=shared_id) == [True] for shared_id in bench.peers) == ejected
+    assert sum(not bench.usable(shared_id) for shared_id in bench.peers) == ejected
 
 
-def test_probe_that_fails_lets_it_in_if_the_share_became_smaller(bench: Bench) -> None:
-    """New routes allow none to be out: a failed probe must not keep one out, nor is it forgotten that it was."""
-    bench.on_probation()
-    assert bench.probe()
+def test_trial_that_fails_lets_it_in_if_the_share_became_smaller(bench: Bench) -> None:
+    """New routes allow none to be out: a failed trial must not keep one out, nor is it forgotten that it was."""
+    bench.half_open()
+    assert bench.begin()
     bench.rules = Ejection(max_share=0)
-    assert not bench.end(Outcome.FAILURE, probe=True)
-    assert not bench.probe()
+    assert not bench.end(Outcome.FAILURE, trial=True)
+    assert not bench.begin()
     bench.rules = RULES
     assert bench.fail(2) == [False, True]
     assert bench.out_for() == 10_000
 
 
-def test_one_probe_at_a_time(bench: Bench) -> None:
-    """Once the time is over the first to choose it is the probe, and it may not be tried until that ends."""
-    bench.on_probation()
-    assert bench.states.is_up(PLACE), "nobody would send the probe if a router with nothing up were sent no requests"
-    assert bench.probe()
+def test_one_trial_at_a_time(bench: Bench) -> None:
+    """Once the time is over the first to choose it is the trial, and it may not be tried until that ends."""
+    bench.half_open()
+    assert bench.detector.is_up(ID), "nobody would send the trial if a router with nothing up were sent no requests"
+    assert bench.begin()
     assert not bench.usable()
-    assert not bench.states.is_up(PLACE)
+    assert not bench.detector.is_up(ID)
 
 
-def test_probe_that_succeeds_brings_it_back(bench: Bench) -> None:
-    """It is in, and what follows is no probe; failures from before don't count."""
+def test_trial_that_succeeds_brings_it_back(bench: Bench) -> None:
+    """It is in, and what follows is no trial; failures from before don't count."""
     bench.bring_back()
-    assert bench.states.is_up(PLACE)
-    assert not bench.probe()
+    assert bench.detector.is_up(ID)
+    assert not bench.begin()
     assert bench.fail(2) == [False, False]
 
 
-def test_probe_that_is_abandoned_makes_way_for_the_next(bench: Bench) -> None:
-    """The client of the probe left: the very next request is the probe, and no time is lost."""
-    bench.on_probation()
-    assert bench.probe()
-    assert not bench.end(Outcome.ABANDONED, probe=True)
-    assert bench.probe()
+def test_trial_that_is_abandoned_makes_way_for_the_next(bench: Bench) -> None:
+    """The client of the trial left: the very next request is the trial, and no time is lost."""
+    bench.half_open()
+    assert bench.begin()
+    assert not bench.end(Outcome.ABANDONED, trial=True)
+    assert bench.begin()
     assert not bench.usable()
 
 
-def test_lease_of_a_probe_that_died_runs_out(bench: Bench) -> None:
-    """The prober's worker was killed: nobody tries for the time of the lease, and then one does."""
-    bench.on_probation()
-    assert bench.probe()
+def test_lease_of_a_trial_that_died_runs_out(bench: Bench) -> None:
+    """The worker of the trial was killed: nobody tries for the time of the lease, and then one does."""
+    bench.half_open()
+    assert bench.begin()
     bench.now += LEASE_MS - 1
     assert not bench.usable()
     bench.now += 1
-    assert bench.probe()
+    assert bench.begin()
     assert not bench.usable()
 
 
-def test_slow_probe_decides_although_others_have_begun(bench: Bench) -> None:
-    """An endpoint that needs longer than the lease comes back all the same when the first probe succeeds."""
-    bench.on_probation()
+def test_slow_trial_decides_although_others_have_begun(bench: Bench) -> None:
+    """An endpoint that needs longer than the lease comes back all the same when the first trial succeeds."""
+    bench.half_open()
     for _ in range(5):
-        assert bench.probe()
+        assert bench.begin()
         bench.now += LEASE_MS
-    bench.end(Outcome.SUCCESS, probe=True)
+    bench.end(Outcome.SUCCESS, trial=True)
     assert bench.usable()
-    assert not bench.probe()
+    assert not bench.begin()
 
 
-def test_probe_that_ends_after_another_decided_is_an_attempt_like_any(bench: Bench) -> None:
-    """Two probes, as the first was slow. The second brought it in: the first's client or failure doesn't undo that."""
-    bench.on_probation()
-    assert bench.probe()
+def test_trial_that_ends_after_another_decided_is_an_attempt_like_any(bench: Bench) -> None:
+    """Two trials, as the first was slow. The second brought it in: the first's client or failure doesn't undo that."""
+    bench.half_open()
+    assert bench.begin()
     bench.now += LEASE_MS
-    assert bench.probe()
-    bench.end(Outcome.SUCCESS, probe=True)
-    assert not bench.end(Outcome.ABANDONED, probe=True)
-    assert not bench.probe(), "still in"
-    assert not bench.end(Outcome.FAILURE, probe=True)
+    assert bench.begin()
+    bench.end(Outcome.SUCCESS, trial=True)
+    assert not bench.end(Outcome.ABANDONED, trial=True)
+    assert not bench.begin(), "still in"
+    assert not bench.end(Outcome.FAILURE, trial=True)
     assert bench.usable()
     assert bench.fail(2) == [False, True], "it was one of three in a row"
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_probe_that_ends_after_another_failed_changes_nothing(bench: Bench, outcome: Outcome) -> None:
-    """The second of two probes ejected it anew: how the first ends neither shortens nor lengthens that."""
-    bench.on_probation()
-    assert bench.probe()
+def test_trial_that_ends_after_another_failed_changes_nothing(bench: Bench, outcome: Outcome) -> None:
+    """The second of two trials ejected it anew: how the first ends neither shortens nor lengthens that."""
+    bench.half_open()
+    assert bench.begin()
     bench.now += LEASE_MS
-    assert bench.probe()
-    assert bench.end(Outcome.FAILURE, probe=True)
-    assert not bench.end(outcome, probe=True)
+    assert bench.begin()
+    assert bench.end(Outcome.FAILURE, trial=True)
+    assert not bench.end(outcome, trial=True)
     assert bench.out_for() == 10_000
 
 
@@ -286,15 +286,15 @@ def test_late_failures_do_not_count(bench: Bench) -> None:
     assert bench.out_for() == 5000
     bench.now += 5000
     assert bench.fail(30) == [False] * 30
-    assert bench.probe()
+    assert bench.begin()
     assert bench.fail(30) == [False] * 30
-    assert not bench.usable(), "a late failure doesn't end the probe's lease"
-    bench.end(Outcome.SUCCESS, probe=True)
+    assert not bench.usable(), "a late failure doesn't end the trial's lease"
+    bench.end(Outcome.SUCCESS, trial=True)
     assert bench.fail(9) == [False] * 9
 
 
 def test_late_success_does_not_bring_it_back(bench: Bench) -> None:
-    """An attempt begun before the ejection succeeds during it: only the probe brings it back."""
+    """An attempt begun before the ejection succeeds during it: only the trial brings it back."""
     bench.fail(3)
     bench.end(Outcome.SUCCESS)
     assert not bench.usable()
@@ -302,63 +302,61 @@ def test_late_success_does_not_bring_it_back(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "granted_ms"), [(2, 2000), (0.5, 500), (60, 60_000), (86_400, 60_000)])
-def test_endpoint_is_left_alone_when_it_asks_for_at_most_a_minute(
-    bench: Bench, seconds: float, granted_ms: int
-) -> None:
+def test_endpoint_backs_off_when_it_asks_for_at_most_a_minute(bench: Bench, seconds: float, granted_ms: int) -> None:
     """Retry-After of one endpoint, and of it only, is heeded up to 60 seconds; it is up meanwhile."""
-    bench.states.back_off(PLACE, seconds)
+    bench.detector.back_off(ID, seconds)
     assert bench.out_for() == granted_ms
-    assert bench.states.is_up(PLACE)
+    assert bench.detector.is_up(ID)
     assert bench.usable(4)
     bench.now += granted_ms - 1
     assert not bench.usable()
     bench.now += 1
     assert bench.usable()
-    assert not bench.probe()
+    assert not bench.begin()
 
 
-def test_ejected_endpoint_that_asks_for_patience_is_left_out_for_the_longer_time(bench: Bench) -> None:
+def test_ejected_endpoint_that_backs_off_is_left_out_for_the_longer_time(bench: Bench) -> None:
     """Both reasons must be over."""
     bench.fail(3)
-    bench.states.back_off(PLACE, 20)
+    bench.detector.back_off(ID, 20)
     assert bench.out_for() == 20_000
     bench.now += 5000
     assert not bench.usable()
     bench.now += 15_000
-    assert bench.probe()
+    assert bench.begin()
 
 
-def test_prober_takes_out_and_brings_back(bench: Bench) -> None:
-    """Unwell: not to be tried, not up, and nobody knows for how long. Only a change is news."""
-    assert not bench.states.set_healthy(PLACE, well=True)
-    assert bench.states.set_healthy(PLACE, well=False)
-    assert not bench.states.set_healthy(PLACE, well=False)
+def test_health_checks_take_out_and_bring_back(bench: Bench) -> None:
+    """Unhealthy: not available, not up, and nobody knows for how long. Only a change is news."""
+    assert not bench.detector.set_healthy(ID, healthy=True)
+    assert bench.detector.set_healthy(ID, healthy=False)
+    assert not bench.detector.set_healthy(ID, healthy=False)
     assert not bench.usable()
-    assert not bench.states.is_up(PLACE)
-    assert bench.states.available_at(PLACE) is None
+    assert not bench.detector.is_up(ID)
+    assert bench.detector.available_at(ID) is None
     assert bench.usable(4)
-    assert bench.states.set_healthy(PLACE, well=True)
+    assert bench.detector.set_healthy(ID, healthy=True)
     assert bench.usable()
 
 
-def test_being_well_ends_no_ejection(bench: Bench) -> None:
-    """The prober's word and the ejection are reasons of their own."""
+def test_being_healthy_ends_no_ejection(bench: Bench) -> None:
+    """The health check and the ejection are reasons of their own."""
     bench.fail(3)
-    bench.states.set_healthy(PLACE, well=False)
-    bench.states.set_healthy(PLACE, well=True)
+    bench.detector.set_healthy(ID, healthy=False)
+    bench.detector.set_healthy(ID, healthy=True)
     assert not bench.usable()
 
 
-def test_clear_forgets_everything_of_one_place(bench: Bench) -> None:
-    """A new endpoint at a place inherits nothing; its neighbours keep what they have."""
+def test_reset_forgets_everything_of_one_id(bench: Bench) -> None:
+    """A new endpoint with its id inherits nothing; its neighbours keep what they have."""
     bench.bring_back()
     bench.fail(3)
-    bench.fail(3, place=4)
-    bench.states.set_healthy(PLACE, well=False)
-    bench.states.back_off(PLACE, 60)
-    bench.states.clear(PLACE)
+    bench.fail(3, shared_id=4)
+    bench.detector.set_healthy(ID, healthy=False)
+    bench.detector.back_off(ID, 60)
+    bench.detector.reset(ID)
     assert bench.usable()
-    assert bench.states.is_up(PLACE)
+    assert bench.detector.is_up(ID)
     assert not bench.usable(4)
     assert bench.fail(3) == [False, False, True]
     assert bench.out_for() == 5000

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from app.admission.limiter import Limiter
-from app.routing.retry_budget import RetryBudget, clear
+from app.routing.retry_budget import RetryBudget, RetryBudgets
 from tests.support.forks import Barrier, Parent
 
-PLACE = 2
+ID = 2
 RESERVE = 10
 
 
@@ -26,7 +26,7 @@ def parent() -> Iterator[Parent]:
 @pytest.mark.parametrize("failing", [0.05, 0.3, 1.0])
 def test_retries_are_at_most_a_share_of_requests_and_the_reserve(parent: Parent, share: float, failing: float) -> None:
     """20,000 requests, some of which fail: at no moment were more retried, and if enough fail the share is used."""
-    budget, dice = RetryBudget(parent.table, PLACE, share), random.Random(1)
+    budget, dice = RetryBudget(parent.table, ID, share), random.Random(1)
     retries = wanted = 0
     for requests in range(1, 20_001):
         budget.deposit()
@@ -41,8 +41,8 @@ def test_retries_are_at_most_a_share_of_requests_and_the_reserve(parent: Parent,
 
 
 def test_reserve_lets_ten_failures_of_a_quiet_model_be_retried(parent: Parent) -> None:
-    """Nothing was paid in: ten, and no more. However much is paid in then, ten is what is saved up."""
-    budget = RetryBudget(parent.table, PLACE, 0.2)
+    """Nothing was deposited: ten, and no more. However much is deposited then, ten is what is saved up."""
+    budget = RetryBudget(parent.table, ID, 0.2)
     assert [budget.try_withdraw() for _ in range(12)] == [True] * 10 + [False] * 2
     for _ in range(4):
         budget.deposit()
@@ -50,7 +50,7 @@ def test_reserve_lets_ten_failures_of_a_quiet_model_be_retried(parent: Parent) -
     budget.deposit()
     assert [budget.try_withdraw(), budget.try_withdraw()] == [True, False]
     for share in (0.2, 0.3):
-        budget = RetryBudget(parent.table, PLACE, share)
+        budget = RetryBudget(parent.table, ID, share)
         for _ in range(1000):
             budget.deposit()
         assert sum(budget.try_withdraw() for _ in range(100)) == 10
@@ -58,19 +58,19 @@ def test_reserve_lets_ten_failures_of_a_quiet_model_be_retried(parent: Parent) -
 
 def test_share_of_zero_allows_no_retry(parent: Parent) -> None:
     """Not even from the reserve."""
-    budget = RetryBudget(parent.table, PLACE, 0.0)
+    budget = RetryBudget(parent.table, ID, 0.0)
     for _ in range(100):
         budget.deposit()
         assert not budget.try_withdraw()
 
 
 def test_models_have_budgets_of_their_own(parent: Parent) -> None:
-    """One model's failures take nothing from another; a cleared one begins anew."""
-    budget, other = RetryBudget(parent.table, PLACE, 0.2), RetryBudget(parent.table, PLACE + 1, 0.2)
+    """One model's failures take nothing from another; one that is reset begins again."""
+    budget, other = RetryBudget(parent.table, ID, 0.2), RetryBudget(parent.table, ID + 1, 0.2)
     while budget.try_withdraw():
         pass
     assert sum(other.try_withdraw() for _ in range(20)) == RESERVE
-    clear(parent.table, PLACE)
+    RetryBudgets(parent.table).reset(ID)
     assert not other.try_withdraw()
     assert sum(budget.try_withdraw() for _ in range(20)) == RESERVE
 
@@ -81,7 +81,7 @@ def test_budget_is_exact_over_processes(parent: Parent) -> None:
     retried_read, retried_write = os.pipe()
 
     def work(_limiter: Limiter) -> None:
-        budget = RetryBudget(parent.table, PLACE, 0.2)
+        budget = RetryBudget(parent.table, ID, 0.2)
         start.arrive()
         retries = 0
         for _ in range(each):
@@ -98,12 +98,12 @@ def test_budget_is_exact_over_processes(parent: Parent) -> None:
     os.close(retried_read)
     os.close(retried_write)
     most = 0.2 * 4 * each + RESERVE
-    assert most - 1 <= retries <= most, "as nearly nothing was saved up, all that was paid in was used"
+    assert most - 1 <= retries <= most, "as nearly nothing was saved up, all that was deposited was used"
 
 
 def test_no_payment_and_no_retry_is_lost(parent: Parent) -> None:
-    """Four processes pay in and take out as much, as fast as they can: at the end as much is left as before."""
-    start, budget = Barrier(), RetryBudget(parent.table, PLACE, 1.0)
+    """Four processes deposit and withdraw as much, as fast as they can: at the end as much is left as before."""
+    start, budget = Barrier(), RetryBudget(parent.table, ID, 1.0)
     assert sum(budget.try_withdraw() for _ in range(5)) == 5
 
     def work(_limiter: Limiter) -> None:
@@ -121,12 +121,12 @@ def test_no_payment_and_no_retry_is_lost(parent: Parent) -> None:
 
 
 def test_last_of_the_budget_is_taken_once(parent: Parent) -> None:
-    """Four processes take at once, and nobody pays in: ten takes succeed in all."""
+    """Four processes take at once, and nobody deposits: ten withdrawals succeed in all."""
     start = Barrier()
     taken_read, taken_write = os.pipe()
 
     def work(_limiter: Limiter) -> None:
-        budget = RetryBudget(parent.table, PLACE, 0.2)
+        budget = RetryBudget(parent.table, ID, 0.2)
         start.arrive()
         for _ in range(20):
             if budget.try_withdraw():

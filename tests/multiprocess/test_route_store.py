@@ -9,12 +9,11 @@ import pytest
 
 from app.admission.limiter import Limiter
 from app.errors import RoutesError
-from app.routing import outlier_detection as endpoints_module
-from app.routing import route_store as publication_module
+from app.routing import outlier_detection, route_store
 from app.routing.outlier_detection import OutlierDetector
-from app.routing.retry_budget import RetryBudget
+from app.routing.retry_budget import RetryBudgets
 from app.routing.route_store import MAX_BYTES, RouteStore
-from app.shared_memory import counters as usage_module
+from app.shared_memory import counters as counters_module
 from app.shared_memory.counters import MAX_IDS, InflightCounters
 from app.shared_memory.table import SharedTable
 from tests.support.forks import Barrier, Parent, die_at
@@ -30,8 +29,8 @@ def parent() -> Iterator[Parent]:
     parent.close()
 
 
-def _publication(table: SharedTable) -> RouteStore:
-    return RouteStore(table, InflightCounters(table), OutlierDetector(table))
+def _store(table: SharedTable) -> RouteStore:
+    return RouteStore(table, InflightCounters(table), (OutlierDetector(table), RetryBudgets(table)))
 
 
 def _document(number: int) -> bytes:
@@ -46,21 +45,21 @@ def _is_whole(document: bytes) -> bool:
 
 def test_what_is_published_is_read_in_every_process(parent: Parent) -> None:
     """A process forked before and one forked after both read it, and its generation."""
-    publication, forked, published = _publication(parent.table), Barrier(), Barrier()
-    assert publication.generation == 0
+    store, forked, published = _store(parent.table), Barrier(), Barrier()
+    assert store.generation == 0
 
     def before(_: Limiter) -> None:
         forked.arrive()
-        assert _publication(parent.table).read() == (1, b"routes")
-        assert publication.generation == 1
+        assert _store(parent.table).read() == (1, b"routes")
+        assert store.generation == 1
 
     parent.fork(before)
     forked.wait_arrived(1)
-    assert publication.publish(b"routes", ["a"])
+    assert store.publish(b"routes", ["a"])
     forked.lift(1)
 
     def after(_: Limiter) -> None:
-        assert publication.read() == (1, b"routes")
+        assert store.read() == (1, b"routes")
         published.arrive()
 
     parent.fork(after)
@@ -71,35 +70,35 @@ def test_what_is_published_is_read_in_every_process(parent: Parent) -> None:
 
 def test_equal_document_is_not_published_again(parent: Parent) -> None:
     """Nothing changed: no worker has to build its models anew. What was published before the last one counts as new."""
-    publication = _publication(parent.table)
-    assert publication.publish(b"one", [])
-    assert not publication.publish(b"one", [])
-    assert publication.generation == 1
-    assert publication.publish(b"two", [])
-    assert publication.publish(b"one", [])
-    assert publication.read() == (3, b"one")
+    store = _store(parent.table)
+    assert store.publish(b"one", [])
+    assert not store.publish(b"one", [])
+    assert store.generation == 1
+    assert store.publish(b"two", [])
+    assert store.publish(b"one", [])
+    assert store.read() == (3, b"one")
 
 
 def test_document_that_is_too_large_is_refused(parent: Parent) -> None:
     """The largest fits, in either half; one byte more is refused and the old stays."""
-    publication = _publication(parent.table)
+    store = _store(parent.table)
     for byte in (b"x", b"y", b"z"):
-        assert publication.publish(byte * MAX_BYTES, ["a"])
+        assert store.publish(byte * MAX_BYTES, ["a"])
         with pytest.raises(RoutesError, match=f"{MAX_BYTES + 1} bytes"):
-            publication.publish(byte * (MAX_BYTES + 1), ["b"])
-        assert publication.read()[1] == byte * MAX_BYTES
+            store.publish(byte * (MAX_BYTES + 1), ["b"])
+        assert store.read()[1] == byte * MAX_BYTES
     with pytest.raises(KeyError):
-        InflightCounters(parent.table).places(["b"])
+        InflightCounters(parent.table).ids(["b"])
 
 
 def test_too_many_names_publish_nothing(parent: Parent) -> None:
     """The old routes stay, and the lock is free."""
-    publication = _publication(parent.table)
-    publication.publish(b"old", ["a"])
+    store = _store(parent.table)
+    store.publish(b"old", ["a"])
     with pytest.raises(RoutesError):
-        publication.publish(b"new", [str(n) for n in range(MAX_IDS + 1)])
-    assert publication.read() == (1, b"old")
-    assert publication.publish(b"newer", ["b"])
+        store.publish(b"new", [str(n) for n in range(MAX_IDS + 1)])
+    assert store.read() == (1, b"old")
+    assert store.publish(b"newer", ["b"])
 
 
 def test_readers_see_whole_documents_and_generations_grow(parent: Parent) -> None:
@@ -107,22 +106,22 @@ def test_readers_see_whole_documents_and_generations_grow(parent: Parent) -> Non
     start, last = Barrier(), 1000
 
     def reader(_: Limiter) -> None:
-        publication = _publication(parent.table)
+        store = _store(parent.table)
         start.arrive()
         seen = generation = 0
         while generation < last:
             before = generation
-            generation, document = publication.read()
+            generation, document = store.read()
             assert generation >= before
             seen += generation > before
             assert not generation or document == _document(generation)
         assert seen > 1, "it never read while the writer wrote"
 
     def writer(_: Limiter) -> None:
-        publication = _publication(parent.table)
+        store = _store(parent.table)
         start.arrive()
         for number in range(1, last + 1):
-            assert publication.publish(_document(number), ["a", f"b{number}"])
+            assert store.publish(_document(number), ["a", f"b{number}"])
             os.sched_yield()
 
     for _ in range(3):
@@ -134,16 +133,16 @@ def test_readers_see_whole_documents_and_generations_grow(parent: Parent) -> Non
 
 
 def test_two_publishers_lose_no_generation(parent: Parent) -> None:
-    """Two processes publish at once, as when an upgrade's servers overlap: each publication has its own generation."""
+    """Two processes publish at once, as when an upgrade's servers overlap: each store has its own generation."""
     start = Barrier()
 
     def writer(first: int) -> Callable[[Limiter], None]:
         def work(_: Limiter) -> None:
-            publication = _publication(parent.table)
+            store = _store(parent.table)
             start.arrive()
             for number in range(first, first + 300):
-                assert publication.publish(_document(number), ["a"])
-                assert _is_whole(publication.read()[1])
+                assert store.publish(_document(number), ["a"])
+                assert _is_whole(store.read()[1])
 
         return work
 
@@ -152,24 +151,24 @@ def test_two_publishers_lose_no_generation(parent: Parent) -> None:
     start.wait_arrived(2)
     start.lift(2)
     parent.reap_all()
-    assert _publication(parent.table).generation == 600
+    assert _store(parent.table).generation == 600
 
 
-def test_new_name_at_a_used_place_knows_nothing_of_the_last(parent: Parent) -> None:
-    """All places have been used: a new endpoint is not unwell, and a new model's budget not spent, from before."""
+def test_new_name_with_a_used_id_knows_nothing_of_the_last(parent: Parent) -> None:
+    """All ids have been used: a new endpoint is not unhealthy, and a new model's budget not spent, from before."""
     table = parent.table
-    publication, usage, states = _publication(table), InflightCounters(table), OutlierDetector(table)
-    publication.publish(b"1", [f"old {n}" for n in range(MAX_IDS)])
-    for place in range(MAX_IDS):
-        states.set_healthy(place, well=False)
-        assert RetryBudget(table, place, 0.5).try_withdraw()
-    publication.publish(b"2", ["old 0"])
-    publication.publish(b"3", ["old 0", "new"])
-    places = usage.places(["old 0", "new"])
-    assert states.is_up(places["new"])
-    assert not states.is_up(places["old 0"])
-    spent = table.array("retry_milli")
-    assert (spent[places["new"]], spent[places["old 0"]]) == (0, 1000)
+    store, counters, detector = _store(table), InflightCounters(table), OutlierDetector(table)
+    store.publish(b"1", [f"old {n}" for n in range(MAX_IDS)])
+    for shared_id in range(MAX_IDS):
+        detector.set_healthy(shared_id, healthy=False)
+        assert RetryBudgets(table).of(shared_id, 0.5).try_withdraw()
+    store.publish(b"2", ["old 0"])
+    store.publish(b"3", ["old 0", "new"])
+    ids = counters.ids(["old 0", "new"])
+    assert detector.is_up(ids["new"])
+    assert not detector.is_up(ids["old 0"])
+    spent = table.array("spent_retry_milli")
+    assert (spent[ids["new"]], spent[ids["old 0"]]) == (0, 1000)
 
 
 OLD = ["old", "stays"]
@@ -178,47 +177,47 @@ GONE = ["gone 0", "gone 1", "gone 2"]
 
 
 def _death_at(parent: Parent, step: int) -> tuple[int, bytes]:
-    """Kill a publisher before that line, check what it leaves behind, and answer how it ended and what it published."""
+    """Kill a publisher before that line, check what it leaves behind, and return how it ended and what it published."""
     table = parent.table
-    publication, usage, states = _publication(table), InflightCounters(table), OutlierDetector(table)
-    publication.publish(b"little", ["stays"])
-    publication.publish(b"before", [*GONE, "stays"])
-    for place in usage.places(GONE).values():
-        states.set_healthy(place, well=False)
-    publication.publish(b"old", OLD)  # now the new ones will have to take places of those gone
-    generation = publication.generation
-    stays = usage.places(OLD)["stays"]
+    store, counters, detector = _store(table), InflightCounters(table), OutlierDetector(table)
+    store.publish(b"little", ["stays"])
+    store.publish(b"before", [*GONE, "stays"])
+    for shared_id in counters.ids(GONE).values():
+        detector.set_healthy(shared_id, healthy=False)
+    store.publish(b"old", OLD)  # now the new ones will have to take ids of those gone
+    generation = store.generation
+    stays = counters.ids(OLD)["stays"]
 
     def victim(_: Limiter) -> None:
-        own = _publication(table)
-        sys.settrace(die_at(step, {publication_module.__file__, usage_module.__file__, endpoints_module.__file__}))
+        own = _store(table)
+        sys.settrace(die_at(step, {route_store.__file__, counters_module.__file__, outlier_detection.__file__}))
         own.publish(b"new and longer", NEW)
         sys.settrace(None)
 
     pid = parent.fork(victim)
     signal.alarm(20)  # a lock that outlived its holder would hang here
     ending = parent.reap(pid)
-    left = publication.read()
+    left = store.read()
     assert left in ((generation, b"old"), (generation + 1, b"new and longer"))
     published = OLD if left[1] == b"old" else NEW
-    assert usage.places(published)["stays"] == stays, "every name of what is published has its place"
-    publication.publish(b"new and longer", NEW)
+    assert counters.ids(published)["stays"] == stays, "every name of what is published has its place"
+    store.publish(b"new and longer", NEW)
     signal.alarm(0)
-    assert publication.read() == (generation + 1, b"new and longer")
-    places = usage.places(NEW)
-    assert len(set(places.values())) == len(NEW)
-    assert places["stays"] == stays
-    assert all(states.is_up(place) for place in places.values()), "a new endpoint inherits nothing"
+    assert store.read() == (generation + 1, b"new and longer")
+    ids = counters.ids(NEW)
+    assert len(set(ids.values())) == len(NEW)
+    assert ids["stays"] == stays
+    assert all(detector.is_up(shared_id) for shared_id in ids.values()), "a new endpoint inherits nothing"
     return ending, left[1]
 
 
 def test_death_of_the_publisher_before_any_line_leaves_old_or_new(
     parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL before every line of `publish` while places are scarce: a whole document can be read, all its names
-    have their places, the lock is free, and publishing once more makes everything right."""
-    monkeypatch.setattr(usage_module, "MAX_IDS", 5)
-    for name in ("use_names", "use_last"):
+    """SIGKILL before every line of `publish` while ids are scarce: a whole document can be read, all its names
+    have their ids, the lock is free, and publishing once more makes everything right."""
+    monkeypatch.setattr(counters_module, "MAX_IDS", 5)
+    for name in ("id_names", "id_generations"):
         start, _ = parent.table._arrays[name]
         monkeypatch.setitem(parent.table._arrays, name, (start, start + 5))
     step, left = 0, set[bytes]()
@@ -226,5 +225,5 @@ def test_death_of_the_publisher_before_any_line_leaves_old_or_new(
         assert ending[0] == -signal.SIGKILL
         left.add(ending[1])
         step += 1
-    assert step > 50, "the victim was not killed inside the publication"
+    assert step > 50, "the victim was not killed inside publish"
     assert left == {b"old", b"new and longer"}
