@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
 from prometheus_client.exposition import choose_encoder
@@ -33,55 +33,69 @@ RELOADS = ("ok", "refused")
 class Family(NamedTuple):
     """A metric as the page and the README show it."""
 
+    kind: Literal["gauge", "counter", "histogram"]
     name: str
     about: str
     labels: tuple[str, ...] = ()
 
 
-INFLIGHT = Family("router_inflight_requests", "Permits taken: requests inside the model, over all workers.")
-QUEUED = Family("router_queued_requests", "Requests waiting for a permit, over all workers.")
-MAX_CONCURRENCY = Family("router_max_concurrency", "The cap, MAX_CONCURRENCY.")
-WORKERS = Family("router_workers", "Worker processes alive.")
+INFLIGHT = Family("gauge", "router_inflight_requests", "Permits taken: requests inside the model, over all workers.")
+QUEUED = Family("gauge", "router_queued_requests", "Requests waiting for a permit, over all workers.")
+MAX_CONCURRENCY = Family("gauge", "router_max_concurrency", "The cap, MAX_CONCURRENCY.")
+WORKERS = Family("gauge", "router_workers", "Worker processes alive.")
 ENDPOINT_INFLIGHT = Family(
-    "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", ("endpoint",)
+    "gauge", "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", ("endpoint",)
 )
-ENDPOINT_UP = Family("router_endpoint_up", "Whether an endpoint is healthy and not ejected.", ("endpoint",))
-PERMITS_RECLAIMED = Family("router_permits_reclaimed_total", "Permits taken back from workers that died.")
+ENDPOINT_UP = Family("gauge", "router_endpoint_up", "Whether an endpoint is healthy and not ejected.", ("endpoint",))
+PERMITS_RECLAIMED = Family("counter", "router_permits_reclaimed_total", "Permits taken back from workers that died.")
 REQUESTS = Family(
+    "counter",
     "router_requests_total",
     "Inference requests, by the status code of the response; 499 means that the client left first.",
     ("route", "model", "code"),
 )
 REJECTED = Family(
+    "counter",
     "router_rejected_requests_total",
     "Inference requests rejected because of overload; none of them reached a model.",
     ("reason",),
 )
 REQUEST_SECONDS = Family(
+    "histogram",
     "router_request_duration_seconds",
     "From the request's arrival in the router to the last byte of the response.",
     ("route", "model"),
 )
-QUEUE_SECONDS = Family("router_queue_wait_seconds", "Time that admitted requests waited for a permit.")
-MODEL_SECONDS = Family("router_model_duration_seconds", "Time that requests spent inside the model.", ("model",))
+QUEUE_SECONDS = Family("histogram", "router_queue_wait_seconds", "Time that admitted requests waited for a permit.")
+MODEL_SECONDS = Family(
+    "histogram", "router_model_duration_seconds", "Time that requests spent inside the model.", ("model",)
+)
 OVERHEAD = Family(
-    "router_overhead_seconds", "The router's own share: request duration less queue wait less model duration."
+    "histogram",
+    "router_overhead_seconds",
+    "The router's own share: request duration less queue wait less model duration.",
 )
 ENDPOINT_REQUESTS = Family(
+    "counter",
     "router_endpoint_requests_total",
     "Requests sent to an endpoint, by the status of its response, or by what went wrong.",
     ("endpoint", "code"),
 )
-RETRIED = Family("router_retries_total", "Requests sent to an endpoint again, by the reason.", ("reason",))
+RETRIED = Family("counter", "router_retries_total", "Requests sent to an endpoint again, by the reason.", ("reason",))
 FIRST_BYTE_SECONDS = Family(
-    "router_time_to_first_byte_seconds", "From the choice of an endpoint to the head of its response.", ("model",)
+    "histogram",
+    "router_time_to_first_byte_seconds",
+    "From the choice of an endpoint to the head of its response.",
+    ("model",),
 )
 UPSTREAM_SECONDS = Family(
+    "histogram",
     "router_upstream_duration_seconds",
     "From the choice of an endpoint to the last byte of its response, or to its failure.",
     ("model",),
 )
 RELOADED = Family(
+    "counter",
     "router_routes_reloads_total",
     "Changed routes files, by what became of them: published (ok), or refused as invalid.",
     ("result",),
@@ -174,11 +188,11 @@ def _by_endpoint(family: Family) -> GaugeMetricFamily:
 
 def _counter(family: Family) -> Counter:
     # The registry holds nothing: the page reads the files of all workers instead.
-    return Counter(*family, registry=CollectorRegistry())
+    return Counter(family.name, family.about, family.labels, registry=CollectorRegistry())
 
 
 def _histogram(family: Family, buckets: tuple[float, ...] = SECONDS) -> Histogram:
-    return Histogram(*family, buckets=buckets, registry=CollectorRegistry())
+    return Histogram(family.name, family.about, family.labels, buckets=buckets, registry=CollectorRegistry())
 
 
 def _counts(family: Family) -> Callable[..., Count]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from prometheus_client.parser import text_string_to_metric_families
 
 from app import errors
 from app.api import error_responses
@@ -20,11 +19,13 @@ from app.config import route_schema, routes_source
 from app.config.routes_file.value_types import ValueType, members
 from app.config.settings import Settings
 from app.errors import RouterError
-from app.routing import endpoint_pool, health_checks, outlier_detection, remote_model, retry_budget, route_store
+from app.observability import metrics as metrics_module
+from app.routing import attempt, health_checks, outlier_detection, remote_model, retry_budget, route_store
 from app.shared_memory import counters
 from app.upstream import pool
 from tests.support.malformed import MALFORMED
 
+FAMILIES = [one for one in vars(metrics_module).values() if isinstance(one, metrics_module.Family)]
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs/routing.md")
 
@@ -76,18 +77,16 @@ def settings() -> list[str]:
 
 
 def metrics() -> list[str]:
-    """Every metric of a router in front of model servers, from its page: gauges first, then by name."""
-    # Not imported at the top: it is a module of tests, and its router runs in a process of its own.
-    from tests.unit.test_readme import ask_in_process  # noqa: PLC0415
-
-    page = ask_in_process("answers_of_routes")["metrics"].body
-    rows = []
-    for family in text_string_to_metric_families(page):
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
-        rows.append((f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), family.documentation))
+    """Every metric: gauges first, then by name."""
     order = ("gauge", "counter", "histogram")
-    return _table("Name, Type, Labels, Meaning", sorted(rows, key=lambda row: (order.index(row[1]), row[0])))
+    families = sorted(FAMILIES, key=lambda family: (order.index(family.kind), family.name))
+    return _table(
+        "Name, Type, Labels, Meaning",
+        (
+            (f"`{one.name}`", one.kind, ", ".join(f"`{label}`" for label in sorted(one.labels)), one.about)
+            for one in families
+        ),
+    )
 
 
 def error_codes() -> list[str]:
@@ -149,14 +148,14 @@ def fixed_values() -> list[str]:
         ("Largest routes file", f"{routes_source._MAX_FILE_BYTES >> 10} KiB"),
         ("Largest routes in memory", f"{route_store.MAX_BYTES >> 10} KiB"),
         ("Most endpoints and models together", f"{counters.MAX_IDS}"),
-        ("Largest response that is read to its end before it is sent", f"{endpoint_pool._READ_WHOLE_BYTES >> 10} KiB"),
+        ("Largest response that is read to its end before it is sent", f"{attempt._READ_WHOLE_BYTES >> 10} KiB"),
         ("Most idle connections of a worker to an endpoint", idle),
         ("Reserve of a retry budget", f"{retry_budget._RESERVE_MILLI // 1000} retries"),
-        ("Statuses after which a request is retried", _listed(remote_model._ANSWERS_TO_REPEAT)),
-        ("Statuses that count as failures of an endpoint", _listed(endpoint_pool._FAILURES)),
-        ("Statuses with which a health check succeeds", f"2xx, {_listed(health_checks._ALIVE)}"),
-        ("Longest back-off for an endpoint's `Retry-After`", f"{outlier_detection._MAX_AWAY_MS // 1000} s"),
-        ("Longest half-open trial", f"{outlier_detection._PROBE_LEASE_MS // 1000} s"),
+        ("Statuses after which a request is retried", _listed(remote_model._RETRIED_STATUSES)),
+        ("Statuses that count as failures of an endpoint", _listed(attempt._FAILURES)),
+        ("Statuses with which a health check succeeds", f"2xx, {_listed(health_checks._RUNNING_STATUSES)}"),
+        ("Longest back-off for an endpoint's `Retry-After`", f"{outlier_detection._MAX_BACK_OFF_MS // 1000} s"),
+        ("Longest half-open trial", f"{outlier_detection._TRIAL_LEASE_MS // 1000} s"),
     ]
     return _table("What, Value", rows)
 

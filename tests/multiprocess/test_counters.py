@@ -33,7 +33,9 @@ class Ledger:
 
     def state(self) -> bytes:
         """Everything that is kept of the ids."""
-        return b"".join(self.parent.table.array(name).tobytes() for name in ("inflight_by_id", "id_names", "id_generations"))
+        return b"".join(
+            self.parent.table.array(name).tobytes() for name in ("inflight_by_id", "id_names", "id_generations")
+        )
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ from tests.docs import tables
 
 RECORDS = [one for one in vars(route_schema).values() if isinstance(one, type) and issubclass(one, msgspec.Struct)]
 WRITTEN = {file.name: tables.parts_of(file.read_text()) for file in tables.DOCUMENTS}
-# The metrics are read from the page of a router that is started for it.
-PARTS = [pytest.param(name, marks=pytest.mark.slow if name == "metrics" else ()) for name in tables.PARTS]
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", tables.PARTS)
 def test_generated_part_is_current(name: str) -> None:
     """A change of settings, metrics, error codes or members shows in the documents."""
     (written,) = [parts[name] for parts in WRITTEN.values() if name in parts]

@@ -4,29 +4,23 @@ The tables of settings, metrics and error codes are generated; test_docs.py chec
 """
 
 import ast
-import contextlib
-import importlib
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 import threading
-import types
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import falcon
 import msgspec
 import pytest
-from falcon import testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config.settings import Settings, load_settings
 from app.errors import UpstreamErrorResponse
+from tests.support.forks import acquire
+from tests.support.local_router import LocalRouter, Response
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -77,65 +71,28 @@ class Endpoint(NamedTuple):
         return path
 
 
-class Answer(NamedTuple):
-    """What the router answered to one request."""
-
-    status: int
-    headers: dict[str, str]
-    body: str
-
-
-def start_router() -> Any:
-    """The module of the start, with its router made from the environment and this process as its worker."""
-    # Not imported at the top: to import it is to build a router from the environment.
-    wsgi = importlib.import_module("app.wsgi")
-    worker = types.SimpleNamespace(ppid=os.getpid())
-    wsgi.lifecycle.pre_fork(None, worker)
-    wsgi.lifecycle.post_fork(None, worker)
-    wsgi.lifecycle.post_worker_init(worker)
-    return wsgi
-
-
-def asked(wsgi: Any, method: str, path: str, body: str = "") -> Answer:
-    """What a router answers."""
-    start = testing.StartResponseMock()
-    environ = testing.create_environ(path, method=method, body=body)
-    with contextlib.closing(wsgi.application(environ, start)) as chunks:
-        content = b"".join(chunks)
-    return Answer(int(str(start.status)[:3]), dict(start.headers or ()), content.decode())
-
-
-def answers() -> dict[str, Answer]:
-    """Ask a router of default settings all that the tests below want to know. Runs in a process of its own."""
-    routes: list[tuple[str, str]] = []
-    add_route = falcon.App.add_route
-
-    def note_route(app: Any, template: str, resource: object, *, suffix: str = "") -> None:
-        path, ending = template.replace(":path}", "}"), f"_{suffix}" if suffix else ""
-        routes.extend((name, path) for name in falcon.HTTP_METHODS if hasattr(resource, f"on_{name.lower()}{ending}"))
-        add_route(app, template, resource, suffix=suffix or None)
-
-    with patch.object(falcon.App, "add_route", note_route):
-        wsgi = start_router()
-    said = {
-        "routes": Answer(0, {}, json.dumps(routes)),
-        "example": asked(wsgi, "POST", "/infer", example_request()),
-        "not JSON": asked(wsgi, "POST", "/infer", "Hello"),
-        "no such path": asked(wsgi, "GET", "/nowhere"),
-        "wrong method": asked(wsgi, "GET", "/infer"),
+def responses(local: LocalRouter, routes: list[tuple[str, str]]) -> dict[str, Response]:
+    """Ask a router of default settings everything that the tests below want to know."""
+    router, ask = local.router, local.ask
+    seen = {
+        "routes": Response(0, {}, json.dumps(routes)),
+        "example": ask("POST", "/infer", example_request()),
+        "not JSON": ask("POST", "/infer", "Hello"),
+        "no such path": ask("GET", "/nowhere"),
+        "wrong method": ask("GET", "/infer"),
     }
     for endpoint in documented_endpoints():
         body = json.dumps(BODY) if endpoint.method == "POST" else ""
-        said[f"{endpoint.method} {endpoint.path}"] = asked(wsgi, endpoint.method, endpoint.filled(), body)
-    permits = [wsgi.lifecycle.limiter.acquire() for _ in range(wsgi.settings.max_concurrency)]
-    said["refusal"] = asked(wsgi, "POST", "/infer", example_request())
+        seen[f"{endpoint.method} {endpoint.path}"] = ask(endpoint.method, endpoint.filled(), body)
+    permits = [acquire(router.limiter) for _ in range(router.settings.max_concurrency)]
+    seen["rejection"] = ask("POST", "/infer", example_request())
     for permit in permits:
         permit.release()
-    return said
+    return seen
 
 
-def answers_of_routes() -> dict[str, Answer]:
-    """The same of a router in front of model servers that fail in every way."""
+def routes_of_failing_models() -> str:
+    """A routes file of models whose servers fail in every way."""
     models = [
         {"name": "unreachable", "endpoints": [model_server(None)]},
         {"name": "hangs up", "endpoints": [model_server(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")]},
@@ -145,21 +102,23 @@ def answers_of_routes() -> dict[str, Answer]:
         {"name": "full", "endpoints": [model_server(None)], "max_concurrency": 1},
         {"name": "v2", "endpoints": [model_server(None)], "protocol": "v2"},
     ]
-    with NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump({"models": models}, file)
-        file.flush()
-        os.environ["ROUTES_FILE"] = file.name
-        wsgi = start_router()
-    wsgi.lifecycle.catalogue.find("full").limit.acquire()
+    return json.dumps({"models": models})
+
+
+def responses_of_failing_models(local: LocalRouter) -> dict[str, Response]:
+    """Ask a router in front of those models."""
+    limit = local.router.registry.find("full").limit
+    assert limit is not None
+    limit.acquire()
     chat = {name: json.dumps(BODY | {"model": name}) for name in (*FAILING, "refuses")}
     return {
-        "passed on": asked(wsgi, "POST", CHAT, chat["busy"]),
-        **{name: asked(wsgi, "POST", CHAT, chat[name]) for name in FAILING},
-        "refused": asked(wsgi, "POST", "/infer", chat["refuses"]),
-        "relayed": asked(wsgi, "POST", CHAT, chat["refuses"]),
-        "problem": asked(wsgi, "POST", "/infer", chat["unreachable"]),
-        "of v2": asked(wsgi, "POST", V2_INFER, json.dumps(BODY)),
-        "metrics": asked(wsgi, "GET", "/metrics"),
+        "passed on": local.ask("POST", CHAT, chat["busy"]),
+        **{name: local.ask("POST", CHAT, chat[name]) for name in FAILING},
+        "refused": local.ask("POST", "/infer", chat["refuses"]),
+        "relayed": local.ask("POST", CHAT, chat["refuses"]),
+        "problem": local.ask("POST", "/infer", chat["unreachable"]),
+        "of v2": local.ask("POST", V2_INFER, json.dumps(BODY)),
+        "metrics": local.ask("GET", "/metrics"),
     }
 
 
@@ -185,27 +144,32 @@ def model_server(answer: bytes | None) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def ask_in_process(name: str, **environ: str) -> dict[str, Answer]:
-    """What one of the functions above returns, run in a process with this environment."""
-    script = f"import json; from tests.unit.test_readme import {name}; print(json.dumps({name}()))"
-    env = {"PATH": os.environ["PATH"], **environ}
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=env, check=False, capture_output=True, text=True, timeout=60
-    )
-    assert run.returncode == 0, run.stderr
-    return {said: Answer(*parts) for said, parts in json.loads(run.stdout).items()}
+@pytest.fixture(scope="module")
+def router(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Response]:
+    """The responses of a router without any setting but a pod name."""
+    routes: list[tuple[str, str]] = []
+    add_route = falcon.App.add_route
+
+    def note_route(app: Any, template: str, resource: object, *, suffix: str | None = None) -> None:
+        path, ending = template.replace(":path}", "}"), f"_{suffix}" if suffix else ""
+        routes.extend((name, path) for name in falcon.HTTP_METHODS if hasattr(resource, f"on_{name.lower()}{ending}"))
+        add_route(app, template, resource, suffix=suffix)
+
+    with (
+        patch.object(falcon.App, "add_route", note_route),
+        LocalRouter(tmp_path_factory.mktemp("router"), POD_NAME="router-0") as local,
+    ):
+        return responses(local, routes)
 
 
 @pytest.fixture(scope="module")
-def router() -> dict[str, Answer]:
-    """The answers of a router started with nothing in its environment but a pod name."""
-    return ask_in_process("answers", POD_NAME="router-0")
-
-
-@pytest.fixture(scope="module")
-def routed() -> dict[str, Answer]:
-    """The answers of a router in front of model servers."""
-    return ask_in_process("answers_of_routes")
+def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Response]:
+    """The responses of a router in front of model servers that fail."""
+    folder = tmp_path_factory.mktemp("routed")
+    file = folder / "routes.json"
+    file.write_text(routes_of_failing_models())
+    with LocalRouter(folder, ROUTES_FILE=str(file)) as local:
+        return responses_of_failing_models(local)
 
 
 def section(heading: str) -> str:
@@ -265,16 +229,24 @@ def test_variables_named_in_prose_exist(document: Path) -> None:
     }
 
 
-@pytest.mark.slow
-def test_metrics_are_the_same_without_routes(router: dict[str, Answer]) -> None:
-    """The table of metrics is generated from a router with routes; one without any has no other metrics."""
-    families = text_string_to_metric_families(router["GET /metrics"].body)
-    names = {f"`{family.name}_total`" if family.type == "counter" else f"`{family.name}`" for family in families}
-    assert names <= {row[0] for row in table("Metrics")}
+@pytest.mark.parametrize("name", ["router", "routed"])
+def test_metrics_table_is_the_metrics_page(name: str, request: pytest.FixtureRequest) -> None:
+    """Every metric of the page has its row with type, labels and help text, and no row is without one."""
+    seen: dict[str, Response] = request.getfixturevalue(name)
+    page = seen["GET /metrics" if name == "router" else "metrics"].body
+    rows = {row[0]: row for row in table("Metrics")}
+    names = set()
+    for family in text_string_to_metric_families(page):
+        metric = f"`{family.name}_total`" if family.type == "counter" else f"`{family.name}`"
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        names.add(metric)
+        assert rows[metric][1] == family.type
+        assert rows[metric][3] == family.documentation
+        assert labels <= set(re.findall(r"`(\w+)`", rows[metric][2]))
+    assert name == "router" or names == rows.keys()
 
 
-@pytest.mark.slow
-def test_metrics_named_in_prose_exist(routed: dict[str, Answer]) -> None:
+def test_metrics_named_in_prose_exist(routed: dict[str, Response]) -> None:
     """A metric named in any document is on the page."""
     page = routed["metrics"].body
     for document in DOCUMENTS:
@@ -282,14 +254,13 @@ def test_metrics_named_in_prose_exist(routed: dict[str, Answer]) -> None:
             assert re.search(rf"^# TYPE {name} ", page, re.MULTILINE), f"{document.name} names {name}"
 
 
-def code_of(answer: Answer) -> str:
+def code_of(answer: Response) -> str:
     """The code of an error, in whichever form."""
     body = json.loads(answer.body)
     return str(body["error"]["code"] if isinstance(body.get("error"), dict) else body["code"])
 
 
-@pytest.mark.slow
-def test_errors_of_the_router_are_documented(router: dict[str, Answer], routed: dict[str, Answer]) -> None:
+def test_errors_of_the_router_are_documented(router: dict[str, Response], routed: dict[str, Response]) -> None:
     """Every status and code that the router returned has its row, and no code has two."""
     own = [*router.values(), *(routed[name] for name in FAILING)]
     returned = {(str(answer.status), f"`{code_of(answer)}`") for answer in own if answer.status >= 400 and answer.body}
@@ -299,9 +270,8 @@ def test_errors_of_the_router_are_documented(router: dict[str, Answer], routed: 
     assert len({row[1] for row in rows}) == len(rows)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), FAILING.items())
-def test_failures_are_answered_as_documented(routed: dict[str, Answer], name: str, code: str) -> None:
+def test_failures_are_answered_as_documented(routed: dict[str, Response], name: str, code: str) -> None:
     """Every way in which a model can't be had has its row, in the form of OpenAI's errors."""
     (documented,) = [row for row in table("Errors") if row[1] == f"`{code}`"]
     answer = routed[name]
@@ -318,8 +288,7 @@ def error_members() -> list[str]:
     return re.findall(r'"(\w+)"', found[1])
 
 
-@pytest.mark.slow
-def test_errors_have_the_form_of_the_path(routed: dict[str, Answer]) -> None:
+def test_errors_have_the_form_of_the_path(routed: dict[str, Response]) -> None:
     """A problem document, with `error` equal to `detail` under /v2 only; a model server's own error is not touched."""
     problem, of_v2, relayed = routed["problem"], routed["of v2"], routed["relayed"]
     assert "error" not in json.loads(problem.body)
@@ -331,16 +300,14 @@ def test_errors_have_the_form_of_the_path(routed: dict[str, Answer]) -> None:
     assert (routed["passed on"].status, routed["passed on"].headers["retry-after"]) == (503, "9")
 
 
-@pytest.mark.slow
-def test_refusals_of_model_servers_are_quoted_to_infer(routed: dict[str, Answer]) -> None:
+def test_refusals_of_model_servers_are_quoted_to_infer(routed: dict[str, Response]) -> None:
     """`upstream_error_response` has the model server's status and quotes it."""
     refused = routed["refused"]
     assert (refused.status, json.loads(refused.body)["code"]) == (418, UpstreamErrorResponse.code)
     assert "shut" in json.loads(refused.body)["detail"]
 
 
-@pytest.mark.slow
-def test_endpoints_table_is_the_routes(router: dict[str, Answer]) -> None:
+def test_endpoints_table_is_the_routes(router: dict[str, Response]) -> None:
     """Every documented method is served at its path, and every route is documented."""
     documented = documented_endpoints()
     for method, path in documented:
@@ -360,8 +327,7 @@ def test_start_in_front_of_model_servers_is_possible() -> None:
     assert Endpoint("POST", request[1]) in documented_endpoints()
 
 
-@pytest.mark.slow
-def test_example_gets_the_documented_answer(router: dict[str, Answer]) -> None:
+def test_example_gets_the_documented_answer(router: dict[str, Response]) -> None:
     """The README's curl example is answered as shown, to the byte, but for the milliseconds."""
     example = router["example"]
     documented = example_answers()[0]
@@ -373,13 +339,12 @@ def test_example_gets_the_documented_answer(router: dict[str, Answer]) -> None:
         assert header.lower() in {name.lower() for name in example.headers}
 
 
-@pytest.mark.slow
-def test_refusal_is_as_documented(router: dict[str, Answer]) -> None:
+def test_rejection_is_as_documented(router: dict[str, Response]) -> None:
     """The README's 429 is answered as shown: status, Retry-After, content type, and body to the byte."""
-    refusal = router["refusal"]
-    assert (refusal.status, refusal.body) == (429, example_answers()[1])
+    rejection = router["rejection"]
+    assert (rejection.status, rejection.body) == (429, example_answers()[1])
     for name in ("retry-after", "content-type"):
-        assert f"\n    {name}: {refusal.headers[name]}\n" in section("Start")
+        assert f"\n    {name}: {rejection.headers[name]}\n" in section("Start")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
