@@ -1,11 +1,11 @@
-"""One connection to a model server: a request out, its answer in, by HTTP/1.1 (RFC 9112), strictly.
+"""One connection to a model server: a request out, its response in, by HTTP/1.1 (RFC 9112), strictly.
 
-- **Every step has its time**: to connect, to the first byte, between two pieces, and all together.
-- **What went wrong is exact.** UpstreamUnreachable: it never saw the request. UpstreamTimeout: the time ran out.
-  UpstreamBroken: it hung up or sent no HTTP. ConnectionClosedUnanswered: a connection used before was closed before a
-  byte of an answer came, as servers do with idle ones; such a request may be sent again.
-- **Nothing is guessed.** A head or a chunk that isn't exactly as the grammar has it is broken (head.py, chunks.py).
-- A connection that any exception passes through is closed, so that the model server stops working for nobody.
+- **Every step has a timeout**: connecting, the first byte, each wait between two pieces, and all together.
+- **Errors are exact.** UpstreamUnreachable: the model server never saw the request. UpstreamTimeout: a timeout ran out.
+  UpstreamBroken: it hung up or sent something other than HTTP. ConnectionClosedUnanswered: a connection that was used
+  before was closed before a byte of a response came, as servers do with idle ones; such a request may be sent again.
+- **Nothing is guessed.** A head or a chunk that does not match the grammar is broken (head.py, chunks.py).
+- Any exception closes the connection, so that the model server stops working for nobody.
 """
 
 import select
@@ -40,11 +40,11 @@ class Address(NamedTuple):
 
 
 class ConnectionClosedUnanswered(Exception):
-    """A connection that had been used before was closed before a byte of the answer came."""
+    """A connection that was used before was closed before a byte of the response came."""
 
 
 class Connection:
-    """A socket to a model server, for one request after the other."""
+    """A socket to a model server, for one request at a time."""
 
     __slots__ = (
         "_arrivals",
@@ -60,7 +60,7 @@ class Connection:
     )
 
     def __init__(self, address: Address, timeouts: Timeouts, deadline: float) -> None:
-        """Connect. Raises UpstreamUnreachable, or UpstreamTimeout when no time is left to try."""
+        """Connect. Raises UpstreamUnreachable, or UpstreamTimeout when no time is left."""
         self._timeouts = timeouts
         self._deadline = deadline
         self._buffer = b""
@@ -71,9 +71,9 @@ class Connection:
         self.idle_since = 0.0
         within = min(timeouts.connect_s, deadline - time.monotonic())
         if within <= 0:
-            raise UpstreamTimeout(f"no answer within {timeouts.total_s:g} s in total")
+            raise UpstreamTimeout(f"no response within {timeouts.total_s:g} s in total")
         try:
-            with gevent.Timeout(within, TimeoutError):  # the name, every address of it, and TLS: all together
+            with gevent.Timeout(within, TimeoutError):  # name lookup, every address, and TLS together
                 self._connect(address, within)
         except TimeoutError as error:
             raise UpstreamUnreachable(f"{_name(address)}: not connected within {within:.3g} s") from error
@@ -89,7 +89,7 @@ class Connection:
                     sock,
                     server_hostname=address.host,
                     do_handshake_on_connect=False,
-                    suppress_ragged_eofs=False,  # an end that TLS didn't announce is none: the answer may be cut short
+                    suppress_ragged_eofs=False,  # without TLS's own end, a response may be cut short
                 )
                 tls.do_handshake()
             self._arrivals = _poll()
@@ -99,10 +99,14 @@ class Connection:
             sock.close()
             raise
 
-    def exchange(self, request: bytes, method: str, timeouts: Timeouts, deadline: float) -> Head:
-        """Send a whole request and return the head of the answer; `body` then yields the rest.
+    def __repr__(self) -> str:
+        state = "idle" if self.may_be_kept() else "in use"
+        return f"<Connection {self._socket.sock.fileno()} {state}{', used before' if self.used_before else ''}>"
 
-        Raises UpstreamTimeout, UpstreamBroken or ConnectionClosedUnanswered, and is closed then.
+    def exchange(self, request: bytes, method: str, timeouts: Timeouts, deadline: float) -> Head:
+        """Send a whole request and return the head of the response; `body` then yields the rest.
+
+        Raises UpstreamTimeout, UpstreamBroken or ConnectionClosedUnanswered, and is then closed.
         """
         self._timeouts = timeouts
         self._deadline = deadline
@@ -110,14 +114,14 @@ class Connection:
             try:
                 self._send(request)
             except OSError:
-                pass  # it may have answered before it hung up: 413 to a long body
+                pass  # it may have responded before it hung up: 413 to a long body
             return self._read_head(method)
         except BaseException:
             self.close()
             raise
 
     def body(self) -> Iterator[bytes]:
-        """The pieces of the body as they come, none of them empty. Raises UpstreamTimeout or UpstreamBroken."""
+        """Yields the pieces of the body as they come, none of them empty. Raises UpstreamTimeout or UpstreamBroken."""
         try:
             if self._chunked:
                 yield from self._chunks()
@@ -128,22 +132,19 @@ class Connection:
             raise
 
     def whole(self) -> bytes:
-        """The body, to its end. Raises UpstreamTimeout or UpstreamBroken."""
-        if self._left == len(self._buffer) and not self._chunked:  # it came with the head, as most do
-            body, self._buffer, self._left = self._buffer, b"", 0
-            return body
+        """Returns the whole body. Raises UpstreamTimeout or UpstreamBroken."""
         return b"".join(self.body())
 
     def may_be_kept(self) -> bool:
-        """Whether the answer was read to its end and another request may follow."""
+        """Whether the response was read to its end and another request may follow."""
         return self._keep and self._left == 0 and not self._buffer
 
     def is_quiet(self) -> bool:
-        """Whether an idle connection is still good: what is readable now is its end, or an answer to nothing."""
+        """Whether an idle connection is usable: what is readable now is its end, or belongs to no request."""
         return not self._arrivals.poll(0)
 
     def close(self) -> None:
-        """Hang up; may be called again."""
+        """Close the connection. May be called again."""
         self._keep = False
         self._socket.close()
 
@@ -157,26 +158,26 @@ class Connection:
         try:
             return self._socket.send(data, within)
         except TimeoutError as error:
-            raise self._too_late("the request was not taken", self._timeouts.idle_s, within) from error
+            raise self._timed_out("the request was not taken", self._timeouts.idle_s, within) from error
 
     def _receive(self, seconds: float, what: str) -> bytes:
-        """More of the answer, b"" at its end."""
+        """Returns more of the response, b"" at its end."""
         within = self._within(seconds)
         try:
             return self._socket.recv(_READ_BYTES, within)
         except TimeoutError as error:
-            raise self._too_late(what, seconds, within) from error
+            raise self._timed_out(what, seconds, within) from error
         except OSError as error:
             raise UpstreamBroken(f"the connection broke: {error}") from error
 
     def _within(self, seconds: float) -> float:
-        """How much of these seconds the time in total leaves."""
+        """Returns how much of these seconds the total timeout leaves."""
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise self._too_late("", seconds, left)
+            raise self._timed_out("", seconds, left)
         return min(seconds, left)
 
-    def _too_late(self, what: str, seconds: float, within: float) -> UpstreamTimeout:
+    def _timed_out(self, what: str, seconds: float, within: float) -> UpstreamTimeout:
         if within < seconds:
             return UpstreamTimeout(f"not done within {self._timeouts.total_s:g} s in total")
         return UpstreamTimeout(f"{what} within {seconds:g} s")
@@ -200,37 +201,37 @@ class Connection:
                     self._buffer, self._left, self._chunked, self._keep = buffer, head.length, head.chunked, head.keep
                     return head
                 if head.status == 101:
-                    raise UpstreamBroken("it switched protocols unasked")
-                end = buffer.find(END)  # after 100 Continue or 103 Early Hints the answer is still to come
+                    raise UpstreamBroken("it switched protocols without a request to do so")
+                end = buffer.find(END)  # after 100 Continue or 103 Early Hints the response is still to come
             if end >= 0 or len(buffer) - len(END) >= _MAX_HEAD_BYTES:
-                raise UpstreamBroken(f"the head of the answer is longer than {_MAX_HEAD_BYTES} bytes")
+                raise UpstreamBroken(f"the head of the response is longer than {_MAX_HEAD_BYTES} bytes")
 
     def _more_of_head(self, *, begun: bool) -> bytes:
         if begun:
-            data = self._receive(self._timeouts.idle_s, "nothing more of the head of the answer")
+            data = self._receive(self._timeouts.idle_s, "nothing more of the head of the response")
         else:
-            data = self._receive(self._timeouts.first_byte_s, "no first byte of an answer")
+            data = self._receive(self._timeouts.first_byte_s, "no first byte of a response")
         if not data:
-            raise UpstreamBroken("it hung up before the head of the answer was complete")
+            raise UpstreamBroken("it hung up before the head of the response was complete")
         return data
 
     def _plain(self) -> Iterator[bytes]:
-        """A body of known length, or up to the end of the connection."""
+        """Yields a body of known length, or one up to the end of the connection."""
         while self._left != 0:
             data, self._buffer = self._buffer, b""
-            data = data or self._receive(self._timeouts.idle_s, "nothing more of the answer")
+            data = data or self._receive(self._timeouts.idle_s, "nothing more of the response")
             if not data:
                 if self._left is None:
                     self._left = 0
                     return
-                raise UpstreamBroken(f"it hung up {self._left} bytes before the end of the answer")
+                raise UpstreamBroken(f"it hung up {self._left} bytes before the end of the response")
             if self._left is not None:
                 data, self._buffer = data[: self._left], data[self._left :]
                 self._left -= len(data)
             yield data
 
     def _chunks(self) -> Iterator[bytes]:
-        """A chunked body: all that has come, in one piece."""
+        """Yields a chunked body: all that has arrived, in one piece."""
         reader = ChunkReader()
         data, self._buffer = self._buffer, b""
         while True:
@@ -241,9 +242,9 @@ class Connection:
                 yield content
             if reader.ended:
                 return
-            data = self._receive(self._timeouts.idle_s, "nothing more of the answer")
+            data = self._receive(self._timeouts.idle_s, "nothing more of the response")
             if not data:
-                raise UpstreamBroken("it hung up before the last chunk of the answer")
+                raise UpstreamBroken("it hung up before the last chunk of the response")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Idle connections to one model server, kept for the next request by one worker."""
+"""Idle connections of one worker to one model server, kept for the next request."""
 
 import time
 from collections import deque
@@ -14,7 +14,7 @@ MAX_IDLE_S = 30.0
 
 
 class Response:
-    """The head of an answer, and its body as it comes. `close` it, wherever it stands."""
+    """The head of a response, and its body as it comes. It must be closed."""
 
     __slots__ = ("_connection", "_pool", "head")
 
@@ -23,13 +23,16 @@ class Response:
         self._connection: Connection | None = connection
         self._pool = pool
 
+    def __repr__(self) -> str:
+        return f"<Response {self.head.status} {'closed' if self._connection is None else 'open'}>"
+
     def body(self) -> Iterator[bytes]:
-        """The pieces as they come. Raises UpstreamTimeout or UpstreamBroken."""
+        """Yields the pieces as they come. Raises UpstreamTimeout or UpstreamBroken."""
         assert self._connection is not None
         return self._connection.body()
 
     def whole(self) -> bytes:
-        """The body to its end, and `close`. Raises UpstreamTimeout or UpstreamBroken."""
+        """Returns the whole body and closes the response. Raises UpstreamTimeout or UpstreamBroken."""
         assert self._connection is not None
         try:
             return self._connection.whole()
@@ -37,27 +40,31 @@ class Response:
             self.close()
 
     def close(self) -> None:
-        """Keep the connection if the answer was read to its end, else hang up; may be called again."""
+        """Keep the connection if the response was read to its end, else close it. May be called again."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._pool.give_back(connection)
 
 
 class Pool:
-    """At most `MAX_IDLE` idle connections, none older than `MAX_IDLE_S`. The one used last is used next."""
+    """At most `MAX_IDLE` idle connections, none idle for longer than `MAX_IDLE_S`. The one used last is used next."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._idle: deque[Connection] = deque()
         self._closed = False
 
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._idle)} idle"
+        return f"<Pool {self._address.host}:{self._address.port} {state}>"
+
     def send(
         self, request: bytes, method: str, timeouts: Timeouts, deadline: float, on_stale: Callable[[], object]
     ) -> Response:
-        """Send a request, on an idle connection if one is good, and answer as soon as the head is there.
+        """Send a request, on an idle connection if one is usable. Returns as soon as the head is there.
 
-        `deadline` is in seconds of time.monotonic(). Should the server have closed the idle connection unanswered, as
-        it may at any moment, `on_stale` is called and the request sent on a fresh one. Raises an UpstreamError.
+        `deadline` is in seconds of time.monotonic(). A server may close an idle connection at any moment: then
+        `on_stale` is called, and the request is sent on a new one. Raises an UpstreamError.
         """
         connection = self._take()
         if connection is not None:
@@ -68,11 +75,11 @@ class Pool:
         connection = Connection(self._address, timeouts, deadline)
         try:
             return Response(connection.exchange(request, method, timeouts, deadline), connection, self)
-        except ConnectionClosedUnanswered as error:  # never of a fresh one
-            raise UpstreamBroken("it hung up without an answer") from error
+        except ConnectionClosedUnanswered as error:  # never of a new one
+            raise UpstreamBroken("it hung up without a response") from error
 
     def give_back(self, connection: Connection) -> None:
-        """Keep a connection if it may be kept."""
+        """Keep a connection if it may be kept, else close it."""
         if self._closed or not connection.may_be_kept() or len(self._idle) >= MAX_IDLE:
             connection.close()
             return
@@ -81,13 +88,13 @@ class Pool:
         self._idle.append(connection)
 
     def prune(self) -> None:
-        """Close those that have been idle for too long."""
+        """Close connections that have been idle for too long."""
         oldest = time.monotonic() - MAX_IDLE_S
         while self._idle and self._idle[0].idle_since < oldest:
             self._idle.popleft().close()
 
     def close(self) -> None:
-        """Close the idle ones, and keep none from now on."""
+        """Close the idle connections, and keep none from now on."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()

@@ -260,14 +260,14 @@ def test_answer_that_was_not_read_to_its_end_spoils_the_connection(framing: byte
 
 # What was sent before the server hung up, and how the message ends then.
 BROKEN_OFF = [
-    ("nothing", b"", "before the head of the answer was complete"),
-    ("half a status line", b"HTTP/1.1 20", "before the head of the answer was complete"),
-    ("half a head", OK + b"Content-Length: 5\r\n", "before the head of the answer was complete"),
-    ("100 only", b"HTTP/1.1 100 Continue\r\n\r\n", "before the head of the answer was complete"),
-    ("half a body", OK + b"Content-Length: 5\r\n\r\nhel", "2 bytes before the end of the answer"),
-    ("half a chunk", OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhel", "before the last chunk of the answer"),
-    ("no last chunk", OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", "before the last chunk of the answer"),
-    ("no end of it", OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", "before the last chunk of the answer"),
+    ("nothing", b"", "before the head of the response was complete"),
+    ("half a status line", b"HTTP/1.1 20", "before the head of the response was complete"),
+    ("half a head", OK + b"Content-Length: 5\r\n", "before the head of the response was complete"),
+    ("100 only", b"HTTP/1.1 100 Continue\r\n\r\n", "before the head of the response was complete"),
+    ("half a body", OK + b"Content-Length: 5\r\n\r\nhel", "2 bytes before the end of the response"),
+    ("half a chunk", OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhel", "before the last chunk of the response"),
+    ("no last chunk", OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", "before the last chunk of the response"),
+    ("no end of it", OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", "before the last chunk of the response"),
 ]
 BROKEN_OFF_IDS = [name for name, _, _ in BROKEN_OFF]
 
@@ -366,17 +366,17 @@ def test_head_of_64_kib_is_read_and_no_longer_one(size: int, monkeypatch: pytest
 
 # Sent in answer, the one time that is short, and the message.
 WAITS = [
-    ("first byte", b"", "first_byte_s", "no first byte of an answer within 0.05 s"),
-    ("first byte after 100", b"HTTP/1.1 100 C\r\n\r\n", "first_byte_s", "no first byte of an answer within 0.05 s"),
-    ("rest of the head", b"HTTP/1.1", "idle_s", "nothing more of the head of the answer within 0.05 s"),
-    ("first piece", OK + b"content-length: 9\r\n\r\n", "idle_s", "nothing more of the answer within 0.05 s"),
-    ("rest of a body", OK + b"content-length: 9\r\n\r\nx", "idle_s", "nothing more of the answer within 0.05 s"),
-    ("rest of a stream", OK + b"\r\nx", "idle_s", "nothing more of the answer within 0.05 s"),
+    ("first byte", b"", "first_byte_s", "no first byte of a response within 0.05 s"),
+    ("first byte after 100", b"HTTP/1.1 100 C\r\n\r\n", "first_byte_s", "no first byte of a response within 0.05 s"),
+    ("rest of the head", b"HTTP/1.1", "idle_s", "nothing more of the head of the response within 0.05 s"),
+    ("first piece", OK + b"content-length: 9\r\n\r\n", "idle_s", "nothing more of the response within 0.05 s"),
+    ("rest of a body", OK + b"content-length: 9\r\n\r\nx", "idle_s", "nothing more of the response within 0.05 s"),
+    ("rest of a stream", OK + b"\r\nx", "idle_s", "nothing more of the response within 0.05 s"),
     (
         "rest of a chunk",
         OK + b"transfer-encoding: chunked\r\n\r\n9\r\nx",
         "idle_s",
-        "nothing more of the answer within 0.05 s",
+        "nothing more of the response within 0.05 s",
     ),
     ("all, no byte", b"", "total_s", "not done within 0.05 s in total"),
     ("all, half a head", b"HTTP/1.1", "total_s", "not done within 0.05 s in total"),
