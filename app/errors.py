@@ -1,6 +1,6 @@
 """What can go wrong, in the router's own words.
 
-These errors know nothing of HTTP: `resources/problems.py` maps each to a status code, in one place.
+These errors know nothing of HTTP: `api/error_responses.py` maps each to a status code, in one place.
 Every error carries a `code`, a stable word that programs may rely on, and a message for people.
 """
 
@@ -117,6 +117,12 @@ class NoEndpoint(RouterError):
     def __init__(self, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ModelUnusable(RouterError):
+    """No request at all can be served now: the reason for which the server is not ready."""
+
+    code = "model_unusable"
 
 
 class UpstreamError(RouterError):

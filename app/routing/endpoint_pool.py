@@ -8,13 +8,14 @@ import structlog
 
 from app.config import route_schema as routes
 from app.errors import ClientGone, UpstreamError
+from app.net.http_fields import Headers
 from app.observability.metrics import Metrics
 from app.protocols import Call, Reply
 from app.routing.outlier_detection import Outcome, OutlierDetector
 from app.routing.policies import POLICIES, Choice
 from app.shared_memory.counters import MAX_IDS, InflightCounters
 from app.shared_memory.table import SharedTable, name_hash, now_ms
-from app.upstream.headers import Headers, retry_after_s, to_client
+from app.upstream.headers import retry_after_s, to_client
 from app.upstream.pool import Answer, Pool
 
 ARRAYS = {"turns": MAX_IDS}
@@ -204,7 +205,7 @@ def _request(call: Call, endpoint: Endpoint) -> bytes:
 
 def _renamed(call: Call, version: Version) -> Call:
     """The call in the words of this version's endpoints."""
-    if call.rename is None or (call.model == version.upstream_model and version.upstream_version is None):
+    if call.adapter is None or (call.model == version.upstream_model and version.upstream_version is None):
         return call
-    path, body = call.rename(version.upstream_model, version.upstream_version)
+    path, body = call.adapter.encode(call, version.upstream_model, version.upstream_version)
     return call._replace(path=path, body=body)

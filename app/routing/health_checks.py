@@ -12,11 +12,11 @@ import structlog
 
 from app.config import route_schema as routes
 from app.errors import UpstreamError
+from app.protocols.registered import adapter_of
 from app.routing.outlier_detection import OutlierDetector
 from app.routing.registry import ModelRegistry, address_of
 from app.upstream.connection import Connection
 
-_PATHS = {"openai": "/v1/models", "v2": "/v2/health/ready"}  # a simulated model has no endpoints
 _ALIVE = frozenset((401, 403, 404, 405))
 
 _log = structlog.get_logger("router.endpoints")
@@ -53,7 +53,7 @@ class HealthChecks:
     def _check(self, endpoint: routes.Endpoint, place: int, model: routes.Model) -> None:
         check = model.health_check
         try:
-            reason = ask(endpoint, check.path or _PATHS[model.protocol], check.timeout_s)
+            reason = ask(endpoint, check.path or adapter_of(model.protocol).health_path, check.timeout_s)
         finally:
             self._running.discard(endpoint.url)
         before, count = self._in_a_row.get(endpoint.url, (True, 0))

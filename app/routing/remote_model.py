@@ -15,7 +15,8 @@ from app.config import route_schema as routes
 from app.errors import ModelNotFound, NoEndpoint, UpstreamBroken, UpstreamUnreachable
 from app.observability.metrics import Metrics
 from app.protocols import Call, Inference, Reply
-from app.protocols.infer import ask, output_of
+from app.protocols.infer import output_of, upstream_call
+from app.protocols.registered import adapter_of
 from app.routing.endpoint_pool import Attempt, Version
 from app.routing.policies import key_hash
 from app.routing.retry_budget import RetryBudget
@@ -30,18 +31,19 @@ class RemoteModel:
     def __init__(self, route: routes.Model, versions: Sequence[Version], budget: RetryBudget, metrics: Metrics) -> None:
         self.name = route.name
         self._route = route
+        self._adapter = adapter_of(route.protocol)
         self._versions = versions
         self._budget = budget
         self._metrics = metrics
 
     def infer(self, request: Inference) -> Any:
-        call = ask(self._route.protocol, self.name, request)
+        call = upstream_call(self._adapter, self.name, request)
         reply = self.relay(call)
         try:
             body = _whole(reply)
         finally:
             reply.close()
-        return output_of(self._route.protocol, reply, body)
+        return output_of(self._adapter, reply, body)
 
     def relay(self, call: Call) -> Reply:
         deadline = time.monotonic() + self._route.timeouts.total_s

@@ -24,10 +24,10 @@ import gevent
 from gevent.monkey import get_original
 from gunicorn.http import wsgi
 
-from app.api import error_forms as problem
 from app.api.exchange import Exchange
 from app.errors import MalformedRequest, RouterError
 from app.net.timed_socket import TimedSocket
+from app.protocols import problem
 
 _poll = get_original("select", "poll")
 

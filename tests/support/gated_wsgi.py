@@ -11,7 +11,7 @@ from msgspec import UNSET
 from app.api.application import create_app
 from app.protocols import Inference
 from app.wsgi import lifecycle, settings
-from tests.support.catalogue import OneModel, TestModel
+from tests.support.registry import OneModel, TestModel
 
 
 class GatedModel(TestModel):

@@ -20,16 +20,16 @@ from prometheus_client import values
 
 from app.admission.limiter import Limiter
 from app.api.application import create_app
-from app.api.body import parse_object, read_body
-from app.api.infer import parse_inference
+from app.api.body import read_body
 from app.bootstrap import shared_table
 from app.config.settings import load_settings
 from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UnsupportedBody
 from app.observability.metrics import Metrics, keep_files_per_slot
 from app.protocols import Inference
+from app.protocols.infer import parse_inference, parse_object
 from app.shared_memory.drain import Drain
 from app.shared_memory.slots import Slots
-from tests.support.catalogue import OneModel, TestModel
+from tests.support.registry import OneModel, TestModel
 
 LIMIT = 1000
 

@@ -28,7 +28,7 @@ from app.config.settings import load_settings
 from app.errors import ClientGone
 from app.protocols import Inference
 from app.server.hooks import Hooks
-from tests.support.catalogue import OneModel, TestModel
+from tests.support.registry import OneModel, TestModel
 
 pytestmark = pytest.mark.slow
 

@@ -13,15 +13,14 @@ from structlog.testing import capture_logs
 
 from app import errors
 from app.admission.limiter import Limiter
-from app.api import error_forms as problem
 from app.api.application import create_app
 from app.bootstrap import shared_table
 from app.config.settings import load_settings
 from app.observability.metrics import Metrics, keep_files_per_slot
-from app.protocols import Inference
+from app.protocols import Inference, problem
 from app.shared_memory.drain import Drain
 from app.shared_memory.slots import Slots
-from tests.support.catalogue import OneModel, TestModel
+from tests.support.registry import OneModel, TestModel
 
 PROBLEM = "application/problem+json"
 
@@ -38,6 +37,7 @@ ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
     (errors.ModelNotFound("why"), 404, "model_not_found", None),
     (errors.ProtocolMismatch("why"), 400, "protocol_mismatch", None),
     (errors.ModelLimitReached("why", 2), 429, "model_limit_reached", "2"),
+    (errors.ModelUnusable("why"), 503, "model_unusable", None),
     (errors.NoEndpoint("why"), 503, "no_endpoint", None),
     (errors.NoEndpoint("why", 9), 503, "no_endpoint", "9"),
     (errors.UpstreamUnreachable("why"), 502, "upstream_unreachable", None),

@@ -20,6 +20,7 @@ from app.api import dispatch as door
 from app.config import route_schema as routes
 from app.config import routes_source
 from app.config.routes_file import _ALLOWED, _HEADER, _NAME, _WORD
+from app.protocols.registered import adapter_of
 from app.routing import endpoint_pool as version
 from app.routing import health_checks
 from app.routing import outlier_detection as endpoints
@@ -194,7 +195,7 @@ def test_credentials_of_clients_are_documented() -> None:
 def test_health_check_paths_are_documented() -> None:
     """What is asked by default stands in the table of health checks."""
     for protocol in ("openai", "v2"):
-        assert f"`{health_checks._PATHS[protocol]}`" in section("Health checks")
+        assert f"`{adapter_of(protocol).health_path}`" in section("Health checks")
 
 
 def either(statuses: Iterable[int]) -> str:
