@@ -12,11 +12,13 @@ from wsgiref.types import WSGIApplication
 from app.admission import limiter as limiter_module
 from app.admission.limiter import Limiter
 from app.api.application import create_app
+from app.api.dispatch import Dispatcher
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.metrics_directory import MetricsDirectory, open_directory
 from app.routing import endpoint_pool, outlier_detection, retry_budget, route_store
+from app.routing.endpoint import SharedRouting
 from app.routing.health_checks import HealthChecks
 from app.routing.publisher import Publisher
 from app.routing.registry import ModelRegistry
@@ -78,11 +80,13 @@ def build_router(settings: Settings, environ: Mapping[str, str], inherited: str 
     publisher.publish()
     registry = ModelRegistry(
         store,
-        endpoint_pool.SharedRouting(table, counters, outliers, budgets, metrics),
+        SharedRouting(table, counters, outliers, budgets, metrics),
         limiter.retry_after,
         simulated_latency_s=settings.simulated_latency_ms / 1000,
         simulated_token_s=settings.simulated_token_ms / 1000,
     )
+    queue_timeout_s = settings.queue_timeout_ms / 1000
+    dispatcher = Dispatcher(registry, limiter, drain, settings.max_body_bytes, queue_timeout_s)
     read_state = partial(shared_state, limiter, slots, registry)
     return Router(
         settings=settings,
@@ -97,7 +101,7 @@ def build_router(settings: Settings, environ: Mapping[str, str], inherited: str 
         registry=registry,
         publisher=publisher,
         health_checks=HealthChecks(registry, outliers),
-        application=create_app(settings, limiter, metrics, registry, drain, read_state),
+        application=create_app(settings, dispatcher, metrics, read_state),
     )
 
 

@@ -129,6 +129,12 @@ class NoEndpoint(RouterError):
         self.retry_after = retry_after
 
 
+class ModelUnusable(RouterError):
+    """Only from `/readyz`: no model is usable; `detail` says why."""
+
+    code = "model_unusable"
+
+
 class UpstreamError(RouterError):
     """A model server did not return a complete response."""
 

@@ -1,91 +1,100 @@
-"""The WSGI application: the endpoints, the error handling, and the account that is kept of every exchange."""
+"""The WSGI application: the routes, the error handling, and the record that is kept of every exchange."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import WSGIApplication
 
 import falcon
+from falcon.routing import CompiledRouter
 
-from app.admission.limiter import Limiter
-from app.api import error_responses as problems
-from app.api import infer, openai, v2
-from app.api.dispatch import Dispatcher
+from app.api.dispatch import Dispatcher, OperationResource
+from app.api.error_responses import ErrorResponses
 from app.api.exchange import Exchange, with_exchange
 from app.api.health import HealthzResource, ReadyzResource
-from app.api.infer import InferResource
 from app.api.metrics_page import MetricsResource
-from app.api.openai import GenerationResource, ModelsResource
-from app.api.v2 import ModelResource, ServerResource
+from app.api.openai import ModelsResource
+from app.api.v2 import ModelReadyResource, ServerResource
 from app.config.settings import Settings
 from app.observability import logs
 from app.observability.metrics import Metrics, SharedState
-from app.routing.registry import ModelRegistry
-from app.shared_memory.drain import Drain
+from app.protocols import Operation, ProtocolAdapter, infer, openai, registered, v2
+
+_App = falcon.App[falcon.Request, falcon.Response]
 
 
 def create_app(
-    settings: Settings,
-    limiter: Limiter,
-    metrics: Metrics,
-    catalogue: ModelRegistry,
-    drain: Drain,
-    read_state: Callable[[], SharedState],
+    settings: Settings, dispatcher: Dispatcher, metrics: Metrics, read_state: Callable[[], SharedState]
 ) -> WSGIApplication:
-    """The router's application over these parts."""
-    app = falcon.App()
+    """Returns the router's application. `read_state` returns what the gauges of `/metrics` say."""
+    router = CompiledRouter()
+    app = falcon.App(router=router)
     app.req_options.strip_url_path_trailing_slash = False
-    app.resp_options.default_media_type = None  # type: ignore[assignment]  # a model server's answer may have no type
-    problems.install(app)
-    app.add_route("/healthz", HealthzResource())
-    app.add_route("/readyz", ReadyzResource(catalogue, drain))
-    app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
-    door = Dispatcher(catalogue, limiter, drain, settings.max_body_bytes, settings.queue_timeout_ms / 1000)
-    app.add_route(infer.ROUTE, InferResource(settings, door))
-    for path in openai.ROUTES:
-        app.add_route(path, GenerationResource(door, path))
-    models = ModelsResource(catalogue)
-    app.add_route("/v1/models", models)
-    app.add_route("/v1/models/{name:path}", models, suffix="one")
-    server = ServerResource(catalogue, drain)
-    app.add_route("/v2", server)
-    app.add_route("/v2/health/live", server, suffix="live")
-    app.add_route("/v2/health/ready", server, suffix="ready")
-    model = ModelResource(door)
-    for path in (v2.PREFIX + "/{name}", v2.PREFIX + "/{name}/versions/{version}"):
-        app.add_route(path, model)
-        app.add_route(path + "/ready", model, suffix="ready")
-        app.add_route(path + "/infer", model, suffix="infer")
+    app.resp_options.default_media_type = None  # type: ignore[assignment]  # a model server's response may have no type
+    errors = ErrorResponses(router, registered.PROTOCOLS)
+    errors.install(app)
 
+    app.add_route("/healthz", HealthzResource())
+    app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
+    app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
+    _add_operations(app, dispatcher, None, [infer.operation(settings.pod_name, settings.kv_endpoints_masked)])
+    for adapter in registered.PROTOCOLS:
+        for template in _add_operations(app, dispatcher, adapter, adapter.operations):
+            errors.register(template, adapter)
+    _add_own_routes(app, errors, dispatcher)
+    return with_exchange(app, _recorder(settings, metrics))
+
+
+def _add_operations(
+    app: _App, dispatcher: Dispatcher, adapter: ProtocolAdapter | None, operations: Iterable[Operation]
+) -> list[str]:
+    """Serves these operations; returns the URI templates. Operations at one path share a resource."""
+    at_template: dict[str, list[Operation]] = {}
+    for operation in operations:
+        for template in operation.templates:
+            at_template.setdefault(template, []).append(operation)
+    for template, those in at_template.items():
+        app.add_route(template, OperationResource(dispatcher, adapter, those))
+    return list(at_template)
+
+
+def _add_own_routes(app: _App, errors: ErrorResponses, dispatcher: Dispatcher) -> None:
+    """Adds what a protocol has and the router serves itself."""
+    models = ModelsResource(dispatcher.registry)
+    server = ServerResource(dispatcher.registry, dispatcher.drain)
+    ready = ModelReadyResource(dispatcher)
+    for adapter, template, resource, suffix in (
+        (openai.ADAPTER, "/v1/models", models, None),
+        (openai.ADAPTER, "/v1/models/{name:path}", models, "one"),
+        (v2.ADAPTER, "/v2", server, None),
+        (v2.ADAPTER, "/v2/health/live", server, "live"),
+        (v2.ADAPTER, "/v2/health/ready", server, "ready"),
+        *((v2.ADAPTER, template, ready, None) for template in v2.READY_TEMPLATES),
+    ):
+        app.add_route(template, resource, suffix=suffix)
+        errors.register(template, adapter)
+
+
+def _recorder(settings: Settings, metrics: Metrics) -> Callable[[Exchange], None]:
+    """Returns what is called at the end of every exchange: it is counted, and logged."""
     log = logs.access_logger(settings)
     logged_from = {"all": 0, "errors": 400, "off": 1000}[settings.access_log]
 
-    def on_end(exchange: Exchange) -> None:
+    def record(exchange: Exchange) -> None:
         if exchange.route is not None:
             _count(metrics, exchange)
         if exchange.status >= logged_from:
             _log_access(log, exchange)
 
-    return with_exchange(_with_known_method(app), on_end)
-
-
-def _with_known_method(app: WSGIApplication) -> WSGIApplication:
-    """Falcon calls a method that HTTP doesn't know a bad request; to us it is one that no path takes, so 405."""
-
-    def known(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] not in falcon.constants.COMBINED_METHODS:
-            environ["REQUEST_METHOD"] = "CONNECT"
-        return app(environ, start_response)
-
-    return known
+    return record
 
 
 def _count(metrics: Metrics, exchange: Exchange) -> None:
-    """Enter an inference request in the metrics. Probes and scrapes have no route, so they don't count."""
+    """Enters an inference request in the metrics. Probes and scrapes have no route, so they don't count."""
     total = exchange.seconds()
     metrics.requests(exchange.route, exchange.model, exchange.status).inc()
     metrics.request_seconds(exchange.route, exchange.model).observe(total)
-    if exchange.refusal is not None:
-        metrics.rejections[exchange.refusal].inc()
+    if exchange.rejection is not None:
+        metrics.rejections[exchange.rejection].inc()
     if exchange.permit is not None:
         metrics.queue_seconds.observe(exchange.queue_s)
         metrics.model_seconds(exchange.model).observe(exchange.model_s)
@@ -93,18 +102,17 @@ def _count(metrics: Metrics, exchange: Exchange) -> None:
 
 
 def _log_access(log: Any, exchange: Exchange) -> None:
-    environ: dict[str, Any] = exchange.environ
     try:
         log.info(
             "request",
             method=exchange.method,
-            path=environ["PATH_INFO"],
+            path=exchange.path,
             status=exchange.status,
-            client=environ.get("REMOTE_ADDR", ""),
+            client=exchange.client_address,
             request_id=exchange.request_id,
             total_ms=round(exchange.seconds() * 1e3, 3),
             queue_ms=round(exchange.queue_s * 1e3, 3),
             model_ms=round(exchange.model_s * 1e3, 3),
         )
     except (OSError, ValueError):
-        pass  # nobody takes what is logged any more; requests are served all the same
+        pass  # nobody reads the log any more; requests are served all the same

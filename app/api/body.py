@@ -1,18 +1,13 @@
-"""Reading a request body: within the limit, before a permit is taken, as JSON whatever its declared type."""
-
-from typing import Any
+"""Reading a request body: within the limit, and before a permit is taken."""
 
 import falcon
-import msgspec
 from gunicorn.http.errors import ParseException
 
 from app.errors import BodyStalled, BodyTooLarge, InvalidRequest, UnsupportedBody
 
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
-
 
 def read_body(req: falcon.Request, limit: int) -> bytes:
-    """The whole body. A declared length over `limit` is refused unread, a chunked body as soon as it exceeds it.
+    """Returns the whole body. A declared length over `limit` is an error at once, a chunked body as soon as it is over.
 
     Raises UnsupportedBody for multipart, BodyTooLarge, BodyStalled, or InvalidRequest for a body that ends early.
     """
@@ -35,15 +30,3 @@ def read_body(req: falcon.Request, limit: int) -> bytes:
     if length is not None and len(body) < length:
         raise InvalidRequest(f"the body ended after {len(body)} of {length} bytes")
     return body
-
-
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The body as a JSON object. Raises InvalidRequest, saying where it is wrong."""
-    if not body:
-        raise InvalidRequest("the body is empty; send a JSON object")
-    try:
-        return _decode_object(body)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise InvalidRequest(f"the body is not a JSON object: {error}") from error
-    except RecursionError as error:
-        raise InvalidRequest("the body is not a JSON object that can be read: it is nested too deeply") from error

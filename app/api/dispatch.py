@@ -1,89 +1,123 @@
-"""The steps that every inference takes, whatever its protocol: admitted, passed to the model, and answered."""
+"""The path of every inference request, whatever its protocol: parse, resolve the model, admit, route, relay."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import falcon
 
 from app.admission.limiter import Limiter
 from app.api.body import read_body
-from app.api.error_forms import phrase
 from app.api.exchange import ENVIRON_KEY, Exchange
-from app.errors import Draining
-from app.protocols import Call, Reply
+from app.api.health import readiness
+from app.config import route_schema
+from app.errors import ProtocolMismatch
+from app.net.http_fields import Headers
+from app.protocols import ClientRequest, Operation, ParsedRequest, ProtocolAdapter, Reply
+from app.protocols.problem import phrase
+from app.protocols.registered import served_elsewhere, speaks
 from app.routing.registry import ModelRegistry, RegisteredModel
 from app.shared_memory.drain import Drain
-from app.upstream.headers import Headers, to_upstream
+from app.upstream.headers import to_upstream
 
 PIN = "X-Model-Version"
 """The header by which a request asks for a version of its model."""
 
 
 class Dispatcher(NamedTuple):
-    """What every endpoint for inference needs."""
+    """Serves inference requests."""
 
-    catalogue: ModelRegistry
+    registry: ModelRegistry
     limiter: Limiter
     drain: Drain
     max_body_bytes: int
     queue_timeout_s: float
 
-    def body(self, req: falcon.Request, route: str) -> bytes:
-        """Enter the request's route in its account, and read its body."""
+    def handle(
+        self,
+        adapter: ProtocolAdapter | None,
+        operation: Operation,
+        req: falcon.Request,
+        resp: falcon.Response,
+        /,
+        **params: str,
+    ) -> None:
+        """Serve one request. Invalid input raises before a permit is taken.
+
+        `adapter` is None for an operation that every model serves, whatever its protocol.
+        """
         exchange: Exchange = req.env[ENVIRON_KEY]
-        exchange.route = route
-        return read_body(req, self.max_body_bytes)
-
-    def find(self, req: falcon.Request, name: str | None) -> RegisteredModel:
-        """The model that serves the request; from here on it is counted as the model's. Raises ModelNotFound."""
-        served = self.catalogue.find(name)
-        req.env[ENVIRON_KEY].model = served.route.name
-        return served
-
-    def admit(self, req: falcon.Request, served: RegisteredModel) -> Exchange:
-        """Take the permits, or raise Draining or a Rejected."""
-        exchange: Exchange = req.env[ENVIRON_KEY]
-        if self.drain.begun:
-            raise Draining("the server is shutting down; send the request to another one")
-        exchange.admit(self.limiter, self.queue_timeout_s, served.limit)
-        return exchange
-
-    def relay(self, req: falcon.Request, resp: falcon.Response, served: RegisteredModel, call: Call) -> None:
-        """Admit the call, pass it on, and answer what comes back, as it comes."""
-        exchange = self.admit(req, served)
+        exchange.route = operation.route
+        body = read_body(req, self.max_body_bytes) if operation.has_body else b""
+        request = operation.parse(ClientRequest(operation, params, req.query_string, req.get_header, body))
+        model = self.resolve(exchange, adapter, request.model)
+        key = _balancing_key(req, model.route, request)
+        self.admit(exchange, model)
         began = time.monotonic()
         try:
-            reply = served.model.relay(call)
+            headers = partial(_headers, req, exchange, model.route)
+            reply = request.send(model.model, headers, key, request.version or req.get_header(PIN) or "")
             exchange.hold(reply.close)
         finally:
             exchange.model_s = time.monotonic() - began
-        resp.status = f"{reply.status} {phrase(reply.status)}"
-        if isinstance(reply.body, tuple):
-            resp.data = b"".join(reply.body)
-        else:
-            if reply.length is not None:
-                resp.content_length = reply.length
-            resp.stream = _timed(reply, exchange, began)
-        exchange.reply_headers = reply.headers  # past Falcon, which would look at each again; last, as errors have none
+        _relay(reply, resp, exchange, began)
+
+    def resolve(self, exchange: Exchange, adapter: ProtocolAdapter | None, name: str | None) -> RegisteredModel:
+        """Returns the model of this name, under which the request is counted from now on.
+
+        Raises ModelNotFound, or ProtocolMismatch for a model that does not speak the adapter's protocol.
+        """
+        model = self.registry.find(name)
+        exchange.model = model.route.name
+        if adapter is not None and not speaks(model.route.protocol, adapter):
+            raise ProtocolMismatch(served_elsewhere(model.route.name, model.route.protocol))
+        return model
+
+    def admit(self, exchange: Exchange, model: RegisteredModel) -> None:
+        """Take the permits. Raises Draining, a Rejected, or ClientGone."""
+        if (error := readiness(self.drain)) is not None:
+            raise error
+        exchange.admit(self.limiter, self.queue_timeout_s, model.limit)
 
 
-def headers_for(req: falcon.Request, served: RegisteredModel) -> Headers:
-    """The headers that go on to the model server."""
-    request_id = req.env[ENVIRON_KEY].request_id
-    return to_upstream(req.env, request_id, credentials=served.route.forward_credentials)
+class OperationResource:
+    """The operations at one path."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, adapter: ProtocolAdapter | None, operations: Iterable[Operation]
+    ) -> None:
+        for operation in operations:
+            setattr(self, f"on_{operation.method.lower()}", partial(dispatcher.handle, adapter, operation))
 
 
-def key_for(req: falcon.Request, served: RegisteredModel, prompt: bytes) -> bytes:
-    """What the model's balancing policy keeps together. `prompt` may be in any form that is always the same."""
-    route = served.route
+def _headers(req: falcon.Request, exchange: Exchange, route: route_schema.Model) -> Headers:
+    """Returns the headers for the model server."""
+    return to_upstream(req.env, exchange.request_id, credentials=route.forward_credentials)
+
+
+def _balancing_key(req: falcon.Request, route: route_schema.Model, request: ParsedRequest) -> bytes:
+    """Returns what the model's balancing policy keeps together. Raises InvalidRequest for a malformed prompt."""
+    prompt = request.prompt()
     if route.balancing == "prefix":
-        return prompt[: route.prefix_bytes]
+        return b",".join(prompt)[: route.prefix_bytes]
     if route.balancing == "session":
         header = req.get_header(route.session_header) if route.session_header else None
         cookies = req.get_cookie_values(route.session_cookie) if route.session_cookie and not header else None
         return (header or (cookies or [""])[0]).encode()
     return b""
+
+
+def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float) -> None:
+    """Pass the model server's response on: at once if all of it is there, else as it comes."""
+    resp.status = f"{reply.status} {phrase(reply.status)}"
+    if isinstance(reply.body, tuple):
+        resp.data = b"".join(reply.body)
+    else:
+        if reply.length is not None:
+            resp.content_length = reply.length
+        resp.stream = _timed(reply, exchange, began)
+    exchange.reply_headers = reply.headers  # bypasses Falcon, which checks each again; last, as errors have none
 
 
 def _timed(reply: Reply, exchange: Exchange, began: float) -> Iterator[bytes]:

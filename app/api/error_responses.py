@@ -1,16 +1,17 @@
-"""Errors become answers, here and nowhere else: problem documents (RFC 9457), or what clients of a protocol look for.
+"""Errors become responses, here and nowhere else.
 
-Under `/v1/` that is OpenAI's error object; under `/v2` the problem document has a member `error` too, as Open Inference
-Protocol v2 wants it.
+The form of an error is that of the protocol whose route matched. Where nothing is served, it is that of the protocol
+below whose root the path lies. Everywhere else it is a problem document (RFC 9457).
 """
 
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from typing import Any
 
 import falcon
 import structlog
-from msgspec import UNSET
+from falcon.routing import CompiledRouter
 
-from app.api import error_forms as problem
 from app.api.exchange import ENVIRON_KEY
 from app.errors import (
     BodyStalled,
@@ -20,6 +21,7 @@ from app.errors import (
     LimitReached,
     ModelLimitReached,
     ModelNotFound,
+    ModelUnusable,
     NoEndpoint,
     ProtocolMismatch,
     QueueFull,
@@ -31,6 +33,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from app.protocols import ProtocolAdapter, problem
 
 _STATUS: dict[type[RouterError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
@@ -42,6 +45,7 @@ _STATUS: dict[type[RouterError], HTTPStatus] = {
     QueueTimeout: HTTPStatus.TOO_MANY_REQUESTS,
     Draining: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelNotFound: HTTPStatus.NOT_FOUND,
+    ModelUnusable: HTTPStatus.SERVICE_UNAVAILABLE,
     ProtocolMismatch: HTTPStatus.BAD_REQUEST,
     ModelLimitReached: HTTPStatus.TOO_MANY_REQUESTS,
     NoEndpoint: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -49,61 +53,85 @@ _STATUS: dict[type[RouterError], HTTPStatus] = {
     UpstreamBroken: HTTPStatus.BAD_GATEWAY,
     UpstreamTimeout: HTTPStatus.GATEWAY_TIMEOUT,
 }
+_NOWHERE = "CONNECT"
+"""A method that no path takes."""
 
 _log = structlog.get_logger("router.problems")
 
 
-def install(app: "falcon.App[falcon.Request, falcon.Response]") -> None:
-    """Have every error that leaves a resource answered as a problem document."""
-    app.add_error_handler(Exception, _unexpected)
-    app.add_error_handler(falcon.HTTPError, _http_error)
-    app.add_error_handler(RouterError, _router_error)
+class ErrorResponses:
+    """Falcon's error handlers, with the form of errors of every route."""
 
+    def __init__(self, router: CompiledRouter, adapters: Sequence[ProtocolAdapter]) -> None:
+        self._router = router
+        self._adapters = adapters
+        self._of_template: dict[str, ProtocolAdapter] = {}
 
-def answer(req: falcon.Request, resp: falcon.Response, status: int, code: str, detail: str) -> None:
-    """Answer with an error, in the form that the path's clients look for."""
-    phrase = problem.phrase(status)
-    resp.status = f"{status} {phrase}"
-    if req.path.startswith("/v1/"):
-        resp.content_type = falcon.MEDIA_JSON
-        resp.data = problem.openai_error(status, detail, code)
-    else:
-        resp.content_type = problem.CONTENT_TYPE
-        of_v2 = req.path == "/v2" or req.path.startswith("/v2/")
-        resp.data = problem.document(phrase, status, detail, code, error=detail if of_v2 else UNSET)
+    def install(self, app: "falcon.App[falcon.Request, falcon.Response]") -> None:
+        """Handles every error that leaves a resource."""
+        app.add_error_handler(Exception, self._unexpected)
+        app.add_error_handler(falcon.HTTPError, self._http_error)
+        app.add_error_handler(RouterError, self._router_error)
 
+    def register(self, template: str, adapter: ProtocolAdapter) -> None:
+        """Gives the errors of a route the form of this adapter."""
+        self._of_template[template] = adapter
 
-def _router_error(req: falcon.Request, resp: falcon.Response, error: RouterError, _: object) -> None:
-    seconds = getattr(error, "retry_after", None)
-    if seconds is not None:
-        resp.set_header("Retry-After", str(seconds))
-    status = error.status if isinstance(error, UpstreamErrorResponse) else _STATUS.get(type(error))
-    if status is None:
-        _unexpected(req, resp, error, None)  # none that a request should meet
-    else:
-        answer(req, resp, status, error.code, str(error))
+    def _router_error(self, req: falcon.Request, resp: falcon.Response, error: RouterError, _: object) -> None:
+        seconds = getattr(error, "retry_after", None)
+        if seconds is not None:
+            resp.set_header("Retry-After", str(seconds))
+        status = error.status if isinstance(error, UpstreamErrorResponse) else _STATUS.get(type(error))
+        if status is None:
+            self._unexpected(req, resp, error, None)  # none that a request should meet
+        else:
+            self._respond(req, resp, status, error.code, str(error))
 
+    def _http_error(self, req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _: object) -> None:
+        """Falcon's own: no such path, wrong method, a header that can't be read."""
+        if req.method not in falcon.constants.COMBINED_METHODS:
+            error = self._unknown_method(req, resp)
+        status = HTTPStatus(error.status_code)
+        if error.headers:
+            resp.set_headers(error.headers)
+        detail = error.description or _detail(req, status)
+        code = InvalidRequest.code if status is HTTPStatus.BAD_REQUEST else status.name.lower()
+        self._respond(req, resp, status, code, detail)
 
-def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _: object) -> None:
-    """Falcon's own: no such path, wrong method, a header that can't be read."""
-    status = HTTPStatus(error.status_code)
-    if error.headers:
-        resp.set_headers(error.headers)
-    detail = error.description or _detail(req, status)
-    code = InvalidRequest.code if status is HTTPStatus.BAD_REQUEST else status.name.lower()
-    answer(req, resp, status, code, detail)
+    def _unknown_method(self, req: falcon.Request, resp: falcon.Response) -> falcon.HTTPError:
+        """Falcon calls a method that HTTP doesn't know a bad request; to us it is one that no path takes."""
+        route = self._router.find(req.path, req)
+        if route is None:
+            return falcon.HTTPRouteNotFound()
+        _, responders, _, req.uri_template = route
+        responder: Any = responders[_NOWHERE]
+        try:
+            responder(req, resp)
+        except falcon.HTTPMethodNotAllowed as error:
+            return error
+        raise AssertionError(f"{req.path} takes {_NOWHERE}")
+
+    def _unexpected(self, req: falcon.Request, resp: falcon.Response, error: Exception, _: object) -> None:
+        request_id = req.env[ENVIRON_KEY].request_id
+        _log.error("unexpected error", request_id=request_id, path=req.path, exc_info=error)
+        detail = f"the router failed; its log has the reason under request id {request_id}"
+        self._respond(req, resp, HTTPStatus.INTERNAL_SERVER_ERROR, RouterError.code, detail)
+
+    def _respond(self, req: falcon.Request, resp: falcon.Response, status: int, code: str, detail: str) -> None:
+        resp.status = f"{status} {problem.phrase(status)}"
+        resp.content_type, resp.data = self._error_body(req)(status, code, detail)
+
+    def _error_body(self, req: falcon.Request) -> Callable[[int, str, str], tuple[str, bytes]]:
+        if req.uri_template is None:
+            owner = next((one for one in self._adapters if req.path.startswith(f"{one.root}/")), None)
+        else:
+            owner = self._of_template.get(req.uri_template)
+        return problem.error_body if owner is None else owner.error_body
 
 
 def _detail(req: falcon.Request, status: HTTPStatus) -> str:
     if status is HTTPStatus.NOT_FOUND:
         return f"nothing is served at {req.path}"
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        return f"{req.path} does not take {req.env[ENVIRON_KEY].method}; see Allow"
+        return f"{req.path} does not take {req.method}; see Allow"
     return status.description
-
-
-def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _: object) -> None:
-    request_id = req.env[ENVIRON_KEY].request_id
-    _log.error("unexpected error", request_id=request_id, path=req.path, exc_info=error)
-    detail = f"the router failed; its log has the reason under request id {request_id}"
-    answer(req, resp, HTTPStatus.INTERNAL_SERVER_ERROR, RouterError.code, detail)

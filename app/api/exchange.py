@@ -1,13 +1,14 @@
-"""One request and its answer: what is known of it, what it holds, and how that is given back exactly once.
+"""One request and its response: what is known of it, what it holds, and how that is released exactly once.
 
 The outermost WSGI layer makes an `Exchange` for every request and ends it after the last byte, when the server closes
 the response, or at once when the application raises. Whatever was taken in between (the permit, the watch on the
-client) is given back there and nowhere else. It has to be the outermost layer: Falcon closes no stream on HEAD, nor
+client) is released there and nowhere else. It has to be the outermost layer: Falcon closes no stream on HEAD, nor
 when a middleware raises.
+
+An invariant: the environ refers to the exchange, and the exchange never to the environ. So neither is part of a
+reference cycle, and both are freed without the collector.
 """
 
-import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -17,17 +18,17 @@ from app.admission.limiter import Limiter
 from app.admission.model_limit import ModelLimit
 from app.admission.permit import Permit, Ticket
 from app.errors import ClientGone, Rejected, UpstreamError
-from app.net.disconnect import ClientWatch
+from app.net.disconnect import Client, ClientWatch
+from app.net.http_fields import Headers
+from app.observability import telemetry_headers
 
 ENVIRON_KEY = "router.exchange"
 CLIENT_CLOSED_REQUEST = 499
-"""Status counted for a client that left before its answer was complete (nginx's convention; nobody receives it)."""
+"""Status counted for a client that left before its response was complete (nginx's convention; nobody receives it)."""
 BROKEN_OFF = 502
-"""Status counted for an answer that its model server broke off after its head had been sent."""
+"""Status counted for a response that its model server broke off after its head had been sent."""
 
 Write: TypeAlias = Callable[[bytes], object]
-Headers: TypeAlias = list[tuple[str, str]]
-_WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 
 
 class Exchange:
@@ -38,26 +39,32 @@ class Exchange:
     status = 500
     queue_s = 0.0
     model_s = 0.0
-    refusal: str | None = None
+    rejection: str | None = None
+    """The code of the error by which admission rejected it."""
     reply_headers: Sequence[tuple[str, str]] = ()
-    """What the model server's answer says, to be passed on."""
+    """The headers of the model server's response, to be passed on."""
     permit: Permit | None = None
     watch: ClientWatch | None = None
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         self.started = time.monotonic()
-        self.environ = environ
         self.method = environ.get("REQUEST_METHOD", "")
-        given = environ.get("HTTP_X_REQUEST_ID")
-        self.request_id = given if given and _WELL_FORMED_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        self.path = environ.get("PATH_INFO", "")
+        self.client_address = environ.get("REMOTE_ADDR", "")
+        self.request_id = telemetry_headers.request_id(environ.get("HTTP_X_REQUEST_ID"))
+        self._connection: Client | None = environ.get("gunicorn.socket")
         self._held: list[Callable[[], object]] = []
 
-    def hold(self, give_back: Callable[[], object]) -> None:
-        """Have this called when the exchange ends, before the permit goes back."""
-        self._held.append(give_back)
+    def __repr__(self) -> str:
+        holds = f"{len(self._held)} held, permit {self.permit!r}"
+        return f"<Exchange {self.request_id} {self.method} {self.path} {self.status}, {holds}, {self.seconds():.3f} s>"
+
+    def hold(self, release: Callable[[], object]) -> None:
+        """Registers what is called when the exchange ends, before the permit is released."""
+        self._held.append(release)
 
     def admit(self, limiter: Limiter, queue_timeout_s: float, model_limit: ModelLimit | None = None) -> None:
-        """Take a permit, and before it one of the model's own limit; wait in the queue if need be.
+        """Takes a permit, and before it one of the model's own limit; waits in the queue if need be.
 
         Raises a `Rejected`, or ClientGone.
         """
@@ -67,86 +74,92 @@ class Exchange:
                 self.hold(model_limit.acquire())
             admission = limiter.request()
             if isinstance(admission, Ticket):
-                self.hold(admission.cancel)
+                self.hold(admission.cancel)  # does nothing once the wait is over
                 self._watch_client()
                 admission = admission.wait(queue_timeout_s)
             self.permit = admission
-        except Rejected as refused:
-            self.refusal = refused.code
+        except Rejected as rejected:
+            self.rejection = rejected.code
             raise
         finally:
             self.queue_s = time.monotonic() - began
         self._watch_client()
 
     def _watch_client(self) -> None:
-        """From now on the client's leaving is noticed. Not before there is something to stop: a refusal is quick."""
-        sock = self.environ.get("gunicorn.socket")
-        if sock is not None and self.watch is None:
-            self.watch = ClientWatch(sock)
+        """Notices from now on when the client leaves. Not earlier: a rejection is quick and leaves nothing to stop."""
+        if self._connection is not None and self.watch is None:
+            self.watch = ClientWatch(self._connection)
 
     def seconds(self) -> float:
-        """Since the request's arrival."""
+        """Returns the time since the request's arrival."""
         return time.monotonic() - self.started
 
     def timing(self) -> str:
-        """Server-Timing (W3C): milliseconds in the queue, in the model, and in all so far."""
-        total = self.seconds()
-        return f"queue;dur={self.queue_s * 1e3:.3f}, model;dur={self.model_s * 1e3:.3f}, total;dur={total * 1e3:.3f}"
+        """Returns the value of Server-Timing at this moment."""
+        return telemetry_headers.server_timing(self.queue_s, self.model_s, self.seconds())
 
-    def give_back(self, served: bool = True) -> None:
-        """Give back whatever this exchange holds. The watch goes first: nothing may be thrown after this."""
+    def release(self, complete: bool = True) -> None:
+        """Releases whatever this exchange holds. `complete`: the response was, so its time counts as service.
+
+        The watch is first: it throws into this greenlet, and once it has stopped nothing interrupts the releases.
+        """
         if self.watch is not None:
             self.watch.stop()
         try:
             while self._held:
-                self._held.pop()()  # the last first: the upstream is left before its model's place is free
+                self._held.pop()()  # the last first: the endpoint is left before its model's place is free
         finally:
             if self.permit is not None:
-                self.permit.release(served)
+                self.permit.release(complete)
 
 
 def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], None]) -> WSGIApplication:
-    """The outermost layer: every request gets an exchange, every answer its id and timing; `on_end` runs once."""
+    """The outermost layer: every request gets an exchange, every response its id and timing; `on_end` runs once."""
 
     def outermost(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         exchange = environ[ENVIRON_KEY] = Exchange(environ)
-        answer = _Answer(exchange, start_response, on_end)
+        body = _ResponseBody(exchange, start_response, on_end)
         try:
-            answer.body = application(environ, answer.start)
+            body.pieces = application(environ, body.start)
         except BaseException as error:  # no server will call `close`: there is no response to close
-            answer.abandon(error)
+            body.abandon(error)
             raise
-        return answer
+        return body
 
     return outermost
 
 
-class _Answer:
+class _ResponseBody:
     """The response body; its `close`, which WSGI servers always call, ends the exchange."""
 
-    __slots__ = ("_complete", "_exchange", "_on_end", "_start", "body")
+    __slots__ = ("_complete", "_exchange", "_on_end", "_start", "pieces")
 
     def __init__(self, exchange: Exchange, start_response: StartResponse, on_end: Callable[[Exchange], None]) -> None:
         self._exchange = exchange
         self._start = start_response
         self._on_end: Callable[[Exchange], None] | None = on_end
         self._complete = False
-        self.body: Iterable[bytes] = ()
+        self.pieces: Iterable[bytes] = ()
+
+    def __repr__(self) -> str:
+        state = "ended" if self._on_end is None else "complete" if self._complete else "in progress"
+        return f"<response body of {self._exchange!r}, {state}>"
 
     def start(self, status: str, headers: Headers, exc_info: Any = None, /) -> Write:
         """The application's start_response."""
         exchange = self._exchange
         exchange.status = int(status[:3])
-        headers += (
+        headers = [
+            *headers,
             *exchange.reply_headers,
             ("X-Request-Id", exchange.request_id),
             ("Server-Timing", exchange.timing()),
-        )
+        ]
         return self._start(status, headers, exc_info) if exc_info else self._start(status, headers)
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self.body
+            yield from self.pieces
         except Exception as error:
             # It failed in the middle, whatever its head said.
             self._exchange.status = BROKEN_OFF if isinstance(error, UpstreamError) else 500
@@ -160,18 +173,16 @@ class _Answer:
             return
         exchange = self._exchange
         try:
-            close_body = getattr(self.body, "close", None)
-            if close_body is not None:
-                close_body()
+            close_pieces = getattr(self.pieces, "close", None)
+            if close_pieces is not None:
+                close_pieces()
         finally:
-            exchange.give_back(served=self._complete)
+            exchange.release(self._complete)
             if not self._complete:
                 exchange.status = CLIENT_CLOSED_REQUEST
-            # They hold each other: left so, every request would be garbage for the collector to find.
-            exchange.environ.pop(ENVIRON_KEY, None)
             on_end(exchange)
 
     def abandon(self, error: BaseException) -> None:
-        """End the exchange of an application that raised instead of answering."""
+        """Ends the exchange of an application that raised instead of returning a response."""
         self._complete = not isinstance(error, ClientGone)
         self.close()

@@ -1,13 +1,27 @@
-"""GET /healthz and GET /readyz. Neither takes a permit, and neither looks at the load."""
+"""Liveness and readiness. Neither takes a permit, and neither looks at the load."""
 
-from http import HTTPStatus
+from collections.abc import Callable
 
 import falcon
 
-from app.api import error_responses as problems
-from app.errors import Draining
+from app.errors import Draining, ModelUnusable, NoEndpoint
 from app.routing.registry import ModelRegistry
 from app.shared_memory.drain import Drain
+
+
+def readiness(
+    drain: Drain,
+    unusable: Callable[[], str | None] | None = None,
+    error: type[ModelUnusable | NoEndpoint] = ModelUnusable,
+) -> Draining | ModelUnusable | NoEndpoint | None:
+    """Returns why no request can be served now, or None when they can. A cap that is reached is no reason.
+
+    `unusable` returns what is wrong with the models; without it, only the shutdown counts.
+    """
+    if drain.begun:
+        return Draining("the server is shutting down; send the request to another one")
+    reason = None if unusable is None else unusable()
+    return None if reason is None else error(reason)
 
 
 class HealthzResource:
@@ -21,19 +35,16 @@ class HealthzResource:
 
 
 class ReadyzResource:
-    """Requests can be served: 200, else 503 with the reason. Never 503 because the cap is reached."""
+    """Requests can be served: 200, else 503 with the reason."""
 
-    def __init__(self, catalogue: ModelRegistry, drain: Drain) -> None:
-        self._catalogue = catalogue
+    def __init__(self, registry: ModelRegistry, drain: Drain) -> None:
+        self._registry = registry
         self._drain = drain
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        if self._drain.begun:
-            problems.answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, Draining.code, "the server is shutting down")
-        elif (reason := self._catalogue.unusable()) is not None:
-            problems.answer(req, resp, HTTPStatus.SERVICE_UNAVAILABLE, "model_unusable", reason)
-        else:
-            resp.content_type = falcon.MEDIA_JSON
-            resp.data = b'{"status":"ready"}'
+        if (error := readiness(self._drain, self._registry.unusable)) is not None:
+            raise error
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = b'{"status":"ready"}'
 
     on_head = on_get

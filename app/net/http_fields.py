@@ -1,13 +1,17 @@
-"""Header fields: their type, and the patterns of their grammar (RFC 9110 sections 5.1, 5.5 and 5.6.2)."""
+"""The grammar of HTTP fields (RFC 9110 sections 5.5 and 5.6.2), and their form in this program.
 
-from typing import TypeAlias
+The patterns are text; `.encode()` makes the pattern for bytes. All quantifiers are possessive: no input makes the
+matcher backtrack.
+"""
 
-Headers: TypeAlias = list[tuple[str, str]]
-"""Names and values of fields, in order."""
+Headers = list[tuple[str, str]]
+"""Fields in order: name and value."""
 
 FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-"""A field name (token). The quantifier is possessive: no input takes longer than one pass."""
+"""A token (section 5.6.2)."""
 FIELD_VALUE = r"[^\x00-\x08\x0a-\x1f\x7f]*+"
-"""A field value with the white space around it: any text without control characters other than tab."""
-FIELDS = rf"(?>(?:\r\n{FIELD_NAME}:{FIELD_VALUE})*)"
-"""Any number of fields, each after a line end."""
+"""The text of a field with the white space around it (section 5.5): visible characters, obs-text, blanks and tabs."""
+FIELD = f"{FIELD_NAME}:{FIELD_VALUE}"
+"""One field line without its end."""
+FIELDS = rf"(?>(?:\r\n{FIELD})*)"
+"""Any number of field lines, each after a line end."""

@@ -7,10 +7,11 @@ from functools import partial
 import structlog
 
 from app.errors import ClientGone, UpstreamError
+from app.net.http_fields import Headers
 from app.protocols import Call, Reply
 from app.routing.endpoint import Endpoint, Target
 from app.routing.outlier_detection import Outcome
-from app.upstream.headers import Headers, retry_after_s, to_client
+from app.upstream.headers import retry_after_s, to_client
 from app.upstream.pool import Response
 
 _READ_WHOLE_BYTES = 1 << 16

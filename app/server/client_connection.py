@@ -24,10 +24,10 @@ import gevent
 from gevent.monkey import get_original
 from gunicorn.http import wsgi
 
-from app.api import error_forms
 from app.errors import MalformedRequest, RouterError
 from app.net.timed_socket import TimedSocket
 from app.observability.telemetry_headers import request_id, server_timing
+from app.protocols import problem
 
 _poll = get_original("select", "poll")
 
@@ -175,9 +175,9 @@ class ClientConnection:
     def answer_malformed(self, status: int, reason: str, detail: str) -> None:
         """Send the response to bytes that the parser rejected. They never became a request for the application."""
         code = RouterError.code if status == 500 else MalformedRequest.code
-        body = error_forms.document(reason, status, detail, code)
+        body = problem.document(reason, status, detail, code)
         head = (
-            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {error_forms.CONTENT_TYPE}\r\n"
+            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {problem.CONTENT_TYPE}\r\n"
             f"Content-Length: {len(body)}\r\nX-Request-Id: {request_id(None)}\r\n"
             f"Server-Timing: {server_timing(0, 0, 0)}\r\n\r\n"
         )

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.errors import ModelNotFound
-from app.protocols import Call, Headers, Inference, Reply
+from app.net.http_fields import Headers
+from app.protocols import Call, Inference, Reply
 from app.simulated.openai import OpenAIServer
 from app.simulated.v2 import V2Server
 
@@ -37,10 +38,10 @@ class SimulatedModel:
 
     def relay(self, call: Call) -> Reply:
         """Answer in the protocol of the path. Nothing in a call makes it raise: bad ones get a 400, 404 or 405."""
-        if call.rename is not None:
+        if call.adapter is not None:
             # The version that a header pins, where the path names none; an alias is only a name.
-            renamed, body = call.rename(self.name, None if not call.version else call.version)
-            call = call._replace(path=renamed, body=body)
+            path, body = call.adapter.encode(call, self.name, call.version or None)
+            call = call._replace(path=path, body=body)
         path = unquote(call.path.partition("?")[0])
         server = self._v2 if f"{path}/".startswith("/v2/") else self._openai
         found = server.find(path)

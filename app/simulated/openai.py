@@ -15,7 +15,8 @@ import gevent
 import msgspec
 from msgspec import Meta
 
-from app.protocols import Call, Headers
+from app.net.http_fields import Headers
+from app.protocols import Call
 
 MAX_TOKENS = 100_000
 """The longest text, whatever is asked for."""

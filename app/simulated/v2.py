@@ -13,7 +13,8 @@ import gevent
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from app.protocols import Call, Headers
+from app.net.http_fields import Headers
+from app.protocols import Call
 
 Handle = Callable[[Call], tuple[Headers, bytes]]
 

@@ -3,15 +3,13 @@
 import re
 
 from app.errors import UpstreamBroken
+from app.net.http_fields import FIELD_VALUE, FIELDS
 
 _MAX_LINE_BYTES = 4096
 _MAX_TRAILER_BYTES = 1 << 16
-_TEXT = rb"[^\x00-\x08\x0a-\x1f\x7f]*+"
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;" + _TEXT + rb")?")
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;" + FIELD_VALUE.encode() + rb")?")
 _SIZE = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n")
-FIELDS = rb"(?>(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:" + _TEXT + rb")*)"
-"""The pattern of header or trailer fields, each after a line end."""
-_TRAILER = re.compile(FIELDS)
+_TRAILER = re.compile(FIELDS.encode())
 
 
 class ChunkReader:

@@ -8,14 +8,12 @@ import re
 from typing import NamedTuple
 
 from app.errors import UpstreamBroken
-from app.upstream.chunks import FIELDS
-
-Headers = list[tuple[str, str]]
+from app.net.http_fields import FIELD_VALUE, FIELDS, Headers
 
 END = b"\r\n\r\n"
 """After the last field."""
-_STATUS_LINE = rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\x00-\x08\x0a-\x1f\x7f]*+)?"
-_HEAD = re.compile(_STATUS_LINE + b"(" + FIELDS + b")")
+_STATUS_LINE = rb"HTTP/1\.([01]) ([1-5]\d\d)(?: " + FIELD_VALUE.encode() + rb")?"
+_HEAD = re.compile(_STATUS_LINE + b"(" + FIELDS.encode() + b")")
 _FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 

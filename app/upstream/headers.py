@@ -8,7 +8,7 @@ import random
 import re
 from wsgiref.types import WSGIEnvironment
 
-Headers = list[tuple[str, str]]
+from app.net.http_fields import Headers
 
 _HOP_BY_HOP = frozenset(
     (

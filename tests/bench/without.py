@@ -14,7 +14,7 @@ from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
 from app.admission.limiter import Limiter  # noqa: E402
-from app.api.exchange import ENVIRON_KEY, _Answer  # noqa: E402
+from app.api.exchange import Exchange  # noqa: E402
 from app.observability.metric_cells import Count, Distribution  # noqa: E402
 from app.server import client_connection  # noqa: E402
 from app.server.fast_path import FastPath  # noqa: E402
@@ -51,14 +51,13 @@ def _metric_cells() -> None:
 
 
 def _no_cycles() -> None:
-    close = _Answer.close
+    init = Exchange.__init__
 
-    def close_and_hold(answer: Any) -> None:
-        exchange = answer._exchange
-        close(answer)
-        exchange.environ[ENVIRON_KEY] = exchange
+    def init_and_hold(exchange: Any, environ: dict[str, Any]) -> None:
+        init(exchange, environ)
+        exchange.environ = environ  # which holds the exchange
 
-    _put(_Answer, "close", close_and_hold)
+    _put(Exchange, "__init__", init_and_hold)
 
 
 def _frozen() -> None:

@@ -5,6 +5,7 @@ from functools import partial
 from wsgiref.types import WSGIApplication
 
 from app.api.application import create_app
+from app.api.dispatch import Dispatcher
 from app.bootstrap import Router, shared_state
 from app.config import route_schema
 from app.errors import ModelNotFound
@@ -62,4 +63,7 @@ def application_over(router: Router, model: Model) -> WSGIApplication:
     """Returns the router's application, over this model in place of its own ones."""
     registry = OneModel(model)
     read_state = partial(shared_state, router.limiter, router.slots, registry)
-    return create_app(router.settings, router.limiter, router.metrics, registry, router.drain, read_state)
+    settings = router.settings
+    timeout_s = settings.queue_timeout_ms / 1000
+    dispatcher = Dispatcher(registry, router.limiter, router.drain, settings.max_body_bytes, timeout_s)
+    return create_app(settings, dispatcher, router.metrics, read_state)

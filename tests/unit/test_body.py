@@ -16,10 +16,10 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from app.api.body import parse_object, read_body
-from app.api.infer import parse_inference
+from app.api.body import read_body
 from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UnsupportedBody
 from app.protocols import Inference
+from app.protocols.infer import parse_inference, parse_object
 from tests.support.forks import acquire
 from tests.support.local_router import LocalRouter
 from tests.support.registry import TestModel, application_over

@@ -211,7 +211,7 @@ def test_exchange_without_a_permit_gives_none_back(stage: Stage) -> None:
     with pytest.raises(LimitReached):
         stage.call()
     assert stage.limiter.snapshot() == (1, 0)
-    assert [(exchange.refusal, exchange.permit) for exchange in stage.ended] == [("limit_reached", None)]
+    assert [(exchange.rejection, exchange.permit) for exchange in stage.ended] == [("limit_reached", None)]
     held.release()
 
 
@@ -222,7 +222,7 @@ def test_waiting_in_the_queue_is_timed_and_may_end_in_refusal(make_stage: Callab
     with pytest.raises(QueueTimeout):
         stage.call()
     (exchange,) = stage.ended
-    assert exchange.refusal == "queue_timeout"
+    assert exchange.rejection == "queue_timeout"
     assert exchange.queue_s >= 0.02
     assert exchange.model_s == 0
     held.release()

@@ -10,8 +10,7 @@ from msgspec import UNSET
 from structlog.testing import capture_logs
 
 from app import errors
-from app.api import error_forms as problem
-from app.protocols import Inference
+from app.protocols import Inference, problem
 from tests.support.forks import acquire
 from tests.support.local_router import LocalRouter
 from tests.support.registry import TestModel, application_over
@@ -31,6 +30,7 @@ ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
     (errors.ModelNotFound("why"), 404, "model_not_found", None),
     (errors.ProtocolMismatch("why"), 400, "protocol_mismatch", None),
     (errors.ModelLimitReached("why", 2), 429, "model_limit_reached", "2"),
+    (errors.ModelUnusable("why"), 503, "model_unusable", None),
     (errors.NoEndpoint("why"), 503, "no_endpoint", None),
     (errors.NoEndpoint("why", 9), 503, "no_endpoint", "9"),
     (errors.UpstreamUnreachable("why"), 502, "upstream_unreachable", None),

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from app.api import dispatch
-from app.routing import health_checks
+from app.protocols.registered import adapter_of
 from app.routing.policies import POLICIES
 from app.upstream import headers
 
@@ -61,7 +61,7 @@ def test_credentials_of_clients_are_documented() -> None:
 def test_health_check_paths_are_documented() -> None:
     """What is asked by default stands in the table of health checks."""
     for protocol in ("openai", "v2"):
-        assert f"`{health_checks._PATHS[protocol]}`" in section("Health checks")
+        assert f"`{adapter_of(protocol).health_path}`" in section("Health checks")
 
 
 def test_header_that_pins_a_version_is_documented() -> None:

@@ -14,7 +14,8 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from app.protocols import Call, Headers, Inference, Model, Reply
+from app.net.http_fields import Headers
+from app.protocols import Call, Inference, Model, Reply
 from app.simulated.model import SimulatedModel
 from app.simulated.openai import MAX_TOKEN_CHARS, MAX_TOKENS
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.upstream.headers import Headers, new_traceparent, retry_after_s, to_client, to_upstream
+from app.net.http_fields import Headers
+from app.upstream.headers import new_traceparent, retry_after_s, to_client, to_upstream
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

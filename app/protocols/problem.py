@@ -1,4 +1,4 @@
-"""The forms of an error: a problem document (RFC 9457), or OpenAI's error object.
+"""The default form of an error: a problem document (RFC 9457).
 
 Members: `type` (about:blank: the title is the status phrase, as the RFC has it), `title`, `status`, `detail` for
 people, and `code`, a stable word for programs.
@@ -21,22 +21,21 @@ class Problem(msgspec.Struct):
     code: str
     type: str = "about:blank"
     error: str | UnsetType = UNSET
-    """For clients that look for the reason there (Open Inference Protocol v2)."""
+    """The detail once more, for a protocol whose clients look for it there."""
 
 
 def document(title: str, status: int, detail: str, code: str, error: str | UnsetType = UNSET) -> bytes:
-    """The document as JSON."""
+    """Returns the document as JSON."""
     return msgspec.json.encode(Problem(title, status, detail, code, error=error))
 
 
-def openai_error(status: int, detail: str, code: str) -> bytes:
-    """The object that OpenAI's clients expect, as JSON."""
-    kind = "invalid_request_error" if status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS else "server_error"
-    return msgspec.json.encode({"error": {"message": detail, "type": kind, "param": None, "code": code}})
+def error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
+    """Returns content type and body of an error outside all protocols; the same as `ProtocolAdapter.error_body`."""
+    return CONTENT_TYPE, document(phrase(status), status, detail, code)
 
 
 def phrase(status: int) -> str:
-    """What a status is called (RFC 9110)."""
+    """Returns the reason phrase of a status (RFC 9110)."""
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return "Content Too Large"
     try:

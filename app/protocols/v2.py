@@ -1,0 +1,121 @@
+"""Open Inference Protocol v2 (REST): inference with JSON or binary tensors, and the metadata of a model.
+
+A request names its model, and perhaps a version, in the path. The body passes untouched.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from app.config.route_schema import WORD
+from app.errors import InvalidRequest, ModelNotFound
+from app.protocols import Call, ClientRequest, Inference, Operation, ParsedCall, ProtocolAdapter, problem
+
+MODELS = "/v2/models"
+_MODEL = (f"{MODELS}/{{name}}", f"{MODELS}/{{name}}/versions/{{version}}")
+READY_TEMPLATES = tuple(f"{template}/ready" for template in _MODEL)
+"""The readiness of a model: the router responds itself."""
+
+_VERSION = re.compile(WORD)
+_JSON_LENGTH = "Inference-Header-Content-Length"
+_PATH = re.compile(rf"{MODELS}/[^/?]*(?:/versions/([^/?]*))?(/infer)?(\?.*)?", re.DOTALL)
+"""A path that `_path` made."""
+
+
+class _Request(msgspec.Struct):
+    """The members that the router has to know of."""
+
+    inputs: list[msgspec.Raw]
+
+
+_decode = msgspec.json.Decoder(_Request).decode
+
+
+def check_version(model: str, version: str) -> None:
+    """Raises ModelNotFound for what can't be a version: it is going to be a part of a path."""
+    if version and not _VERSION.fullmatch(version):
+        raise ModelNotFound(f"{model} has no such version; a version is up to 63 of A-Z a-z 0-9 . _ -")
+
+
+def _parse_infer(request: ClientRequest) -> ParsedCall:
+    return _parse(request, "/infer", partial(_inputs, request))
+
+
+def _parse_metadata(request: ClientRequest) -> ParsedCall:
+    return _parse(request, "", tuple)
+
+
+def _parse(request: ClientRequest, action: str, prompt: Any) -> ParsedCall:
+    name, version = request.params["name"], request.params.get("version", "")
+    check_version(name, version)
+    query = f"?{request.query}" if request.query else ""
+    path = _path(name, version, action, query)
+    return ParsedCall(ADAPTER, request.operation.method, path, request.body, name, prompt, version)
+
+
+def _path(model: str, version: str, action: str, query: str = "") -> str:
+    of_version = f"/versions/{quote(version, safe='')}" if version else ""
+    return f"{MODELS}/{quote(model, safe='')}{of_version}{action}{query}"
+
+
+def _inputs(request: ClientRequest) -> Sequence[bytes]:
+    """See ParsedRequest.prompt."""
+    if (request.header("Content-Encoding") or "identity").lower() != "identity":
+        return ()  # compressed: only the model server reads it
+    body = head = request.body
+    given = request.header(_JSON_LENGTH)
+    if given is not None:
+        if not re.fullmatch(r"\d{1,10}", given, re.ASCII) or int(given) > len(body):
+            raise InvalidRequest(f"{_JSON_LENGTH}: must be a number, at most the {len(body)} bytes of the body")
+        head = body[: int(given)]
+    try:
+        return _decode(head).inputs
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not an inference request: {error}") from error
+
+
+def _encode(call: Call, model: str, version: str | None) -> tuple[str, bytes]:
+    """See ProtocolAdapter."""
+    found = _PATH.fullmatch(call.path)
+    if found is None:
+        raise ValueError(f"{call.path!r} is no path of a model")
+    own_version, action, query = found.groups(default="")
+    if model == call.model and (version is None or version == own_version):
+        return call.path, call.body
+    return _path(model, own_version if version is None else version, action, query), call.body
+
+
+def _infer_call(model: str, request: Inference) -> tuple[str, bytes]:
+    """One tensor `prompt` of type BYTES, unless the request has `inputs` of its own; without `stream`."""
+    members = {name: value for name, value in request.options.items() if name != "stream"}
+    members.setdefault("inputs", [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": [request.prompt]}])
+    return _path(model, "", "/infer"), msgspec.json.encode(members)
+
+
+def _output(response: Any) -> Any:
+    return response["outputs"]
+
+
+def _error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
+    """A problem document with the member `error`, which the protocol wants."""
+    return problem.CONTENT_TYPE, problem.document(problem.phrase(status), status, detail, code, error=detail)
+
+
+ADAPTER = ProtocolAdapter(
+    name="v2",
+    root="/v2",
+    title="Open Inference Protocol v2",
+    operations=(
+        Operation("POST", tuple(f"{t}/infer" for t in _MODEL), f"{MODELS}/{{name}}/infer", _parse_infer),
+        Operation("GET", _MODEL, f"{MODELS}/{{name}}", _parse_metadata, has_body=False),
+    ),
+    encode=_encode,
+    infer_call=_infer_call,
+    output=_output,
+    health_path="/v2/health/ready",
+    error_body=_error_body,
+)
