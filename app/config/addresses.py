@@ -1,4 +1,4 @@
-"""Checking host names, ports and URLs. What is raised repeats nothing of what was given: it may hold a password."""
+"""Checks of host names, ports and URLs. No error repeats the text that was checked: it may contain a password."""
 
 import ipaddress
 import re
@@ -16,13 +16,13 @@ def check_host(host: str) -> None:
 
 
 def check_port(port: str) -> None:
-    """Raises ValueError unless it is a number that a port can have."""
+    """Raises ValueError unless it is the number of a port."""
     if not (re.fullmatch(r"[1-9]\d{0,4}", port, re.ASCII) and int(port) <= 65535):
         raise ValueError("the port must be a number from 1 to 65535")
 
 
 def check_host_and_port(text: str) -> None:
-    """Raises ValueError unless it is a host, perhaps with a port."""
+    """Raises ValueError unless it is a host, with or without a port."""
     host, colon, port = text.rpartition(":")
     if colon and not text.endswith("]"):
         check_port(port)
@@ -32,8 +32,8 @@ def check_host_and_port(text: str) -> None:
 
 
 def check_url(url: str) -> None:
-    """Raises ValueError unless it is the address of a model server: http or https, host, perhaps port and path."""
-    if "@" in url:  # also in what looks like the path: a password may hold a slash
+    """Raises ValueError unless it is the URL of a model server: http or https, a host, optionally a port and a path."""
+    if "@" in url:  # anywhere, since a password may contain a slash
         raise ValueError("a URL must hold no credentials; a routes file takes credential_env or credential_file")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("http", "https"):

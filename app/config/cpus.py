@@ -1,4 +1,4 @@
-"""How many cores this process may use: its CPU affinity, within the CPU quota of its container."""
+"""The number of CPUs that this process may use: its CPU affinity, limited by the CPU quota of its container."""
 
 import math
 import os
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Whole cores, at least 1; a quota of 1.5 cores counts as 2. `root` is where /proc and /sys are."""
+    """A whole number of CPUs, at least 1. A quota of 1.5 CPUs counts as 2. `root` is the folder of /proc and /sys."""
     affinity = len(os.sched_getaffinity(0))
     quotas = [*_quotas_v2(root), *_quotas_v1(root)]
     return max(1, min([affinity, *(math.ceil(quota) for quota in quotas)]))
 
 
 def _quotas_v2(root: Path) -> list[float]:
-    """Quotas, in cores, of this process's control group and of every group above it.
+    """Quotas, in CPUs, of this process's control group and of every group above it.
 
     Format of cpu.max: "$MAX $PERIOD" or "max $PERIOD" (Linux, Documentation/admin-guide/cgroup-v2.rst).
     """
@@ -30,7 +30,7 @@ def _quotas_v2(root: Path) -> list[float]:
 
 
 def _quotas_v1(root: Path) -> list[float]:
-    """The same for version 1: cpu.cfs_quota_us is -1 without a quota."""
+    """The same for version 1, where cpu.cfs_quota_us is -1 without a quota."""
     folder = root / "sys/fs/cgroup/cpu"
     quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
     return [int(quota) / int(period)] if quota.isdigit() and period.isdigit() and int(period) else []

@@ -1,4 +1,4 @@
-"""Where the routes come from: ROUTES_FILE, or BACKENDS, or the simulated model; and the credentials they name."""
+"""The source of the routes: ROUTES_FILE, or BACKENDS, or the simulated model. Reads the endpoints' credentials too."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +17,8 @@ _MAX_CREDENTIAL_BYTES = 16 << 10
 class Document(msgspec.Struct, frozen=True):
     """What is published: the routes, and the credential of each of their endpoints, in order.
 
-    Credentials are read by the publisher only, so that no worker depends on a file that may be gone by then. They are
-    in memory that only the server's processes have.
+    Only the publisher reads credentials, so that no worker depends on a file that may be gone by then. They are stored
+    in memory that only the processes of the server can read.
     """
 
     routes: Routes
@@ -26,7 +26,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class RoutesSource:
-    """Reads the routes. `environ` is where `credential_env` is looked up."""
+    """Loads the routes. `credential_env` is looked up in `environ`."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self._settings = settings
@@ -35,11 +35,11 @@ class RoutesSource:
         self._seen: dict[Path, object] = {}
 
     def load(self) -> Document:
-        """The routes as they are now. Raises RoutesError, with one line that says what to mend."""
+        """The routes as they are now. Raises RoutesError with a message of one line."""
         if self._file is None:
             routes = self._from_settings()
             return Document(routes, (None,) * len(endpoints_of(routes)))
-        # The state of a file is noted before it is read: if it changes in between, it is read once too often.
+        # The state is noted before the file is read: a change in between causes one read too many, never one too few.
         self._seen = {**self._seen, self._file: _state(self._file)}
         routes = parse_routes(_read(self._file), str(self._file))
         endpoints = endpoints_of(routes)
@@ -48,14 +48,14 @@ class RoutesSource:
         return Document(routes, tuple(self._credential(endpoint) for endpoint in endpoints))
 
     def changed(self) -> bool:
-        """Whether the file, or one with credentials, was written or replaced since the last `load`.
+        """Whether the file, or one with a credential, was written or replaced since the last `load`.
 
-        Replaced also by the symlink of a folder above it, which is how Kubernetes updates a ConfigMap.
+        A replaced symlink of a folder above it counts too: Kubernetes updates a ConfigMap in that way.
         """
         return any(_state(file) != seen for file, seen in self._seen.items())
 
     def _credential(self, endpoint: Endpoint) -> str | None:
-        """The secret to send to an endpoint. Raises RoutesError, without the secret."""
+        """The credential for an endpoint. Raises RoutesError, whose message does not contain it."""
         if endpoint.credential_env is not None:
             secret = self._environ.get(endpoint.credential_env, "").strip()
             source = f"the environment variable {endpoint.credential_env}"
@@ -77,18 +77,18 @@ class RoutesSource:
 
 
 def endpoints_of(routes: Routes) -> list[Endpoint]:
-    """All endpoints, of all models and versions."""
+    """The endpoints of all models and versions, in order."""
     return [endpoint for model in routes.models for version in model.versions for endpoint in version.endpoints]
 
 
 def names_in(routes: Routes) -> list[str]:
-    """What requests are counted under: the URL of every endpoint, and every model."""
+    """The names under which requests are counted: the URL of every endpoint, and one name for every model."""
     return [*(endpoint.url for endpoint in endpoints_of(routes)), *(counted_as(model) for model in routes.models)]
 
 
 def counted_as(model: Model) -> str:
-    """What a model's requests are counted under."""
-    return f"model {model.name}"  # a URL has no blank
+    """The name under which a model's requests are counted."""
+    return f"model {model.name}"  # a URL contains no blank, so the two never coincide
 
 
 def _state(file: Path) -> object:
@@ -99,14 +99,14 @@ def _state(file: Path) -> object:
     return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _read(file: Path, most: int = _MAX_FILE_BYTES) -> str:
+def _read(file: Path, max_bytes: int = _MAX_FILE_BYTES) -> str:
     try:
         with file.open("rb") as opened:
-            content = opened.read(most + 1)
+            content = opened.read(max_bytes + 1)
         text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise RoutesError(f"{file}: can't be read: {reason}") from None
-    if len(content) > most:
-        raise RoutesError(f"{file}: must have at most {most} bytes")
+    if len(content) > max_bytes:
+        raise RoutesError(f"{file}: must have at most {max_bytes} bytes")
     return text

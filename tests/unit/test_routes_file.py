@@ -145,6 +145,7 @@ MODELS = [
         3,
         "models[0].endpoints must not be there: a simulated model has none",
     ),
+    ('name = "m"\nupstream_model = "x"', 3, "models[0].upstream_model must not be there without endpoints"),
     ('name = "m"\nendpoints = []', 3, "models[0].endpoints must hold at least one endpoint"),
     ('name = "m"\nendpoints = {}', 3, "models[0].endpoints must be a list, not a table"),
     ('name = "m"\nversions = []', 3, "models[0].versions must hold at least one version with a weight above 0"),

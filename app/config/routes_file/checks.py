@@ -1,4 +1,4 @@
-"""What must hold of a routes file beyond the types of its members."""
+"""Rules of a routes file that concern several members, which the types of the schema can't express."""
 
 from urllib.parse import urlsplit
 
@@ -8,7 +8,7 @@ from app.config.routes_file.source import Path, Source
 
 
 def check_routes(source: Source, routes: Routes) -> None:
-    """What the records' types can't say."""
+    """Raises RoutesError for the first rule that is broken."""
     taken: dict[str, str] = {}
     for index, model in enumerate(routes.models):
         _claim(source, taken, model.name, ("models", index, "name"))
@@ -22,6 +22,7 @@ def check_routes(source: Source, routes: Routes) -> None:
 
 
 def _claim(source: Source, taken: dict[str, str], name: str, path: Path) -> None:
+    """Each name may occur once."""
     if name in taken:
         raise source.error(path, f"is the same as {taken[name]}: names and aliases must differ")
     taken[name] = source.shown(path)
@@ -30,7 +31,7 @@ def _claim(source: Source, taken: dict[str, str], name: str, path: Path) -> None
 def _check_model(source: Source, model: Model, path: Path) -> None:
     taken: dict[str, str] = {}
     if model.protocol == "v2" and any("/" in name for name in (model.name, *model.aliases)):
-        raise source.error(path, "is asked for by a path of v2: no name of it may hold a slash")
+        raise source.error(path, "is served under a path of v2: its names and aliases must not contain a slash")
     for index, version in enumerate(model.versions):
         where = (*path, "versions", index)
         _claim(source, taken, version.name, (*where, "name"))
@@ -79,7 +80,7 @@ def _check_endpoints(source: Source, version: Version, path: Path) -> None:
 
 
 def _address(url: str) -> tuple[str, str | None, int, str]:
-    """Scheme, host, port and path of an endpoint's URL, to compare. Raises ValueError, as check_url does."""
+    """Scheme, host, port and path of an endpoint's URL, for comparison. Raises ValueError as check_url does."""
     check_url(url)
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80), parts.path

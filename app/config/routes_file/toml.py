@@ -16,14 +16,14 @@ def read_toml(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         raise syntax_error(name, 1, TOO_DEEP) from None
     except ValueError as error:
         found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
-        if found is None:  # of a number with thousands of digits, Python itself complains, and says not where
+        if found is None:  # Python's own error for a number with thousands of digits has no position
             raise syntax_error(name, 1, str(error)) from None
         line = int(found[2] or text.rstrip("\n").count("\n") + 1)
         raise syntax_error(name, line, found[1]) from None
 
 
 class _TomlLines:
-    """The line of each member of a TOML text, which tomllib doesn't tell. The text must be one that tomllib takes."""
+    """The line of each member of a TOML text, which tomllib does not return. The text must be valid TOML."""
 
     _TOKEN = re.compile(
         r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'
@@ -38,7 +38,7 @@ class _TomlLines:
 
     def __init__(self, text: str) -> None:
         self.lines: dict[Path, int] = {(): 1}
-        self._tables: dict[Path, int] = {}  # how many of each `[[array]]` there have been
+        self._tables: dict[Path, int] = {}  # number of tables so far in each `[[array]]`
         self._tokens = self._split(text)
         self._now, self._line = "", 0
         table: Path = ()
@@ -63,7 +63,7 @@ class _TomlLines:
         self._now, self._line = next(self._tokens, ("", self._line))
 
     def _key(self, path: Path, *, header: bool = False) -> Path:
-        """The path that a key adds up to; an `[[array]]` on the way means its last table."""
+        """The path that a dotted key leads to. An `[[array]]` within it stands for its last table."""
         while True:
             if header and path in self._tables:
                 path += (self._tables[path] - 1,)

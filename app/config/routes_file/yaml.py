@@ -9,11 +9,11 @@ import yaml
 from app.config.routes_file.source import TOO_DEEP, Path, Source, check_depth, check_key, syntax_error
 
 MOST_VALUES = 100_000
-"""Aliases make a small YAML file unfold into any number of values."""
+"""Limits the values of a file, because aliases can expand a small YAML file to any number of them."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and words: no date, no `yes` for true, no 010 for 8, no 1:30 for 90."""
+    """Reads numbers and words as YAML 1.2 does: no date, no `yes` for true, no 010 for 8, no 1:30 for 90."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 -- PyYAML's own
 
@@ -46,16 +46,16 @@ def read_yaml(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         raise syntax_error(name, line, "a character that is not printable") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = re.sub(r" '[\w!].+'", "", error.problem or "no YAML")  # a word of the file: an alias, a tag
+        problem = re.sub(r" '[\w!].+'", "", error.problem or "no YAML")  # a word of the file, such as an alias or a tag
         raise syntax_error(name, mark.line + 1 if mark else 1, problem) from None
     except RecursionError:
         raise syntax_error(name, 1, TOO_DEEP) from None
-    except (ValueError, ArithmeticError, LookupError):  # PyYAML's, of escapes and directives that are out of range
+    except (ValueError, ArithmeticError, LookupError):  # PyYAML raises these for escapes and directives out of range
         raise syntax_error(name, 1, "an escape or a directive that is not valid") from None
 
 
 def _plain(source: Source, node: yaml.Node, path: Path) -> Any:
-    """The node as a plain value; notes the line of each member."""
+    """The node as a plain value. Adds the line of each member to `source`."""
     source.lines.setdefault(path, node.start_mark.line + 1)
     check_depth(source, path)
     if len(source.lines) > MOST_VALUES:
@@ -77,5 +77,5 @@ def _plain(source: Source, node: yaml.Node, path: Path) -> Any:
         if isinstance(node, yaml.ScalarNode):
             return _SCALARS[node.tag](node.value)
     except (ValueError, LookupError):
-        pass  # a tag that is another, or that the text doesn't fit; a number with thousands of digits
+        pass  # an unknown tag, a text that does not fit its tag, or a number with thousands of digits
     raise source.error(path, "must be a list, a table, text, a number, true or false, without a tag")
