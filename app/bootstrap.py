@@ -7,6 +7,7 @@ module does no work.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 from wsgiref.types import WSGIApplication
 
 from app.admission import limiter as limiter_module
@@ -33,6 +34,14 @@ from app.shared_memory.slots import Slots
 from app.shared_memory.table import SharedTable
 
 
+class Models(NamedTuple):
+    """The models, and what keeps them up to date."""
+
+    registry: ModelRegistry
+    publisher: Publisher
+    health_checks: HealthChecks
+
+
 @dataclass(frozen=True, kw_only=True)
 class Router:
     """Everything that one server consists of."""
@@ -46,9 +55,7 @@ class Router:
     counters: InflightCounters
     metrics: Metrics
     metrics_directory: MetricsDirectory
-    registry: ModelRegistry
-    publisher: Publisher
-    health_checks: HealthChecks
+    models: Models
     application: WSGIApplication
 
     def handover(self) -> str:
@@ -73,21 +80,12 @@ def build_router(settings: Settings, environ: Mapping[str, str], inherited: str 
     metrics_directory = open_directory(settings.prometheus_multiproc_dir, directory or None)
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own)
     metrics = Metrics(metrics_directory.path)
-    outliers = outlier_detection.OutlierDetector(table)
-    budgets = retry_budget.RetryBudgets(table)
-    store = route_store.RouteStore(table, counters, (outliers, budgets))
-    publisher = Publisher(RoutesSource(settings, environ), store, metrics)
-    publisher.publish()
-    registry = ModelRegistry(
-        store,
-        SharedRouting(table, counters, outliers, budgets, metrics),
-        limiter.retry_after,
-        simulated_latency_s=settings.simulated_latency_ms / 1000,
-        simulated_token_s=settings.simulated_token_ms / 1000,
-    )
+    outliers, budgets = outlier_detection.OutlierDetector(table), retry_budget.RetryBudgets(table)
+    shared = SharedRouting(table, counters, outliers, budgets, metrics)
+    models = _build_models(settings, environ, limiter, shared)
     queue_timeout_s = settings.queue_timeout_ms / 1000
-    dispatcher = Dispatcher(registry, limiter, drain, settings.max_body_bytes, queue_timeout_s)
-    read_state = partial(shared_state, limiter, slots, registry)
+    dispatcher = Dispatcher(models.registry, limiter, drain, settings.max_body_bytes, queue_timeout_s)
+    read_state = partial(shared_state, limiter, slots, models.registry)
     return Router(
         settings=settings,
         table=table,
@@ -98,11 +96,29 @@ def build_router(settings: Settings, environ: Mapping[str, str], inherited: str 
         counters=counters,
         metrics=metrics,
         metrics_directory=metrics_directory,
-        registry=registry,
-        publisher=publisher,
-        health_checks=HealthChecks(registry, outliers),
+        models=models,
         application=create_app(settings, dispatcher, metrics, read_state),
     )
+
+
+def _build_models(
+    settings: Settings,
+    environ: Mapping[str, str],
+    limiter: Limiter,
+    shared: SharedRouting,
+) -> Models:
+    """Publish the routes, and build the registry that makes models of them. Raises RoutesError."""
+    store = route_store.RouteStore(shared.table, shared.counters, (shared.outliers, shared.budgets))
+    publisher = Publisher(RoutesSource(settings, environ), store, shared.metrics)
+    publisher.publish()
+    registry = ModelRegistry(
+        store,
+        shared,
+        limiter.retry_after,
+        simulated_latency_s=settings.simulated_latency_ms / 1000,
+        simulated_token_s=settings.simulated_token_ms / 1000,
+    )
+    return Models(registry, publisher, HealthChecks(registry, shared.outliers))
 
 
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:

@@ -2,8 +2,8 @@
 
 A request is sent again only while nothing of a response has been passed on, and only after a failure that is safe to
 repeat: there was no connection, so no endpoint saw the request; or the response was 429, 502 or 503 and the retry
-budget allows it. A request that timed out is not repeated: the model server may still be working on it. (upstream/pool.py
-replaces a reused connection that was closed without a response.)
+budget allows it. A request that timed out is not repeated: the model server may still be working on it.
+(upstream/pool.py replaces a reused connection that was closed without a response.)
 """
 
 import random

@@ -18,7 +18,8 @@ from gunicorn.arbiter import Arbiter
 
 from app.bootstrap import Router
 from app.errors import NoFreeSlot
-from app.server.worker import RouterWorker, WorkerContext
+from app.server.worker import RouterWorker
+from app.server.worker_context import WorkerContext
 from app.shared_memory.slots import Claim, is_alive
 
 _NO_SLOT_PAUSE_S = 1.0
@@ -46,7 +47,7 @@ class Hooks:
         router, settings = self._router, self._router.settings
         _log.info(
             "router ready",
-            models=router.registry.names(),
+            models=router.models.registry.names(),
             max_concurrency=router.limiter.limit,
             queue_size=settings.queue_size,
             workers=settings.web_concurrency,
@@ -66,7 +67,7 @@ class Hooks:
 
     def on_reload(self, arbiter: Arbiter) -> None:
         """Read the routes again on HUP, before the workers are replaced."""
-        self._router.publisher.republish()
+        self._router.models.publisher.republish()
 
     def pre_fork(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Claim a slot for the worker that is about to be forked."""
@@ -113,10 +114,10 @@ class Hooks:
         router = self._router
         _log_reclaimed(router.slots.reclaim_dead())
         router.limiter.recover()
-        router.registry.prune()
+        router.models.registry.prune()
         if router.leader.leads():
-            router.publisher.republish_if_changed()
-            router.health_checks.run_due()
+            router.models.publisher.republish_if_changed()
+            router.models.health_checks.run_due()
 
     def child_exit(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Reclaim the slot of a worker that was reaped, however it died."""

@@ -23,7 +23,7 @@ import ssl
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -40,24 +40,12 @@ from app.errors import ClientGone, RouterError
 from app.server.client_connection import ClientConnection, ErrorStatus, RequestBody, Response, State
 from app.server.fast_path import FastPath, Request, ResponseWriter
 from app.server.pacing import RequestPacer
+from app.server.worker_context import WorkerContext
 
 _HEARTBEAT_S = 1.0
 _DRAIN_STEP_S = 0.05
 _UNPACED_METHODS = ("GET", "HEAD")
 _MAX_ACCEPTS_PER_CYCLE = 16  # more than may begin, or probes would wait in the kernel; few, so that other workers share
-
-
-class WorkerContext(NamedTuple):
-    """What a worker needs of its server. The defaults are for an application that has none."""
-
-    server_drains: Callable[[], bool] = lambda: False
-    """Whether the whole server shuts down, not just this worker."""
-    upkeep: Callable[[], object] = lambda: None
-    """Called with every heartbeat."""
-    stall_timeout_s: float = 30.0
-    """How long a client may neither send nor take anything while it should."""
-    upload_timeout_s: float = 300.0
-    """How long a body may take to arrive."""
 
 
 class RouterWorker(GeventWorker):

@@ -46,7 +46,6 @@ _RETRY_AFTER: dict[type[RouterError], str] = {
 _WITHOUT_CLASS = [
     (HTTPStatus.NOT_FOUND, "not_found", "Nothing is served at this path."),
     (HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "The path takes other methods; `Allow` names them."),
-    (HTTPStatus.SERVICE_UNAVAILABLE, "model_unusable", "Only from `/readyz`: no model is usable; `detail` says why."),
 ]
 
 _WORDS = {

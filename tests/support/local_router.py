@@ -12,7 +12,7 @@ from prometheus_client import values
 from app.bootstrap import build_router
 from app.config.settings import load_settings
 from app.server.hooks import Hooks
-from app.server.worker import WorkerContext
+from app.server.worker_context import WorkerContext
 
 
 class HookedWorker:

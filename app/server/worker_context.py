@@ -1,0 +1,17 @@
+"""What gunicorn's hooks hand to a worker."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class WorkerContext(NamedTuple):
+    """What a worker needs of its server. The defaults are for an application that has none."""
+
+    server_drains: Callable[[], bool] = lambda: False
+    """Whether the whole server shuts down, not just this worker."""
+    upkeep: Callable[[], object] = lambda: None
+    """Called with every heartbeat."""
+    stall_timeout_s: float = 30.0
+    """How long a client may neither send nor take anything while it should."""
+    upload_timeout_s: float = 300.0
+    """How long a body may take to arrive."""
