@@ -47,6 +47,8 @@ class Router:
     """Everything that one server consists of."""
 
     settings: Settings
+    script_name: str
+    """The environment variable SCRIPT_NAME, which gunicorn honours."""
     table: SharedTable
     slots: Slots
     limiter: Limiter
@@ -66,7 +68,7 @@ class Router:
 def build_router(settings: Settings, environ: Mapping[str, str], inherited: str | None = None) -> Router:
     """Build the router of these settings.
 
-    `environ` is where the credentials of endpoints are looked up. `inherited` is what `Router.handover` returned in
+    `environ` has the credentials of endpoints. `inherited` is what `Router.handover` returned in
     the program before this one, after a binary upgrade. Raises a RouterError, with a message of one line.
     """
     table_fds, _, directory = (inherited or "").partition(";")
@@ -88,6 +90,7 @@ def build_router(settings: Settings, environ: Mapping[str, str], inherited: str 
     read_state = partial(shared_state, limiter, slots, models.registry)
     return Router(
         settings=settings,
+        script_name=environ.get("SCRIPT_NAME", ""),
         table=table,
         slots=slots,
         limiter=limiter,

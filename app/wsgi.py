@@ -1,4 +1,5 @@
-"""The entry point: reads the environment, once, and builds the router from it. No other module reads `os.environ`.
+"""The entry point: reads the environment, once, and builds the router from it. No other module reads `os.environ`, and
+only observability/metrics.py writes to it: prometheus-client looks there for the directory of its files.
 
 gunicorn.conf.py calls `start` in the arbiter, before any worker is forked. `app.wsgi:application` is the application of
 that router, for gunicorn and for any other WSGI server.
@@ -45,7 +46,7 @@ def start() -> Server:
 
 
 def __getattr__(name: str) -> WSGIApplication:
-    """Makes `application` an attribute that is built when it is first asked for (PEP 562)."""
+    """Make `application` an attribute that is built when it is first asked for (PEP 562)."""
     if name == "application":
         return start().router.application
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

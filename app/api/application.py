@@ -47,7 +47,7 @@ def create_app(
 def _add_operations(
     app: _App, dispatcher: Dispatcher, adapter: ProtocolAdapter | None, operations: Iterable[Operation]
 ) -> list[str]:
-    """Serves these operations; returns the URI templates. Operations at one path share a resource."""
+    """Serve these operations; returns the URI templates. Operations at one path share a resource."""
     at_template: dict[str, list[Operation]] = {}
     for operation in operations:
         for template in operation.templates:
@@ -58,7 +58,7 @@ def _add_operations(
 
 
 def _add_own_routes(app: _App, errors: ErrorResponses, dispatcher: Dispatcher) -> None:
-    """Adds what a protocol has and the router serves itself."""
+    """Add what a protocol has and the router serves itself."""
     models = ModelsResource(dispatcher.registry)
     server = ServerResource(dispatcher.registry, dispatcher.drain)
     ready = ModelReadyResource(dispatcher)
@@ -89,7 +89,7 @@ def _recorder(settings: Settings, metrics: Metrics) -> Callable[[Exchange], None
 
 
 def _count(metrics: Metrics, exchange: Exchange) -> None:
-    """Enters an inference request in the metrics. Probes and scrapes have no route, so they don't count."""
+    """Enter an inference request in the metrics. Probes and scrapes have no route, so they don't count."""
     total = exchange.seconds()
     metrics.requests(exchange.route, exchange.model, exchange.status).inc()
     metrics.request_seconds(exchange.route, exchange.model).observe(total)

@@ -68,13 +68,13 @@ class ErrorResponses:
         self._of_template: dict[str, ProtocolAdapter] = {}
 
     def install(self, app: "falcon.App[falcon.Request, falcon.Response]") -> None:
-        """Handles every error that leaves a resource."""
+        """Handle every error that leaves a resource."""
         app.add_error_handler(Exception, self._unexpected)
         app.add_error_handler(falcon.HTTPError, self._http_error)
         app.add_error_handler(RouterError, self._router_error)
 
     def register(self, template: str, adapter: ProtocolAdapter) -> None:
-        """Gives the errors of a route the form of this adapter."""
+        """Give the errors of a route the form of this adapter."""
         self._of_template[template] = adapter
 
     def _router_error(self, req: falcon.Request, resp: falcon.Response, error: RouterError, _: object) -> None:

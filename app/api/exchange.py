@@ -60,11 +60,11 @@ class Exchange:
         return f"<Exchange {self.request_id} {self.method} {self.path} {self.status}, {holds}, {self.seconds():.3f} s>"
 
     def hold(self, release: Callable[[], object]) -> None:
-        """Registers what is called when the exchange ends, before the permit is released."""
+        """Register what is called when the exchange ends, before the permit is released."""
         self._held.append(release)
 
     def admit(self, limiter: Limiter, queue_timeout_s: float, model_limit: ModelLimit | None = None) -> None:
-        """Takes a permit, and before it one of the model's own limit; waits in the queue if need be.
+        """Take a permit, and before it one of the model's own limit; wait in the queue if need be.
 
         Raises a `Rejected`, or ClientGone.
         """
@@ -86,7 +86,7 @@ class Exchange:
         self._watch_client()
 
     def _watch_client(self) -> None:
-        """Notices from now on when the client leaves. Not earlier: a rejection is quick and leaves nothing to stop."""
+        """Notice from now on when the client leaves. Not earlier: a rejection is quick and leaves nothing to stop."""
         if self._connection is not None and self.watch is None:
             self.watch = ClientWatch(self._connection)
 
@@ -99,7 +99,7 @@ class Exchange:
         return telemetry_headers.server_timing(self.queue_s, self.model_s, self.seconds())
 
     def release(self, complete: bool = True) -> None:
-        """Releases whatever this exchange holds. `complete`: the response was, so its time counts as service.
+        """Release whatever this exchange holds. `complete`: the response was, so its time counts as service.
 
         The watch is first: it throws into this greenlet, and once it has stopped nothing interrupts the releases.
         """
@@ -183,6 +183,6 @@ class _ResponseBody:
             on_end(exchange)
 
     def abandon(self, error: BaseException) -> None:
-        """Ends the exchange of an application that raised instead of returning a response."""
+        """End the exchange of an application that raised instead of returning a response."""
         self._complete = not isinstance(error, ClientGone)
         self.close()

@@ -66,10 +66,10 @@ class Model(Protocol):
     name: str
 
     def infer(self, request: Inference) -> Any | UnsetType:
-        """Serves the request; returns the output, or UNSET from a model that has none."""
+        """Serve the request; returns the output, or UNSET from a model that has none."""
 
     def relay(self, call: Call) -> Reply:
-        """Passes the call on; returns as soon as the head of the response is there."""
+        """Pass the call on; returns as soon as the head of the response is there."""
 
     def unusable(self, version: str = "") -> str | None:
         """Returns why requests, of this version if one is given, can't be served now, or None when they can."""
@@ -103,7 +103,7 @@ class ParsedRequest(Protocol):
         """Returns the prompt as it was written, in parts; equal prompts have equal parts. Raises InvalidRequest."""
 
     def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
-        """Sends the request to the model; returns what the client is to receive. See Call for key and version."""
+        """Send the request to the model; returns what the client is to receive. See Call for key and version."""
 
 
 class Operation(NamedTuple):

@@ -114,7 +114,7 @@ class OutlierDetector:
             setattr(record, name, 0)
 
     def is_available(self, shared_id: int, now: int) -> bool:
-        """Whether a request may be sent there. The lock is held if the answer leads to an attempt."""
+        """Whether a request may be sent there. The lock is held if an attempt follows."""
         record = self._records[shared_id]
         return record.unavailable_until_ms <= now and record.backing_off_until_ms <= now and not record.unhealthy
 

@@ -14,7 +14,6 @@ What this saves is measured by tests/bench/tricks.py. gunicorn_h1c, gunicorn's o
 of the match. It accepts bare line feeds and folded lines; with the checks that reject those it saved under 2 %.
 """
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from email.utils import formatdate
 from typing import Any, NamedTuple
 
 from gunicorn import SERVER, util
+from gunicorn.config import Config
 from gunicorn.http import wsgi
 
 from app.net.http_fields import FIELD_NAME, FIELD_VALUE, Headers
@@ -109,11 +109,11 @@ class _Keys(dict[str, str]):
 class FastPath:
     """The fast path of one worker."""
 
-    def __init__(self, cfg: Any) -> None:
+    def __init__(self, cfg: Config, script_name: str = "") -> None:
+        """`script_name` is the environment variable SCRIPT_NAME: gunicorn removes it from the paths of all requests."""
         hooks = (cfg.settings[name] for name in ("pre_request", "post_request"))
         plain = cfg.protocol == "http" and not cfg.is_ssl and cfg.proxy_protocol == "off"
-        # gunicorn itself reads SCRIPT_NAME from the process's environment, for every request.
-        self._used = plain and not os.environ.get("SCRIPT_NAME") and all(hook.get() == hook.default for hook in hooks)
+        self._used = plain and not script_name and all(hook.get() == hook.default for hook in hooks)
         self._longest = min(cfg.limit_request_line or 4094, cfg.limit_request_field_size or 8190, 8190)
         self._most_fields = min(cfg.limit_request_fields, 100)
         self._schemes = frozenset("HTTP_" + name.upper().replace("-", "_") for name in cfg.secure_scheme_headers)

@@ -102,6 +102,7 @@ class Hooks:
                 upkeep=self._upkeep,
                 stall_timeout_s=float(settings.stall_timeout_s),
                 upload_timeout_s=float(settings.upload_timeout_s),
+                script_name=router.script_name,
             )
         )
 

@@ -74,7 +74,7 @@ class RouterWorker(GeventWorker):
     def run(self) -> None:
         """Serve until the worker is told to stop, then drain."""
         self._pacer = RequestPacer()
-        self._fast_path = FastPath(self.cfg)
+        self._fast_path = FastPath(self.cfg, self._context.script_name)
         self._idle_s = float(self.cfg.keepalive or self._context.stall_timeout_s)
         self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
         servers = [self._serve(listener) for listener in self.sockets]

@@ -15,3 +15,5 @@ class WorkerContext(NamedTuple):
     """How long a client may neither send nor take anything while it should."""
     upload_timeout_s: float = 300.0
     """How long a body may take to arrive."""
+    script_name: str = ""
+    """The environment variable SCRIPT_NAME."""

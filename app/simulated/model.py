@@ -1,7 +1,7 @@
-"""The simulated model: waits as long as a model would take, and answers. The default, needing no set-up.
+"""The simulated model: it waits as long as a model would take, and responds. It is the default and needs no set-up.
 
-It speaks what a model server behind the router would speak, so a router can stand behind a router. The answer
-depends on nothing but the request: the same bytes get the same bytes.
+It speaks what a model server behind the router would speak, so a router can stand behind a router. The response depends
+on nothing but the request: the same bytes get the same bytes.
 """
 
 from collections.abc import Generator
@@ -37,7 +37,7 @@ class SimulatedModel:
         return UNSET
 
     def relay(self, call: Call) -> Reply:
-        """Answer in the protocol of the path. Nothing in a call makes it raise: bad ones get a 400, 404 or 405."""
+        """Respond in the protocol of the path. No call makes it raise: invalid ones get a 400, 404 or 405."""
         if call.adapter is not None:
             # The version that a header pins, where the path names none; an alias is only a name.
             path, body = call.adapter.encode(call, self.name, call.version or None)
@@ -67,4 +67,4 @@ def _reply(status: int, headers: Headers, body: bytes | Generator[bytes, None, N
 
 
 def _nothing() -> None:
-    """There is nothing to stop: the answer is whole."""
+    """There is nothing to stop: the response is complete."""

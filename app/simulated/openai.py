@@ -1,6 +1,6 @@
 """The simulated model's OpenAI-compatible side: text from the words of the prompt, and embeddings from a hash.
 
-A body that can't be used raises ValueError, a MsgspecError or RecursionError; the caller answers with `error`.
+A body that can't be used raises ValueError, a MsgspecError or RecursionError; the caller responds with `error`.
 """
 
 import math
@@ -77,14 +77,14 @@ class _Text(NamedTuple):
 
 
 class OpenAIServer(msgspec.Struct, frozen=True):
-    """Serves one model; waits `latency_s` before the first token and `token_s` for each."""
+    """Serves one model. Waits `latency_s` before the first token and `token_s` for each."""
 
     name: str
     latency_s: float
     token_s: float
 
     def find(self, path: str) -> tuple[str, Handle] | None:
-        """The method of a path and what answers it, or None where nothing is."""
+        """Returns the method of a path and its handler, or None where nothing is served."""
         match path:
             case "/v1/chat/completions":
                 return "POST", self._chat
@@ -148,7 +148,7 @@ class OpenAIServer(msgspec.Struct, frozen=True):
         )
 
     def _head(self, prefix: str, kind: str, body: bytes) -> dict[str, Any]:
-        # Neither a clock nor chance: answers can be compared byte for byte.
+        # No clock and no randomness: responses can be compared byte for byte.
         name = blake2b(body, digest_size=12).hexdigest()
         return {"id": prefix + name, "object": kind, "created": 0, "model": self.name}
 

@@ -1,6 +1,6 @@
 """The simulated model's Open Inference Protocol side (v2, REST): echoes the input tensors, JSON or binary.
 
-A body that can't be used raises ValueError, a MsgspecError or RecursionError; the caller answers with `error`.
+A body that can't be used raises ValueError, a MsgspecError or RecursionError; the caller responds with `error`.
 """
 
 import math
@@ -75,8 +75,8 @@ class _Request(msgspec.Struct, frozen=True):
     parameters: _RequestParameters = _RequestParameters()
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    """The answer's members, in order."""
+class _Response(msgspec.Struct, frozen=True):
+    """The response's members, in order."""
 
     model_name: str
     model_version: str
@@ -92,14 +92,14 @@ class _Tensor(NamedTuple):
 
 
 class V2Server(msgspec.Struct, frozen=True):
-    """Serves one model in some versions, the last of which answers when none is named; waits `latency_s`."""
+    """Serves one model in some versions, the last of which serves requests that name none. Waits `latency_s`."""
 
     name: str
     latency_s: float
     versions: tuple[str, ...]
 
     def find(self, path: str) -> tuple[str, Handle] | None:
-        """The method of a path and what answers it, or None where nothing is."""
+        """Returns the method of a path and its handler, or None where nothing is served."""
         match path:
             case "/v2":
                 about = {"name": "simulated", "version": "1", "extensions": ["binary_tensor_data"]}
@@ -155,7 +155,7 @@ class V2Server(msgspec.Struct, frozen=True):
             name = wanted.name if wanted else given.name
             output: dict[str, Any] = {"name": name, "shape": given.shape, "datatype": given.datatype}
             binary = wanted.parameters.binary_data if wanted else None
-            # What came as JSON is answered as JSON, which the protocol allows.
+            # Input as JSON is returned as JSON, which the protocol allows.
             if raw is None:
                 output["data"] = given.data
             elif default if binary is None else binary:
@@ -164,7 +164,7 @@ class V2Server(msgspec.Struct, frozen=True):
             else:
                 output["data"] = _shown(given.datatype, raw)
             outputs.append(output)
-        head = msgspec.json.encode(_Answer(self.name, version, asked.id, outputs))
+        head = msgspec.json.encode(_Response(self.name, version, asked.id, outputs))
         gevent.sleep(self.latency_s)
         if not raws:
             return [_JSON], head

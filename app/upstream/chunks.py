@@ -1,4 +1,4 @@
-"""Reading a chunked body (RFC 9112 section 7.1) from pieces cut anywhere."""
+"""The reader of a chunked body (RFC 9112 section 7.1), from pieces that are cut anywhere."""
 
 import re
 
@@ -13,30 +13,30 @@ _TRAILER = re.compile(FIELDS.encode())
 
 
 class ChunkReader:
-    """`feed` it what comes; it gives the content, and knows when the body has ended. Trailer fields are dropped."""
+    """Returns the content of what it is fed, and knows when the body has ended. Trailer fields are dropped."""
 
     __slots__ = ("_in_trailer", "_left", "_rest", "ended")
 
     def __init__(self) -> None:
         self._rest = b""
-        self._left = 0  # bytes of the present chunk still to come, and 2 for its line end; 0 between chunks
+        self._left = 0  # bytes of the current chunk still to come, plus 2 for its line end; 0 between chunks
         self._in_trailer = False
         self.ended = False
 
     @property
     def rest(self) -> bytes:
-        """What was fed and is not part of the body."""
+        """The bytes that were fed and follow the body."""
         return self._rest
 
     def feed(self, data: bytes) -> bytes:
-        """The content of these bytes, of all their chunks together; perhaps none. Raises UpstreamBroken."""
+        """Returns the content of these bytes, possibly none. Raises UpstreamBroken."""
         data = self._rest + data
         at = 0
         pieces = []
         while at < len(data) and not self.ended:
             if not (self._left or self._in_trailer) and (one := _SIZE.match(data, at)):
                 begin, end = one.end(), one.end() + int(one[1], 16)
-                if data[end : end + 2] == b"\r\n":  # a chunk, and all of it is here
+                if data[end : end + 2] == b"\r\n":  # a complete chunk
                     pieces.append(data[begin:end])
                     at = end + 2
                     continue
@@ -54,11 +54,11 @@ class ChunkReader:
         return b"".join(pieces)
 
     def _read_line(self, data: bytes, at: int) -> int:
-        """Read the end of a chunk, or the head of one; answers where it ends, or `at` if it wasn't all there."""
+        """Read the end of a chunk, or the head of one. Returns where it ends, or `at` if it is not complete."""
         end = data.find(b"\r\n", at)
         if end < 0:
             line = data[at:]
-            if len(line) - 1 > _MAX_LINE_BYTES or (self._left and line != b"\r"):  # 1: perhaps of its end
+            if len(line) - 1 > _MAX_LINE_BYTES or (self._left and line != b"\r"):  # 1: possibly of its line end
                 raise UpstreamBroken("the head or the end of a chunk is malformed")
             return at
         if self._left:
@@ -75,9 +75,9 @@ class ChunkReader:
         return end + 2
 
     def _read_trailer(self, data: bytes, at: int) -> int:
-        """The same for the trailer."""
+        """Read the trailer. Returns where it ends, or `at` if it is not complete."""
         fields, end, _ = (b"\r\n" + data[at:]).partition(b"\r\n\r\n")
-        if len(fields) - (0 if end else 3) > _MAX_TRAILER_BYTES:  # 3: perhaps of its end
+        if len(fields) - (0 if end else 3) > _MAX_TRAILER_BYTES:  # 3: possibly of its end
             raise UpstreamBroken("the trailer is too long")
         if not end:
             return at

@@ -1,7 +1,7 @@
-"""The head of a model server's answer (RFC 9112): what it says, and how its body ends.
+"""The head of a model server's response (RFC 9112): its fields, and how its body ends.
 
-Nothing is guessed: a head that isn't exactly as the grammar has it, two lengths that differ, a length beside chunks:
-all are UpstreamBroken, because another reader might see other borders than we do.
+Nothing is guessed. A head that does not match the grammar, two lengths that differ, and a length beside chunks are all
+UpstreamBroken, because another reader might see the end of the body elsewhere.
 """
 
 import re
@@ -11,7 +11,7 @@ from app.errors import UpstreamBroken
 from app.net.http_fields import FIELD_VALUE, FIELDS, Headers
 
 END = b"\r\n\r\n"
-"""After the last field."""
+"""What follows the last field."""
 _STATUS_LINE = rb"HTTP/1\.([01]) ([1-5]\d\d)(?: " + FIELD_VALUE.encode() + rb")?"
 _HEAD = re.compile(_STATUS_LINE + b"(" + FIELDS.encode() + b")")
 _FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
@@ -19,7 +19,7 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class Head(NamedTuple):
-    """The head of an answer."""
+    """The head of a response."""
 
     status: int
     headers: Headers
@@ -28,15 +28,15 @@ class Head(NamedTuple):
     """Bytes of the body, or None when only its end will tell."""
     chunked: bool
     keep: bool
-    """Whether the connection may serve another request after this answer."""
+    """Whether the connection may serve another request after this response."""
 
 
 def parse_head(data: bytes, method: str) -> Head:
-    """The head of the answer to a request of this method, without END. Raises UpstreamBroken."""
+    """Parse the head, without END, of the response to a request of this method. Raises UpstreamBroken."""
     found = _HEAD.fullmatch(data)
     if found is None:
         is_http = re.match(_STATUS_LINE + rb"(\r\n|\Z)", data)
-        raise UpstreamBroken("a header of the answer is malformed" if is_http else "it did not answer in HTTP/1.1")
+        raise UpstreamBroken("a header of the response is malformed" if is_http else "the response is not HTTP/1.1")
     minor, code, block = found.groups()
     status, http_1_0 = int(code), minor == b"0"
     headers = [(name.lower(), value.strip(" \t")) for name, value in _FIELD.findall(block.decode("latin-1"))]
@@ -50,17 +50,17 @@ def parse_head(data: bytes, method: str) -> Head:
         return Head(status, headers, 0, False, keep)
     if coding is not None:
         if coding.lower() != "chunked" or length is not None or http_1_0:
-            raise UpstreamBroken("the answer's Transfer-Encoding is not just `chunked`, or stands beside a length")
+            raise UpstreamBroken("the response's Transfer-Encoding is not just `chunked`, or a length is there too")
         return Head(status, headers, None, True, keep)
     if length is None:
         return Head(status, headers, None, False, False)
     if not _LENGTH.fullmatch(length):
-        raise UpstreamBroken("the answer's Content-Length is no number, or there are two")
+        raise UpstreamBroken("the response's Content-Length is not a number, or there are two")
     return Head(status, headers, int(length), False, keep)
 
 
 def _joined(headers: Headers) -> dict[str, str]:
-    """The values of fields of one name as one list (RFC 9110 section 5.3); lengths that are equal are one."""
+    """Join the values of fields of one name to a list (RFC 9110 section 5.3). Equal lengths become one."""
     values: dict[str, list[str]] = {}
     for name, value in headers:
         values.setdefault(name, []).append(value)
@@ -70,6 +70,6 @@ def _joined(headers: Headers) -> dict[str, str]:
 
 
 def _keeps(connection: str, http_1_0: bool) -> bool:
-    """Whether a Connection field lets the connection stay."""
+    """Whether a Connection field keeps the connection open."""
     options = [option.strip() for option in connection.lower().split(",")]
     return "close" not in options and (not http_1_0 or "keep-alive" in options)

@@ -6,13 +6,12 @@ The real router before a model server that costs nothing (go/upstream, from `mak
 completions, once as it is (`all`) and once with each trick left out (without.py says how). In each round every row has
 its turn, so the machine's moods fall on all of them.
 
-    fast_path        reading with one match and answering with one call (else: gunicorn's parser and response)
-    patient_sockets  waiting with a watcher and a timer that are kept (else: gevent's sockets and timeouts)
+    fast_path        reading with one match and writing with one call (else: gunicorn's parser and response)
+    timed_sockets    waiting with a watcher and a timer that are kept (else: gevent's sockets and timeouts)
     metric_cells     writing prometheus-client's files directly (else: its own methods)
     no_cycles        letting go of a request when it ends (else: the collector finds it)
     frozen           keeping what was made before the fork from the collector
-    whole_answers    an answer that came in one piece is passed on as one
-    turnstile        few requests begin in a turn; it is there for overload, and buys nothing here
+    pacing           few requests begin in a cycle; it is there for overload, and saves nothing here
 
 Then without what must be there, to see its share of a request:
 
@@ -39,12 +38,11 @@ from tests.support.router import GUNICORN, ROOT, free_port
 ALL = "all"
 TRICKS = (
     "fast_path",
-    "patient_sockets",
+    "timed_sockets",
     "metric_cells",
     "no_cycles",
     "frozen",
-    "whole_answers",
-    "turnstile",
+    "pacing",
     "metrics",
     "limiter",
 )

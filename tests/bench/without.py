@@ -29,18 +29,18 @@ class GeventsOwn:
         self.sock = sock
         self.close = sock.close
 
-    def recv(self, size: int, seconds: float) -> bytes:
-        self.sock.settimeout(seconds)
+    def recv(self, size: int, timeout_s: float) -> bytes:
+        self.sock.settimeout(timeout_s)
         data: bytes = self.sock.recv(size)
         return data
 
-    def send(self, data: bytes | memoryview, seconds: float) -> int:
-        self.sock.settimeout(seconds)
+    def send(self, data: bytes | memoryview, timeout_s: float) -> int:
+        self.sock.settimeout(timeout_s)
         sent: int = self.sock.send(data)
         return sent
 
 
-def _patient_sockets() -> None:
+def _timed_sockets() -> None:
     _put(client_connection, "TimedSocket", GeventsOwn)
     _put(upstream_connection, "TimedSocket", GeventsOwn)
 
@@ -64,11 +64,7 @@ def _frozen() -> None:
     _put(gc, "freeze", lambda: None)
 
 
-def _whole_answers() -> None:
-    _put(upstream_connection.Connection, "whole", lambda self: b"".join(self.body()))
-
-
-def _turnstile() -> None:
+def _pacing() -> None:
     _put(RequestPacer, "wait_for_turn", lambda self: None)
 
 
@@ -90,17 +86,16 @@ def _limiter() -> None:
         def release(self, served: bool = True) -> None:
             """There is nothing to give back."""
 
-    _put(Limiter, "acquire", lambda self, before_waiting=None: Free())
+    _put(Limiter, "request", lambda self: Free())
 
 
 TRICKS: dict[str, Callable[[], None]] = {
     "fast_path": _fast_path,
-    "patient_sockets": _patient_sockets,
+    "timed_sockets": _timed_sockets,
     "metric_cells": _metric_cells,
     "no_cycles": _no_cycles,
     "frozen": _frozen,
-    "whole_answers": _whole_answers,
-    "turnstile": _turnstile,
+    "pacing": _pacing,
     "metrics": _metrics,
     "limiter": _limiter,
     "all": lambda: None,

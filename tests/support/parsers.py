@@ -66,17 +66,17 @@ PATH = FastPath(PLAIN)
 """The fast path of a worker with that configuration."""
 
 
-def ordinary(data: bytes, *more: bytes, cfg: Any = None, peer: Any = PEER) -> Request | None:
+def ordinary(data: bytes, *more: bytes, cfg: Any = None, peer: Any = PEER, script_name: str = "") -> Request | None:
     """What the fast path makes of these bytes, the first of them there at once."""
-    path = PATH if cfg is None else FastPath(cfg)
+    path = FastPath(cfg or PLAIN, script_name) if cfg or script_name else PATH
     wire = Wire(*more).connection
     base = path.environ_of(wire, LISTENER, peer)
     return None if base is None else path.parse(wire, base, data)
 
 
-def taken(data: bytes, *more: bytes, cfg: Any = None, peer: Any = PEER) -> Read | None:
+def taken(data: bytes, *more: bytes, cfg: Any = None, peer: Any = PEER, script_name: str = "") -> Read | None:
     """The same, with its body read."""
-    request = ordinary(data, *more, cfg=cfg, peer=peer)
+    request = ordinary(data, *more, cfg=cfg, peer=peer, script_name=script_name)
     if request is None:
         return None
     environ = {name: value for name, value in request.environ.items() if name not in _OBJECTS}

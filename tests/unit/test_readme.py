@@ -190,7 +190,7 @@ def documented_endpoints() -> list[Endpoint]:
     """Method and path of everything in the table of endpoints."""
     return [
         Endpoint(method, path)
-        for paths, methods, _ in table("Endpoints")
+        for paths, methods, _ in table("Paths")
         for path in re.findall(r"`([^`]+)`", paths)
         for method in methods.split(", ")
     ]
