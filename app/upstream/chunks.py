@@ -1,4 +1,4 @@
-"""Reading a chunked body (RFC 9112 section 7.1) from pieces cut anywhere."""
+"""Reading a chunked body (RFC 9112 section 7.1) from pieces that may end anywhere."""
 
 import re
 
@@ -13,7 +13,7 @@ _TRAILER = re.compile(FIELDS.encode())
 
 
 class ChunkReader:
-    """`feed` it what comes; it gives the content, and knows when the body has ended. Trailer fields are dropped."""
+    """Turns what it is fed into the content, and knows when the body has ended. Trailer fields are dropped."""
 
     __slots__ = ("_in_trailer", "_left", "_rest", "ended")
 
@@ -25,11 +25,11 @@ class ChunkReader:
 
     @property
     def rest(self) -> bytes:
-        """What was fed and is not part of the body."""
+        """What was fed and does not belong to the body."""
         return self._rest
 
     def feed(self, data: bytes) -> bytes:
-        """The content of these bytes, of all their chunks together; perhaps none. Raises UpstreamBroken."""
+        """Returns the content of these bytes, of all their chunks together; perhaps none. Raises UpstreamBroken."""
         data = self._rest + data
         at = 0
         pieces = []
@@ -54,7 +54,7 @@ class ChunkReader:
         return b"".join(pieces)
 
     def _read_line(self, data: bytes, at: int) -> int:
-        """Read the end of a chunk, or the head of one; answers where it ends, or `at` if it wasn't all there."""
+        """Reads the end of a chunk, or the head of one; returns where it ends, or `at` if it is not all there."""
         end = data.find(b"\r\n", at)
         if end < 0:
             line = data[at:]

@@ -1,7 +1,7 @@
-"""The head of a model server's answer (RFC 9112): what it says, and how its body ends.
+"""The head of a model server's response (RFC 9112), and how its body ends.
 
-Nothing is guessed: a head that isn't exactly as the grammar has it, two lengths that differ, a length beside chunks:
-all are UpstreamBroken, because another reader might see other borders than we do.
+Nothing is guessed. A head that violates the grammar, two lengths that differ, or a length beside chunks are
+UpstreamBroken, because another reader might see the body end elsewhere.
 """
 
 import re
@@ -19,7 +19,7 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class Head(NamedTuple):
-    """The head of an answer."""
+    """The head of a response."""
 
     status: int
     headers: Headers
@@ -28,11 +28,11 @@ class Head(NamedTuple):
     """Bytes of the body, or None when only its end will tell."""
     chunked: bool
     keep: bool
-    """Whether the connection may serve another request after this answer."""
+    """Whether the connection may serve another request after this response."""
 
 
 def parse_head(data: bytes, method: str) -> Head:
-    """The head of the answer to a request of this method, without END. Raises UpstreamBroken."""
+    """Returns the head of the response to a request of this method, from bytes without END. Raises UpstreamBroken."""
     found = _HEAD.fullmatch(data)
     if found is None:
         is_http = re.match(_STATUS_LINE + rb"(\r\n|\Z)", data)
@@ -60,7 +60,7 @@ def parse_head(data: bytes, method: str) -> Head:
 
 
 def _joined(headers: Headers) -> dict[str, str]:
-    """The values of fields of one name as one list (RFC 9110 section 5.3); lengths that are equal are one."""
+    """Returns values by name, those of one name as one list (RFC 9110 section 5.3); equal lengths are one."""
     values: dict[str, list[str]] = {}
     for name, value in headers:
         values.setdefault(name, []).append(value)

@@ -1,6 +1,6 @@
-"""Which headers pass, in either direction, and what the router adds as the proxy that it is.
+"""Which headers pass, in either direction, and what the router adds as a proxy.
 
-Hop-by-hop fields end here (RFC 9110 section 7.6.1): they speak of one connection. Credentials of the client end here
+Hop-by-hop fields end here (RFC 9110 section 7.6.1): they are about one connection. Credentials of the client end here
 too, unless the model's route says otherwise: they are for the router.
 """
 
@@ -39,7 +39,7 @@ _OUR_OWN = frozenset(
 )
 _NOT_PASSED_BACK = frozenset(("content-length", "date", "server", "via", "x-request-id"))
 _DROPPED = _HOP_BY_HOP | _OUR_OWN
-_SPEAKS_OF_PROXIES = frozenset(("connection", "via"))
+_ABOUT_PROXIES = frozenset(("connection", "via"))
 _DROPPED_BACK = _HOP_BY_HOP | _NOT_PASSED_BACK
 _TRACE_STATE = frozenset(("tracestate",))
 _MOST_NAMES = 1000
@@ -48,7 +48,7 @@ _TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0
 
 
 def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool) -> Headers:
-    """The headers for the model server: the client's that may pass, and ours. Names in lower case."""
+    """Returns the headers for the model server: the client's that may pass, and ours. Names in lower case."""
     dropped: frozenset[str] = frozenset()
     options = environ.get("HTTP_CONNECTION", "")
     if options not in ("", "keep-alive", "close"):
@@ -77,9 +77,9 @@ def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool)
 
 
 def to_client(headers: Headers) -> Headers:
-    """The model server's headers that may pass back, and our Via."""
+    """Returns the model server's headers that may pass back, and our Via."""
     dropped, via = _DROPPED_BACK, ""
-    if not _SPEAKS_OF_PROXIES.isdisjoint(dict(headers)):
+    if not _ABOUT_PROXIES.isdisjoint(dict(headers)):
         for name, value in headers:
             if name == "connection":
                 dropped |= _named(value)
@@ -91,12 +91,12 @@ def to_client(headers: Headers) -> Headers:
 
 
 def new_traceparent() -> str:
-    """A trace of our own making (W3C Trace Context). `sampled`, so that a server's default sampler decides as ever."""
+    """Returns a new trace (W3C Trace Context). Its flag is `sampled`, as a server's default sampler assumes."""
     return f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-01"
 
 
 def retry_after_s(headers: Headers) -> int | None:
-    """Seconds that Retry-After asks for, if it gives them as a number (a date would need both clocks to agree)."""
+    """Returns the seconds of Retry-After if it is a number (a date would need both clocks to agree), else None."""
     for name, value in headers:
         if name == "retry-after" and re.fullmatch(r"\d{1,9}", value, re.ASCII):
             return int(value)
@@ -104,14 +104,14 @@ def retry_after_s(headers: Headers) -> int | None:
 
 
 class _Names:
-    """What is called how when it passes; most requests have nothing that wasn't seen before."""
+    """The names of headers as they pass, kept by key of the environ: most requests have only known keys."""
 
     def __init__(self, *, credentials: bool) -> None:
         self._credentials = credentials
         self._known: dict[str, str] = {}
 
     def of(self, environ: WSGIEnvironment) -> dict[str, str]:
-        """By keys of the environ, and perhaps others: the name of a header that passes, and "" for the rest."""
+        """Returns names by key, for these keys and perhaps others: that of a header that passes, "" for the rest."""
         known = self._known
         if not environ.keys() <= known.keys():
             if len(known) > _MOST_NAMES:  # clients choose the names
@@ -121,7 +121,7 @@ class _Names:
 
     def _name(self, key: str) -> str:
         name = key[5:].replace("_", "-").lower() if key.startswith("HTTP_") else ""
-        # A header is known, or by its name to be taken, to carry a secret of the client.
+        # A header with a secret of the client is known by its name.
         return "" if name in _DROPPED or (not self._credentials and _CREDENTIAL.fullmatch(name)) else name
 
 
@@ -134,5 +134,5 @@ def _appended(before: str, added: str) -> str:
 
 
 def _named(connection: str) -> frozenset[str]:
-    """The fields that a Connection header names as hop-by-hop."""
+    """Returns the fields that a Connection header names as hop-by-hop."""
     return frozenset(option.strip().lower() for option in connection.split(",")) if connection else frozenset()

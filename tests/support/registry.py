@@ -1,4 +1,4 @@
-"""A catalogue of one model, which a test brings along."""
+"""A registry of one model, which a test brings along."""
 
 from app.config import route_schema as routes
 from app.errors import ModelNotFound
@@ -26,7 +26,7 @@ class TestModel:
 
 
 class OneModel(ModelRegistry):
-    """Serves this model, to requests that name it or none."""
+    """Holds this model, for requests that name it or none."""
 
     def __init__(self, model: Model) -> None:
         self._only = model
