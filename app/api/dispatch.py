@@ -23,6 +23,7 @@ from app.upstream.headers import to_upstream
 
 PIN = "X-Model-Version"
 """The header by which a request asks for a version of its model."""
+_PIN_KEY = "HTTP_" + PIN.upper().replace("-", "_")
 
 
 class Dispatcher(NamedTuple):
@@ -57,7 +58,7 @@ class Dispatcher(NamedTuple):
         began = time.monotonic()
         try:
             headers = partial(_headers, req, exchange, model.route)
-            reply = request.send(model.model, headers, key, request.version or req.get_header(PIN) or "")
+            reply = request.send(model.model, headers, key, request.version or req.env.get(_PIN_KEY, ""))
             exchange.hold(reply.close)
         finally:
             exchange.model_s = time.monotonic() - began

@@ -10,7 +10,7 @@ _OPENMETRICS = "application/openmetrics-text"
 
 
 class MetricsResource:
-    """The page of all workers, whichever of them is asked; on the admin listener only, if there is one."""
+    """The page of all workers, from any of them; on the admin listener only, if there is one."""
 
     def __init__(self, metrics: Metrics, read_state: Callable[[], SharedState], admin_port: str | None) -> None:
         self._metrics = metrics

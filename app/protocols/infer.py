@@ -113,14 +113,14 @@ def output_of(adapter: ProtocolAdapter, reply: Reply, body: bytes) -> Any:
     """Returns the generated text, or the list of tensors. Raises UpstreamErrorResponse or UpstreamBroken."""
     if 400 <= reply.status < 600:
         raise UpstreamErrorResponse(
-            f"the model server returned {reply.status}: {body[:_MAX_DETAIL].decode(errors='replace')}",
+            f"the model server responded with {reply.status}: {body[:_MAX_DETAIL].decode(errors='replace')}",
             reply.status,
             next((value for name, value in reply.headers if name == "retry-after"), None),
         )
     try:
         return adapter.output(msgspec.json.decode(body))
     except (msgspec.DecodeError, UnicodeError, LookupError, TypeError) as error:
-        raise UpstreamBroken(f"the model server returned {reply.status} without an output") from error
+        raise UpstreamBroken(f"the model server responded with {reply.status} and without an output") from error
 
 
 def _text(members: dict[str, Any], name: str, required: bool = True) -> Any:

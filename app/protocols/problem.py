@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 CONTENT_TYPE = "application/problem+json"
+_PHRASES = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large"}  # new in RFC 9110
 
 
 class Problem(msgspec.Struct):
@@ -35,10 +36,5 @@ def error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
 
 
 def phrase(status: int) -> str:
-    """Returns the reason phrase of a status (RFC 9110)."""
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return "Content Too Large"
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:  # a code of a model server's own
-        return "Unknown"
+    """Returns the reason phrase of a status (RFC 9110); of a code of a model server's own, "Unknown"."""
+    return _PHRASES.get(status, "Unknown")

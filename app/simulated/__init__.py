@@ -1,5 +1,5 @@
-"""A model that needs no set-up: it waits as long as a model would take, and responds in every protocol.
+"""The model that needs no set-up: it speaks every protocol of a model server, in this process.
 
-The response depends on nothing but the request. It behaves as a model server behind the router would, so the router can
-be tried, tested and measured without one.
+Its responses depend on nothing but the request: the same bytes get the same bytes. A call that can't be used gets a
+response that says why.
 """

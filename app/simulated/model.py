@@ -1,7 +1,6 @@
-"""The simulated model: it waits as long as a model would take, and responds. It is the default and needs no set-up.
+"""The simulated model: it waits as long as a model would take, then responds. It is the default.
 
-It speaks what a model server behind the router would speak, so a router can stand behind a router. The response depends
-on nothing but the request: the same bytes get the same bytes.
+It speaks what a model server behind the router would speak, so a router can stand behind a router.
 """
 
 from collections.abc import Generator
@@ -37,9 +36,12 @@ class SimulatedModel:
         return UNSET
 
     def relay(self, call: Call) -> Reply:
-        """Respond in the protocol of the path. No call makes it raise: invalid ones get a 400, 404 or 405."""
+        """Serve the call in the protocol of its path. Invalid ones get a 400, 404 or 405.
+
+        Raises InvalidRequest where the model's own name can't be put in.
+        """
         if call.adapter is not None:
-            # The version that a header pins, where the path names none; an alias is only a name.
+            # The path names the version that a header pins, and the model's own name instead of an alias.
             path, body = call.adapter.encode(call, self.name, call.version or None)
             call = call._replace(path=path, body=body)
         path = unquote(call.path.partition("?")[0])
@@ -67,4 +69,4 @@ def _reply(status: int, headers: Headers, body: bytes | Generator[bytes, None, N
 
 
 def _nothing() -> None:
-    """There is nothing to stop: the response is complete."""
+    """There is nothing to stop: the response is whole."""

@@ -19,7 +19,7 @@ from app.net.http_fields import Headers
 from app.protocols import Call
 
 MAX_TOKENS = 100_000
-"""The longest text, whatever is asked for."""
+"""The longest text, whatever the request says."""
 MAX_TOKEN_CHARS = 100
 """Longer words are cut, or one enormous word repeated would take all memory."""
 
@@ -35,7 +35,7 @@ class _StreamOptions(msgspec.Struct, frozen=True):
 
 
 class _Generation(msgspec.Struct, frozen=True):
-    """What both kinds of text are asked for with."""
+    """The members that both kinds of request for text have."""
 
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -77,14 +77,14 @@ class _Text(NamedTuple):
 
 
 class OpenAIServer(msgspec.Struct, frozen=True):
-    """Serves one model. Waits `latency_s` before the first token and `token_s` for each."""
+    """Serves one model; it waits `latency_s` before the first token and `token_s` for each."""
 
     name: str
     latency_s: float
     token_s: float
 
     def find(self, path: str) -> tuple[str, Handle] | None:
-        """Returns the method of a path and its handler, or None where nothing is served."""
+        """Returns the method of a path and its handler, or None where nothing is."""
         match path:
             case "/v1/chat/completions":
                 return "POST", self._chat
@@ -100,7 +100,7 @@ class OpenAIServer(msgspec.Struct, frozen=True):
 
     @staticmethod
     def error(message: str) -> bytes:
-        """The body that says what is wrong."""
+        """Returns the body that says what is wrong."""
         return msgspec.json.encode(
             {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
         )
@@ -109,30 +109,30 @@ class OpenAIServer(msgspec.Struct, frozen=True):
         return {"id": self.name, "object": "model", "created": 0, "owned_by": "simulated"}
 
     def _chat(self, call: Call) -> tuple[Headers, bytes | Events]:
-        asked = msgspec.json.decode(call.body, type=_Chat)
-        text = _generate(_last_of_user(asked.messages), asked)
+        request = msgspec.json.decode(call.body, type=_Chat)
+        text = _generate(_last_of_user(request.messages), request)
         head = self._head("chatcmpl-", "chat.completion", call.body)
-        if not asked.stream:
+        if not request.stream:
             message = {"role": "assistant", "content": "".join(text.pieces)}
             return self._waited(head, text, {"message": message})
         head["object"] = "chat.completion.chunk"
         first = {"role": "assistant", "content": text.pieces[0]}
         deltas = ({"content": piece} if at else first for at, piece in enumerate(text.pieces))
-        return [_EVENTS], self._events(head, text, asked, ({"delta": delta} for delta in deltas), {"delta": {}})
+        return [_EVENTS], self._events(head, text, request, ({"delta": delta} for delta in deltas), {"delta": {}})
 
     def _complete(self, call: Call) -> tuple[Headers, bytes | Events]:
-        asked = msgspec.json.decode(call.body, type=_Completion)
-        text = _generate(asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0], asked)
+        request = msgspec.json.decode(call.body, type=_Completion)
+        text = _generate(request.prompt if isinstance(request.prompt, str) else request.prompt[0], request)
         head = self._head("cmpl-", "text_completion", call.body)
-        if not asked.stream:
+        if not request.stream:
             return self._waited(head, text, {"text": "".join(text.pieces)})
-        return [_EVENTS], self._events(head, text, asked, ({"text": piece} for piece in text.pieces), {"text": ""})
+        return [_EVENTS], self._events(head, text, request, ({"text": piece} for piece in text.pieces), {"text": ""})
 
     def _embed(self, call: Call) -> tuple[Headers, bytes]:
-        asked = msgspec.json.decode(call.body, type=_Embeddings)
-        inputs = _inputs(asked.input)
+        request = msgspec.json.decode(call.body, type=_Embeddings)
+        inputs = _inputs(request.input)
         vectors = [_embedding(one) for one in inputs]
-        if asked.encoding_format == "base64":
+        if request.encoding_format == "base64":
             data: list[Any] = [b64encode(struct.pack("<8f", *vector)).decode() for vector in vectors]
         else:
             data = vectors
@@ -148,7 +148,7 @@ class OpenAIServer(msgspec.Struct, frozen=True):
         )
 
     def _head(self, prefix: str, kind: str, body: bytes) -> dict[str, Any]:
-        # No clock and no randomness: responses can be compared byte for byte.
+        # Neither a clock nor chance: responses can be compared byte for byte.
         name = blake2b(body, digest_size=12).hexdigest()
         return {"id": prefix + name, "object": kind, "created": 0, "model": self.name}
 
@@ -160,7 +160,7 @@ class OpenAIServer(msgspec.Struct, frozen=True):
         self,
         head: dict[str, Any],
         text: _Text,
-        asked: _Generation,
+        request: _Generation,
         contents: Iterable[dict[str, Any]],
         last: dict[str, Any],
     ) -> Events:
@@ -170,7 +170,7 @@ class OpenAIServer(msgspec.Struct, frozen=True):
                 gevent.sleep(self.token_s)
             yield _event({**head, "choices": [_choice(content, None)]})
         yield _event({**head, "choices": [_choice(last, text.finish_reason)]})
-        if asked.stream_options is not None and asked.stream_options.include_usage:
+        if request.stream_options is not None and request.stream_options.include_usage:
             yield _event({**head, "choices": [], "usage": text.usage})
         yield b"data: [DONE]\n\n"
 
@@ -194,11 +194,11 @@ def _last_of_user(messages: list[_Message]) -> str:
     return " ".join(part.text for part in content if part.type == "text")
 
 
-def _generate(prompt: str, asked: _Generation) -> _Text:
-    """The words of the prompt, one a token: all of them, or from the start again until there are `max_tokens`."""
+def _generate(prompt: str, request: _Generation) -> _Text:
+    """Returns the words of the prompt, one a token: all of them, or from the start again up to `max_tokens`."""
     prompted = prompt.split()
     words = prompted or ["..."]
-    limit = asked.max_completion_tokens or asked.max_tokens or len(words)
+    limit = request.max_completion_tokens or request.max_tokens or len(words)
     spaced = cycle(" " + word[:MAX_TOKEN_CHARS] for word in words)
     pieces = list(islice(spaced, min(limit, MAX_TOKENS)))
     pieces[0] = pieces[0][1:]
@@ -211,7 +211,7 @@ def _generate(prompt: str, asked: _Generation) -> _Text:
 
 
 def _inputs(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
-    """What is to be embedded, one by one."""
+    """Returns what is to be embedded, one by one."""
     if isinstance(given, str):
         return [given]
     tokens = [one for one in given if isinstance(one, int)]
@@ -223,7 +223,7 @@ def _inputs(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
 
 
 def _embedding(one: str | list[int]) -> list[float]:
-    """A vector of length 1 that points wherever the input's hash does."""
+    """Returns a vector of length 1; its direction is the input's hash."""
     numbers = struct.unpack("<8i", blake2b(repr(one).encode(), digest_size=32).digest())
     length = math.hypot(*numbers)
     return [number / length for number in numbers]

@@ -35,7 +35,7 @@ _FORMATS = {
     "FP32": "f",
     "FP64": "d",
 }
-"""What `struct` calls the datatypes of a fixed size that JSON can show."""
+"""The format characters of `struct` for the datatypes of a fixed size that JSON can show."""
 _SIZES = {datatype: struct.calcsize(f"<{code}") for datatype, code in _FORMATS.items()} | {"FP16": 2, "BF16": 2}
 
 
@@ -75,8 +75,8 @@ class _Request(msgspec.Struct, frozen=True):
     parameters: _RequestParameters = _RequestParameters()
 
 
-class _Response(msgspec.Struct, frozen=True):
-    """The response's members, in order."""
+class _InferResponse(msgspec.Struct, frozen=True):
+    """The members of a response, in order."""
 
     model_name: str
     model_version: str
@@ -92,14 +92,14 @@ class _Tensor(NamedTuple):
 
 
 class V2Server(msgspec.Struct, frozen=True):
-    """Serves one model in some versions, the last of which serves requests that name none. Waits `latency_s`."""
+    """Serves one model in some versions, by default in the last of them; it waits `latency_s`."""
 
     name: str
     latency_s: float
     versions: tuple[str, ...]
 
     def find(self, path: str) -> tuple[str, Handle] | None:
-        """Returns the method of a path and its handler, or None where nothing is served."""
+        """Returns the method of a path and its handler, or None where nothing is."""
         match path:
             case "/v2":
                 about = {"name": "simulated", "version": "1", "extensions": ["binary_tensor_data"]}
@@ -130,7 +130,7 @@ class V2Server(msgspec.Struct, frozen=True):
 
     @staticmethod
     def error(message: str) -> bytes:
-        """The body that says what is wrong."""
+        """Returns the body that says what is wrong."""
         return msgspec.json.encode({"error": message})
 
     def _described(self) -> dict[str, Any]:
@@ -144,18 +144,18 @@ class V2Server(msgspec.Struct, frozen=True):
 
     def _infer(self, call: Call, version: str) -> tuple[Headers, bytes]:
         head_length = _head_length(call)
-        asked = msgspec.json.decode(memoryview(call.body)[:head_length], type=_Request)
-        tensors = _tensors(asked.inputs, memoryview(call.body)[head_length:])
-        default = asked.parameters.binary_data_output
+        request = msgspec.json.decode(memoryview(call.body)[:head_length], type=_Request)
+        tensors = _tensors(request.inputs, memoryview(call.body)[head_length:])
+        default = request.parameters.binary_data_output
         outputs: list[dict[str, Any]] = []
         raws: list[memoryview] = []
-        # Without outputs that were asked for, the inputs' names serve.
-        for tensor, wanted in zip(tensors, asked.outputs or repeat(None)):  # noqa: B905 - the shorter one decides
+        # Where the request names no outputs, they have the names of the inputs.
+        for tensor, wanted in zip(tensors, request.outputs or repeat(None)):  # noqa: B905 - the shorter one decides
             given, raw = tensor
             name = wanted.name if wanted else given.name
             output: dict[str, Any] = {"name": name, "shape": given.shape, "datatype": given.datatype}
             binary = wanted.parameters.binary_data if wanted else None
-            # Input as JSON is returned as JSON, which the protocol allows.
+            # What came as JSON goes back as JSON, which the protocol allows.
             if raw is None:
                 output["data"] = given.data
             elif default if binary is None else binary:
@@ -164,7 +164,7 @@ class V2Server(msgspec.Struct, frozen=True):
             else:
                 output["data"] = _shown(given.datatype, raw)
             outputs.append(output)
-        head = msgspec.json.encode(_Response(self.name, version, asked.id, outputs))
+        head = msgspec.json.encode(_InferResponse(self.name, version, request.id, outputs))
         gevent.sleep(self.latency_s)
         if not raws:
             return [_JSON], head
@@ -185,7 +185,10 @@ def _head_length(call: Call) -> int:
 
 
 def _tensors(inputs: list[_Input], tail: memoryview) -> list[_Tensor]:
-    """The inputs, each with its part of the bytes after the JSON; all of them hold what their shape says."""
+    """Returns the inputs, each with its part of the bytes after the JSON.
+
+    Raises ValueError where an input does not hold what its shape says.
+    """
     tensors = []
     for given in inputs:
         size = given.parameters.binary_data_size
@@ -222,7 +225,7 @@ def _check_data(given: _Input) -> None:
 
 
 def _kinds(datatype: str) -> tuple[type, ...]:
-    """What an element of the datatype may be once JSON is read."""
+    """Returns the types that an element of the datatype may have once JSON is read."""
     if datatype == "BOOL":
         return (bool,)
     if datatype == "BYTES":
@@ -241,7 +244,7 @@ def _check_raw(given: _Input, raw: memoryview) -> None:
 
 
 def _split(raw: memoryview) -> list[memoryview]:
-    """The elements of a BYTES tensor: each has its length before it, in four bytes."""
+    """Returns the elements of a BYTES tensor: each has its length before it, in four bytes."""
     elements = []
     while raw:
         size = int.from_bytes(raw[:4], "little")
@@ -253,7 +256,7 @@ def _split(raw: memoryview) -> list[memoryview]:
 
 
 def _shown(datatype: str, raw: memoryview) -> list[Any]:
-    """A binary tensor's elements as JSON has them."""
+    """Returns a binary tensor's elements as JSON has them."""
     if datatype == "BYTES":
         return [str(element, "utf-8") for element in _split(raw)]
     code = _FORMATS.get(datatype)

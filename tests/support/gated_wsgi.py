@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from app.protocols import Inference
 from app.wsgi import start
-from tests.support.registry import TestModel, application_over
+from tests.support.registry import OneModel, TestModel, application_over
 
 router = start().router
 
@@ -30,4 +30,4 @@ class GatedModel(TestModel):
         return UNSET
 
 
-application = application_over(router, GatedModel())
+application = application_over(router, OneModel(GatedModel()))

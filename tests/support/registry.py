@@ -59,9 +59,8 @@ class OneModel(ModelRegistry):
         return ()
 
 
-def application_over(router: Router, model: Model) -> WSGIApplication:
-    """Returns the router's application, over this model in place of its own ones."""
-    registry = OneModel(model)
+def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication:
+    """Returns the router's application, over this registry in place of its own."""
     read_state = partial(shared_state, router.limiter, router.slots, registry)
     settings = router.settings
     timeout_s = settings.queue_timeout_ms / 1000

@@ -22,7 +22,7 @@ from app.protocols import Inference
 from app.protocols.infer import parse_inference, parse_object
 from tests.support.forks import acquire
 from tests.support.local_router import LocalRouter
-from tests.support.registry import TestModel, application_over
+from tests.support.registry import OneModel, TestModel, application_over
 
 LIMIT = 1000
 
@@ -99,7 +99,7 @@ class Server(TestModel):
         self.seen: list[Inference] = []
         self._local = LocalRouter(folder, MAX_CONCURRENCY="1", MAX_BODY_BYTES=str(LIMIT)).start_worker()
         self.limiter = self._local.router.limiter
-        self._app = application_over(self._local.router, self)
+        self._app = application_over(self._local.router, OneModel(self))
 
     def close(self) -> None:
         """Close the router."""

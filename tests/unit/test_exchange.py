@@ -1,4 +1,4 @@
-"""An exchange gives back what it holds exactly once, however it ends, and tells on_end once."""
+"""An exchange releases what it holds exactly once, however it ends, and calls on_end once."""
 
 import gc
 import re
@@ -63,12 +63,15 @@ class Stage:
 
     def _application(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         exchange: Exchange = environ[ENVIRON_KEY]
+        self.inflight = weakref.proxy(exchange)
         exchange.admit(self.limiter, self.timeout_s)
         assert self.limiter.snapshot() == (1, 0)
         self.inside()
         if self.raises is not None:
             raise self.raises
-        start_response("200 OK", list(HEADERS))
+        headers = list(HEADERS)
+        start_response("200 OK", headers)
+        assert headers == HEADERS, "the application's own list is left alone"
         return self.body
 
     def call(self, **environ: Any) -> Any:
@@ -306,7 +309,7 @@ def test_nothing_is_thrown_after_the_end(raises: Exception | None, stage: Stage)
 
 @pytest.mark.parametrize("raises", [None, Broken()])
 def test_what_has_ended_is_no_garbage(raises: Exception | None, stage: Stage) -> None:
-    """An exchange and its environ are gone without the collector, which would have every request to look through."""
+    """An exchange and its environ are freed without the collector, which would have every request to look through."""
     stage.raises = raises
     gc.collect()
     gc.disable()
@@ -319,6 +322,18 @@ def test_what_has_ended_is_no_garbage(raises: Exception | None, stage: Stage) ->
         assert ended() is None
     finally:
         gc.enable()
+
+
+def test_state_is_told(stage: Stage) -> None:
+    """The representation of an exchange names the request, its status, and what it holds, while it runs and after."""
+    seen: list[str] = []
+    stage.inside = lambda: seen.append(stage.inflight.__repr__())
+    response = stage.call(REQUEST_METHOD="POST", PATH_INFO="/infer", HTTP_X_REQUEST_ID="id-1")
+    assert "id-1 POST /infer 500, 0 held, permit <" in seen[0]
+    assert "in progress" in repr(response)
+    response.close()
+    assert "ended" in repr(response)
+    assert "id-1 POST /infer 499" in repr(stage.ended[0])
 
 
 @pytest.mark.parametrize("given", ["a", "0" * 128, "req-1.2:3/4+5=6@7~8_9", "2f1c4b86-7b9e-4d0a-9a3b-1f0f6f6f2d10"])

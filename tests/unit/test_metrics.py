@@ -66,7 +66,7 @@ class Server(TestModel):
         local = LocalRouter(folder, MODEL_REF="m", **environ)
         self.router, self.hooks = local.router, local.hooks
         self.raises: BaseException | None = None
-        self._app = application_over(self.router, self)
+        self._app = application_over(self.router, OneModel(self))
 
     def infer(self, request: Inference) -> object:
         """A `Model`."""

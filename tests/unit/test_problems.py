@@ -13,7 +13,7 @@ from app import errors
 from app.protocols import Inference, problem
 from tests.support.forks import acquire
 from tests.support.local_router import LocalRouter
-from tests.support.registry import TestModel, application_over
+from tests.support.registry import OneModel, TestModel, application_over
 
 PROBLEM = "application/problem+json"
 
@@ -60,7 +60,7 @@ class Server(TestModel):
         self.why_unusable: str | None = None
         self._local = LocalRouter(folder, **{"MAX_CONCURRENCY": "1", **environ}).start_worker()
         self.limiter = self._local.router.limiter
-        self._app = application_over(self._local.router, self)
+        self._app = application_over(self._local.router, OneModel(self))
 
     def close(self) -> None:
         """Close the router."""
