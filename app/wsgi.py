@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from wsgiref.types import WSGIApplication
 
 from app.bootstrap import Router, build_router
-from app.config.cpus import usable_cores
+from app.config.cpus import usable_cpus
 from app.config.settings import load_settings
 from app.errors import RouterError
 from app.observability import logs
@@ -33,7 +33,7 @@ class Server(NamedTuple):
 def start() -> Server:
     """Build the router from the environment of this process. Exits with one line if a setting is invalid."""
     try:
-        settings = load_settings(os.environ, usable_cores())
+        settings = load_settings(os.environ, usable_cpus())
         log_config = logs.configure(settings)
         logging.config.dictConfig(log_config)
         router = build_router(settings, dict(os.environ), os.environ.pop(INHERITED, None))

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 
-def usable_cores(root: Path = Path("/")) -> int:
+def usable_cpus(root: Path = Path("/")) -> int:
     """A whole number of CPUs, at least 1. A quota of 1.5 CPUs counts as 2. `root` is the folder of /proc and /sys."""
     affinity = len(os.sched_getaffinity(0))
     quotas = [*_quotas_v2(root), *_quotas_v1(root)]

@@ -175,10 +175,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.admin_bind is None else self.admin_bind.rpartition(":")[2]
 
 
-def load_settings(environ: Mapping[str, str], cores: int) -> Settings:
-    """Validate the environment. `cores` is the default of WEB_CONCURRENCY. Raises SettingsError."""
+def load_settings(environ: Mapping[str, str], cpus: int) -> Settings:
+    """Validate the environment. `cpus` is the default of WEB_CONCURRENCY. Raises SettingsError."""
     given = {name: value.strip() for name, value in environ.items() if value.strip()}
-    values: dict[str, Any] = {"web_concurrency": min(cores, 32)}
+    values: dict[str, Any] = {"web_concurrency": min(cpus, 32)}
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     if "HOSTNAME" in given:
         values["pod_name"] = _convert("HOSTNAME", given["HOSTNAME"], fields["pod_name"].type)

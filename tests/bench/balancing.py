@@ -107,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, model_servers(Path(name)) as urls:
         rows = [measure(policy, urls, Path(name), options.clients, options.seconds) for policy in POLICIES]
     best = max(row.served_a_second for row in rows)
-    print("| policy | answers/s | of best | p50 ms | p99 ms | fast | middle | slow | stray | failed |")
+    print("| policy | responses/s | of best | p50 ms | p99 ms | fast | middle | slow | stray | failed |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         shares = " | ".join(f"{share:.2f}" for share in row.shares)

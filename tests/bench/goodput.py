@@ -170,7 +170,7 @@ def measure(router: Router, args: argparse.Namespace) -> None:
     for who, pause_ms in (("naive", 0), ("patient", args.retry_pause_ms)):
         crowds.append(Clients(f"b overload, {who}", overload, pause_ms))
         crowds.append(Clients(f"c 10 x overload, {who}", tenfold, pause_ms))
-    print(f"{os.cpu_count()} cores; cap {args.cap}, model {args.latency_ms} ms: at most {possible:.0f} answers/s")
+    print(f"{os.cpu_count()} cores; cap {args.cap}, model {args.latency_ms} ms: at most {possible:.0f} responses/s")
     print(f"{args.seconds:g} s each; patient clients pause {args.retry_pause_ms} ms after a 429\n")
     print_row("", "clients", "200/s", "of cap", "of b", "429/s", "else", "broken", "cores")
     probed: list[tuple[Clients, list[Probing]]] = []

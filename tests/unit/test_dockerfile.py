@@ -200,7 +200,7 @@ def test_container_starts_from_what_was_copied(tmp_path: Path) -> None:
 def test_exposed_port_is_where_the_application_listens() -> None:
     """Without settings the router listens on the port that the image exposes, on all addresses."""
     _, last = _stages()
-    assert load_settings({}, cores=1).bind == f"0.0.0.0:{_only(last, 'EXPOSE')}"
+    assert load_settings({}, cpus=1).bind == f"0.0.0.0:{_only(last, 'EXPOSE')}"
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False), (None, False)])

@@ -68,7 +68,7 @@ def _environment() -> dict[str, str]:
 
 
 def _settings() -> Settings:
-    return load_settings(_environment(), cores=1)
+    return load_settings(_environment(), cpus=1)
 
 
 def _container_ports() -> dict[str, int]:

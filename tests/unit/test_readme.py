@@ -215,8 +215,8 @@ def test_documented_defaults_are_what_an_empty_environment_gives() -> None:
         for variable, default, _, _ in table("Settings")
         if default.startswith("`")
     }
-    assert load_settings(documented, cores=3) == load_settings({}, cores=3)
-    assert load_settings({}, cores=3).web_concurrency == 3
+    assert load_settings(documented, cpus=3) == load_settings({}, cpus=3)
+    assert load_settings({}, cpus=3).web_concurrency == 3
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -324,7 +324,7 @@ def test_start_in_front_of_model_servers_is_possible() -> None:
     assert given
     assert request
     environ = dict(item.split("=", 1) for item in given[1].split())
-    assert load_settings(environ, cores=1).model_ref == json.loads(request[2])["model"]
+    assert load_settings(environ, cpus=1).model_ref == json.loads(request[2])["model"]
     assert Endpoint("POST", request[1]) in documented_endpoints()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config.cpus import usable_cores
+from app.config.cpus import usable_cpus
 
 CGROUP = "proc/self/cgroup"
 V1 = "12:pids:/kubepods/a\n3:cpu,cpuacct:/kubepods/a\n"
@@ -76,7 +76,7 @@ def test_cores_are_those_of_affinity_and_quota(tree: str, tmp_path: Path, monkey
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{text}\n")
-    assert usable_cores(tmp_path) == cores
+    assert usable_cpus(tmp_path) == cores
 
 
 def test_affinity_is_the_most(tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ def test_affinity_is_the_most(tmp_path: Path) -> None:
     allowed = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(allowed)})
-        assert usable_cores(tmp_path) == 1
+        assert usable_cpus(tmp_path) == 1
     finally:
         os.sched_setaffinity(0, allowed)
-    assert usable_cores(tmp_path) == len(allowed)
+    assert usable_cpus(tmp_path) == len(allowed)
 
 
 def test_this_machine_has_cores() -> None:
     """On the files of the machine that runs the test, too, the answer is a number of cores."""
-    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
