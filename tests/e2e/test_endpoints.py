@@ -11,6 +11,8 @@ import requests
 from tests.support.malformed import MALFORMED
 from tests.support.router import Router, free_port
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Router]
 
 

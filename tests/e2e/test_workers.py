@@ -17,6 +17,8 @@ from tests.support.gate import Gate
 from tests.support.router import Router, children, until
 from tests.support.start import run_to_exit
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Router]
 
 

@@ -20,6 +20,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config.settings import Settings, load_settings
+from tests.support.local_router import LocalRouter
 
 ROOT = Path(__file__).resolve().parents[2]
 OPS = ROOT / "ops"
@@ -297,33 +298,18 @@ def _status_when_up(url: str, server: "subprocess.Popen[str]") -> int:
 
 # Metrics: what is mentioned is what the application emits.
 
-PRINT_METRICS = """
-from gevent import monkey
-
-monkey.patch_all()
-
-from falcon import testing
-from app.wsgi import application, lifecycle
-
-lifecycle.limiter.attach(lifecycle.slots.claim().slot)
-assert testing.simulate_post(application, "/infer", json={"prompt": "p"}).status_code == 200
-print(testing.simulate_get(application, "/metrics").text)
-"""
-
 
 @pytest.fixture(scope="module")
-def emitted() -> dict[str, set[str]]:
+def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Every series that the application shows after one request, and the names of its labels."""
-    environment = {"PYTHONPATH": str(ROOT), "SIMULATED_LATENCY_MS": "0"}
-    page = subprocess.run(
-        [sys.executable, "-c", PRINT_METRICS], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
+    with LocalRouter(tmp_path_factory.mktemp("ops"), SIMULATED_LATENCY_MS="0") as local:
+        assert local.ask("POST", "/infer", '{"prompt": "p"}').status == 200
+        page = local.ask("GET", "/metrics").body
     return {
         sample.name: set(sample.labels) for family in text_string_to_metric_families(page) for sample in family.samples
     }
 
 
-@pytest.mark.slow
 def test_every_metric_mentioned_exists(emitted: dict[str, set[str]]) -> None:
     """A renamed metric would leave an alert that never fires and an autoscaler that sees nothing.
 
@@ -341,7 +327,6 @@ def test_every_metric_mentioned_exists(emitted: dict[str, set[str]]) -> None:
     assert {(name, path) for name, path in mentioned if name not in emitted} == set()
 
 
-@pytest.mark.slow
 def test_every_label_mentioned_exists(emitted: dict[str, set[str]]) -> None:
     """A renamed label would do the same, with less to notice."""
     series = re.findall(r"(router_[a-z_]+)\{([^}]*)\}", ALERTS.read_text() + ALERTS_TEST.read_text())
