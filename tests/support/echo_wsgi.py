@@ -4,8 +4,13 @@ Most paths answer a JSON document with a Content-Length. The paths below answer 
 `X-Saw` then, so that nothing of it is lost.
 """
 
+import _socket  # gevent replaces what the module `socket` has
+import array
 import base64
+import fcntl
 import json
+import os
+import termios
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -101,6 +106,28 @@ def _empty(environ: _Environ, start: _Start) -> list[bytes]:
     return []
 
 
+def _pending(environ: _Environ, start: _Start) -> list[bytes]:
+    """How many bytes the kernel holds that connected clients have sent and this process has yet to read."""
+    count = array.array("i", [0])
+    total = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            sock = _socket.socket(fileno=int(name))
+        except OSError:
+            continue  # no socket
+        try:
+            sock.getpeername()  # fails for a listener, and for a connection that its client has reset
+            fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
+            total += count[0]
+        except OSError:
+            pass
+        finally:
+            sock.detach()
+    content = str(total).encode()
+    start("200 OK", [("Content-Length", str(len(content)))])
+    return [content]
+
+
 def _written(environ: _Environ, start: _Start) -> list[bytes]:
     write = start("200 OK", [*_saw(environ), ("Content-Length", "7")])
     write(b"wri")
@@ -128,6 +155,7 @@ _ANSWERS: dict[str, Callable[[_Environ, _Start], Iterable[bytes]]] = {
     "/late": _late,
     "/too-long": _too_long,
     "/empty": _empty,
+    "/pending": _pending,
     "/written": _written,
     "/fails": _fails,
     "/fails-late": _fails_late,

@@ -75,6 +75,7 @@ class Upstream:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or the body would wait for the head's acknowledgement, which is delayed
 
             def do_GET(self) -> None:
                 if self.path in ("/v1/models", "/v2/health/ready"):  # the router's health check
