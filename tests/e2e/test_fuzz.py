@@ -15,6 +15,7 @@ from tests.support.router import ROOT
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(
         sys.version_info >= (3, 14) or platform.machine() != "x86_64",
         reason="atheris has no release for it (pyproject.toml)",

@@ -12,7 +12,7 @@ import requests
 from tests.support.clients import read_to_end, readable
 from tests.support.router import Router, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 Start = Callable[..., Router]
 

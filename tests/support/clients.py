@@ -72,7 +72,9 @@ def read_to_end(sock: socket.socket) -> bytes:
 
 def readable(sock: socket.socket, seconds: float) -> bool:
     """Whether something can be read, or the end of it, within so long."""
-    return bool(select.select([sock], [], [], seconds)[0])
+    poller = select.poll()  # select() fails beyond descriptor 1,024
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))
 
 
 def chat(router: Router, model: str | None = "m", headers: dict[str, str] | None = None, **members: Any) -> Any:

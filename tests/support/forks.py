@@ -17,8 +17,16 @@ from app.bootstrap import shared_table
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.slots import Claim, Slots
 
+_open: "list[Parent]" = []
 
-@dataclass
+
+def close_all() -> None:
+    """Close every parent that a test left open."""
+    for parent in _open:
+        parent.close()
+
+
+@dataclass(eq=False)
 class Parent:
     """The process that forks: it takes the arbiter's part in these tests."""
 
@@ -32,9 +40,13 @@ class Parent:
         self.unattached = Limiter(self.table, self.queue_size)
         self.unattached.set_limit(self.limit)
         self.slots = Slots(self.table, (InflightCounters(self.table), self.unattached))
+        _open.append(self)
 
     def close(self) -> None:
-        """Close the eventfds, which are many; the table itself goes with its last view."""
+        """Close the eventfds, which are many; the table itself goes with its last view. May be called again."""
+        if self not in _open:
+            return
+        _open.remove(self)
         for limiter in self.limiters:
             if limiter._watcher is not None:
                 limiter._watcher.stop()
