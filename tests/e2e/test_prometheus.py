@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from tests.support.clients import Crowd
 from tests.support.gate import Gate
 from tests.support.router import Router, free_port, until
+
+pytestmark = pytest.mark.slow
 
 Start = Callable[..., Router]
 

@@ -5,11 +5,14 @@ import signal
 import socket
 from collections.abc import Callable
 
+import pytest
 import requests
 
 from tests.support.clients import Crowd, raw_request
 from tests.support.gate import Gate
 from tests.support.router import Router, until
+
+pytestmark = pytest.mark.slow
 
 Start = Callable[..., Router]
 

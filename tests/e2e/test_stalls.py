@@ -12,6 +12,8 @@ import requests
 from tests.support.clients import read_to_end, readable
 from tests.support.router import Router, until
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Router]
 
 BEGUN = {

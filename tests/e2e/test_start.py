@@ -10,6 +10,8 @@ import pytest
 from tests.support.router import Router, until
 from tests.support.start import run_to_exit
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Router]
 
 
