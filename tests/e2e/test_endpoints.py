@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import requests
 
+from tests.support.clients import read_all
 from tests.support.malformed import MALFORMED
 from tests.support.router import Router, free_port
 
@@ -17,23 +18,17 @@ Start = Callable[..., Router]
 
 
 @pytest.fixture
-def router(start: Start) -> Router:
+def router(share: Start) -> Router:
     """A router with a name, a small limit for bodies, and a password to keep."""
     kv_endpoints = "a, redis://u:pw@b:6379/0 ,"
-    return start(SIMULATED_LATENCY_MS=20, MAX_BODY_BYTES=1000, POD_NAME="pod-7", KV_ENDPOINTS=kv_endpoints)
+    return share(SIMULATED_LATENCY_MS=20, MAX_BODY_BYTES=1000, POD_NAME="pod-7", KV_ENDPOINTS=kv_endpoints)
 
 
 def exchange(router: Router, data: bytes) -> bytes:
     """Raw bytes there and back, until the server closes."""
     with socket.create_connection(("127.0.0.1", router.port), timeout=10) as sock:
         sock.sendall(data)
-        answer = b""
-        try:
-            while chunk := sock.recv(65536):
-                answer += chunk
-        except TimeoutError:
-            pass
-        return answer
+        return read_all(sock)
 
 
 def test_infer_answers_what_was_promised(router: Router) -> None:
@@ -51,9 +46,9 @@ def test_infer_answers_what_was_promised(router: Router) -> None:
     assert "pw" not in router.log()
 
 
-def test_router_pod_is_left_out_without_a_name(start: Start) -> None:
+def test_router_pod_is_left_out_without_a_name(share: Start) -> None:
     """Neither POD_NAME nor HOSTNAME: no routerPod. And kvEndpoints is [], not [""]."""
-    body = start(SIMULATED_LATENCY_MS=0).infer().json()
+    body = share(SIMULATED_LATENCY_MS=0).infer().json()
     assert "routerPod" not in body
     assert body["kvEndpoints"] == []
 

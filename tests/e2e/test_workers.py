@@ -177,7 +177,6 @@ def test_upgrade_to_other_limits_is_refused() -> None:
     assert "Traceback" not in upgrade.stderr
 
 
-@pytest.mark.slow
 def test_worker_without_a_free_slot_fails_with_a_clear_line(start_gated: Start, gate: Gate) -> None:
     """More live workers than slots: the new one exits and says why; rows are never shared; the server lives."""
     router = start_gated(MAX_CONCURRENCY=3, WEB_CONCURRENCY=32)

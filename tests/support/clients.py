@@ -59,6 +59,11 @@ def raw_request(port: int, prompt: str = "hello", head: str = "", body: bytes | 
     return sock
 
 
+def read_all(sock: socket.socket) -> bytes:
+    """Everything until the server closes; a server that cuts the connection is an error."""
+    return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
 def read_to_end(sock: socket.socket) -> bytes:
     """Everything until the server closes or cuts."""
     data = b""

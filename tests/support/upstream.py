@@ -59,12 +59,19 @@ class Reply:
             return False
 
 
+Answer = Callable[[Seen, Reply], object]
+"""What a model server does with a request."""
+
+
+def send_empty(seen: Seen, reply: Reply) -> None:
+    """Answers with an empty JSON object."""
+    reply.send()
+
+
 class Upstream:
     """`with Upstream(answer) as upstream:` serves on a free port, or on `port`, with a thread for each connection."""
 
-    def __init__(
-        self, answer: Callable[[Seen, Reply], object] = lambda seen, reply: reply.send(), port: int = 0
-    ) -> None:
+    def __init__(self, answer: Answer = send_empty, port: int = 0) -> None:
         self.answer = answer
         self.seen: list[Seen] = []
         self.checks = 0
@@ -126,6 +133,13 @@ class Upstream:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+
+    def reset(self, answer: Answer) -> None:
+        """Serve another test: answer so from now on, and forget what was seen. Waits until nothing is answered."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._inside == 0, 20), "a request of an earlier test is here"
+            self.answer = answer
+            self.seen.clear()
 
     @property
     def inside(self) -> int:
