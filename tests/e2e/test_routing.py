@@ -295,6 +295,7 @@ def test_every_protocol_counts_against_the_one_cap(start: Start, serve: Serve, w
     assert requests.post(url, json=body, timeout=20).status_code == 429
     hold.release()
     assert crowd.join().counts() == {200: 1}
+    until(lambda: router.metrics()["router_inflight_requests"] == 0, "the permit is back, after the last byte")
     assert requests.post(url, json=body, timeout=20).status_code == 200
 
 
