@@ -18,7 +18,7 @@ How to read it:
 
 - `200/s`: goodput, answers with status 200 in the measured seconds; the seconds before, when connections are made, are
   left out. `of cap` is its share of cap / latency = 2560 a second, which no router could exceed. To hope for: 0.95.
-- `of b` is its share of the row `overload` with the same patience: what ten times the clients cost.
+- `of b` is its share of the row `overload` with the same clients: what ten times the clients cost.
 - `429/s`: rejections in the same seconds. `else` counts answers with any other status, `broken` connections that failed
   (also before the measured seconds); both should be 0.
 - `cores`: processor time of the workers, in cores. Where it and wrk's own use up what the machine has, `200/s` below
@@ -59,7 +59,7 @@ print_row = partial(print_cells, first=26, width=9)
 
 
 class Clients(NamedTuple):
-    """How many ask, and their patience."""
+    """How many ask, and how soon they ask again."""
 
     name: str
     number: int

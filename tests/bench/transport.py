@@ -68,7 +68,7 @@ Ask = Callable[[], Iterable[bytes]]
 """Ask once, and give the body of the answer in pieces."""
 
 HOST = "127.0.0.1"
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 """What takes longer than this will never come."""
 DUMMIES = 1100
 TIMEOUTS = Timeouts()
@@ -175,7 +175,7 @@ def bare(port: int, stack: ExitStack) -> Ask:
     whole = request(port, "/")
 
     def ask() -> Iterable[bytes]:
-        sock = idle.pop() if idle else stack.enter_context(socket.create_connection((HOST, port), PATIENCE_S))
+        sock = idle.pop() if idle else stack.enter_context(socket.create_connection((HOST, port), TIMEOUT_S))
         sock.sendall(whole)
         answer = sock.recv(1 << 16)
         idle.append(sock)
@@ -186,7 +186,7 @@ def bare(port: int, stack: ExitStack) -> Ask:
 
 def other(port: int, clients: int, stack: ExitStack) -> HTTPClient:
     """A client of geventhttpclient's."""
-    client = HTTPClient(HOST, port, concurrency=clients, network_timeout=PATIENCE_S)
+    client = HTTPClient(HOST, port, concurrency=clients, network_timeout=TIMEOUT_S)
     stack.callback(client.close)
     return client
 
@@ -194,7 +194,7 @@ def other(port: int, clients: int, stack: ExitStack) -> HTTPClient:
 def posts(port: int, clients: int, stack: ExitStack) -> dict[str, Ask]:
     """The transports, with new connections."""
     client = other(port, clients, stack)
-    pool = urllib3.HTTPConnectionPool(HOST, port, maxsize=clients, block=True, timeout=PATIENCE_S, retries=False)
+    pool = urllib3.HTTPConnectionPool(HOST, port, maxsize=clients, block=True, timeout=TIMEOUT_S, retries=False)
     stack.callback(pool.close)
     session = stack.enter_context(requests.Session())
     session.trust_env = False
@@ -205,7 +205,7 @@ def posts(port: int, clients: int, stack: ExitStack) -> dict[str, Ask]:
         "gevent's socket": bare(port, stack),
         "geventhttpclient": lambda: (client.post("/", BODY, HEADERS).read(),),
         "urllib3": lambda: (pool.urlopen("POST", "/", BODY, HEADERS).data,),
-        "requests": lambda: (session.post(url, BODY, headers=HEADERS, timeout=PATIENCE_S).content,),
+        "requests": lambda: (session.post(url, BODY, headers=HEADERS, timeout=TIMEOUT_S).content,),
     }
 
 
@@ -240,7 +240,7 @@ def cpu_us(ask: Ask, each: int, clients: int) -> tuple[float, list[bytes]]:
             got.extend(ask())
 
     gc.collect()
-    with gevent.Timeout(PATIENCE_S):
+    with gevent.Timeout(TIMEOUT_S):
         began = time.process_time()
         gevent.joinall([gevent.spawn(client) for _ in range(clients)], raise_error=True)
         return (time.process_time() - began) * 1e6, got

@@ -116,7 +116,7 @@ class Server:
         self._process.wait(_TIMEOUT_S)
 
     def wait_turns(self) -> None:
-        """Until the worker's event loop has gone round, and everything in line for its turnstile before has passed."""
+        """Until the worker's event loop has gone round, and everything that its pacing held back before has begun."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=_TIMEOUT_S) as sock:
             for _ in range(3):
                 sock.sendall(b"POST /empty HTTP/1.1\r\n\r\n")

@@ -109,32 +109,32 @@ def test_dead_workers_waiters_give_way_to_the_living(start_gated: Start, gate: G
     assert (metrics["router_inflight_requests"], metrics["router_queued_requests"]) == (0, 0)
 
 
-def test_probes_answer_while_the_cap_and_the_queue_are_full_and_many_knock(start_gated: Start, gate: Gate) -> None:
+def test_probes_answer_while_the_cap_and_the_queue_are_full_and_many_more_ask(start_gated: Start, gate: Gate) -> None:
     """Every probe and scrape answers 200 while ten times as many clients as may be served are being refused."""
     router = start_gated(MAX_CONCURRENCY=2, QUEUE_SIZE=2, QUEUE_TIMEOUT_MS=60_000, ACCESS_LOG="off")
     held = Crowd(lambda _: router.infer().status_code).send(4)
     gate.wait_inside(2)
     until(lambda: queued(router) == 2, "the queue is full")
-    knocking = True
+    asking = True
 
-    def knock(_: int) -> set[int]:
+    def ask_again(_: int) -> set[int]:
         seen = set()
         with requests.Session() as session:
-            while knocking:
+            while asking:
                 seen.add(session.post(f"{router.url}/infer", json={"prompt": "x"}, timeout=20).status_code)
         return seen
 
-    crowd = Crowd(knock).send(40)
+    crowd = Crowd(ask_again).send(40)
     for _ in range(20):
         for path in ("/healthz", "/readyz", "/metrics"):
             assert requests.get(router.url + path, timeout=20).status_code == 200
-    knocking = False
+    asking = False
     assert all(seen == {429} for seen in crowd.join().answers.values())
     gate.open()
     assert held.join().counts() == {200: 4}
 
 
-def test_probes_pass_those_who_knock_also_on_kept_connections(start_gated: Start, gate: Gate) -> None:
+def test_probes_pass_a_crowd_also_on_kept_connections(start_gated: Start, gate: Gate) -> None:
     """300 requests and two probes, all ready at once, on connections used before: the probes are soon answered."""
     router = start_gated(MAX_CONCURRENCY=1, WEB_CONCURRENCY=1, ACCESS_LOG="all")
     (worker,) = router.workers()

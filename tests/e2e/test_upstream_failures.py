@@ -1,4 +1,4 @@
-"""Model servers that are gone, slow, broken, busy or unwell: what clients see, what is tried again, who is left out."""
+"""Model servers that are gone, slow, broken, busy or unhealthy: what clients see, what is retried, what is left out."""
 
 import json
 import signal
@@ -136,7 +136,7 @@ def test_other_answers_are_passed_on(start: Start, serve: Serve, routes: Routes,
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_patience_that_a_server_asks_for(start: Start, serve: Serve, routes: Routes, status: int) -> None:
+def test_endpoint_backs_off_as_it_asks(start: Start, serve: Serve, routes: Routes, status: int) -> None:
     """Retry-After: it is left alone; the client hears of it when no other is left."""
     busy = serve(lambda seen, reply: reply.send(status, b"busy", Retry_After="30"))
     good = serve()
@@ -151,7 +151,7 @@ def test_patience_that_a_server_asks_for(start: Start, serve: Serve, routes: Rou
     assert len(busy.seen) == 2
 
 
-def test_patience_with_a_clients_own_credentials_is_the_clients(start: Start, serve: Serve, routes: Routes) -> None:
+def test_rate_limit_of_a_clients_own_credentials_is_the_clients(start: Start, serve: Serve, routes: Routes) -> None:
     """A 429 for one client's key says nothing to the others."""
     picky = serve(
         lambda seen, reply: reply.send(429 if "one" in seen.headers["authorization"] else 200, Retry_After="30")
@@ -171,13 +171,13 @@ def test_retries_take_no_turns(start: Start, serve: Serve, routes: Routes, balan
     assert statuses[200] >= 70  # the other half, and what the budget could save of this one
 
 
-def test_share_counts_those_that_are_unwell(start: Start, serve: Serve, routes: Routes) -> None:
+def test_share_counts_those_that_are_unhealthy(start: Start, serve: Serve, routes: Routes) -> None:
     """One of two is out by its checks: failures don't take the other one out as well."""
-    unwell, bad = serve(), serve(lambda seen, reply: reply.send(500))
-    unwell.well = False
+    unhealthy, bad = serve(), serve(lambda seen, reply: reply.send(500))
+    unhealthy.well = False
     check = {"interval_s": 1, "unhealthy_after": 1}
-    router = start(ROUTES_FILE=routes(model(unwell, bad, health_check=check, ejection={"consecutive_failures": 2})))
-    until(lambda: not is_up(router, unwell), "it is out")
+    router = start(ROUTES_FILE=routes(model(unhealthy, bad, health_check=check, ejection={"consecutive_failures": 2})))
+    until(lambda: not is_up(router, unhealthy), "it is out")
     assert {chat(router).status_code for _ in range(10)} == {500}
     assert is_up(router, bad)
 
@@ -262,7 +262,7 @@ def test_last_endpoints_are_not_ejected(start: Start, serve: Serve, routes: Rout
     assert sorted(is_up(router, upstream) for upstream in bad) == [False, True]
 
 
-def test_unwell_endpoint_is_left_out_until_it_is_well(start: Start, serve: Serve, routes: Routes) -> None:
+def test_unhealthy_endpoint_is_left_out_until_it_is_healthy(start: Start, serve: Serve, routes: Routes) -> None:
     """Asked by one prober for all workers; readiness follows, liveness doesn't."""
     upstream = serve()
     check = {"interval_s": 1, "unhealthy_after": 2}

@@ -200,7 +200,7 @@ def test_nothing_is_lost_when_workers_die_amid_signals(start_gated: Start, gate:
     chance = random.Random(7)
     stopped = threading.Event()
 
-    def knock(_: int) -> None:
+    def ask_again(_: int) -> None:
         while not stopped.is_set():
             with contextlib.suppress(requests.RequestException):
                 router.infer()
@@ -210,7 +210,7 @@ def test_nothing_is_lost_when_workers_die_amid_signals(start_gated: Start, gate:
             with contextlib.suppress(IndexError):  # one that was inside died meanwhile
                 gate.let_go(chance.randint(0, gate.inside))
 
-    crowd = Crowd(knock).send(20)
+    crowd = Crowd(ask_again).send(20)
     releaser = threading.Thread(target=let_some_go)
     releaser.start()
     ends = time.monotonic() + 8

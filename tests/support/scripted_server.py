@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 """What takes longer than this will never come."""
 
 _GONE = (ConnectionError, ssl.SSLError)
@@ -183,7 +183,7 @@ class ScriptedServer:
             self._marker = marker.getsockname()
             self._caught_up.clear()
             marker.connect((self.host, self.port))
-            assert self._caught_up.wait(PATIENCE_S)  # connections are accepted in turn: all before this one are known
+            assert self._caught_up.wait(TIMEOUT_S)  # connections are accepted in turn: all before this one are known
         for thread in self._peers:
             thread.join()
         if self._errors:
@@ -210,7 +210,7 @@ class ScriptedServer:
             thread.start()
 
     def _serve(self, sock: socket.socket, script: Script, number: int) -> None:
-        sock.settimeout(PATIENCE_S)
+        sock.settimeout(TIMEOUT_S)
         try:
             if self._tls is not None:
                 try:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 NOBODY = 65534
 OTHERS = 256  # descriptors that are no connections, as the module has it
-KNOCKING = 128  # connections that must fit beyond those that are served
+OVERFLOW = 128  # connections that must fit beyond those that are served
 
 
 class Outcome(NamedTuple):
@@ -67,9 +67,9 @@ def _may_raise_here() -> bool:
     [
         (10, 0, 256, 8000, 4106, 4372),  # as much as is wanted, and not more
         (10, 0, 6000, 8000, 4106, 6000),  # a limit that is high enough stays
-        (10, 0, 1000, 1000, 734, 1000),  # fewer knocking, rather than no start
+        (10, 0, 1000, 1000, 734, 1000),  # less overflow, rather than no start
         (1, 9, 256, 8000, 4106, 4372),  # who waits needs as much as who is served
-        (4500, 500, 256, 16000, 10000, 15256),  # as many again may knock
+        (4500, 500, 256, 16000, 10000, 15256),  # as many again may overflow
         (10, 0, 256, 404, 138, 404),  # the very least
         (50, 50, 256, 584, 228, 584),
     ],
@@ -77,11 +77,11 @@ def _may_raise_here() -> bool:
 def test_soft_limit_is_raised_to_what_is_needed(
     concurrency: int, queue: int, soft: int, hard: int, connections: int, soft_after: int
 ) -> None:
-    """A worker can hold all that is served, the model's connections for it, and others that knock."""
+    """A worker can hold all that is served, the model's connections for it, and as many that are rejected."""
     served = concurrency + queue
     outcome = reserve(False, concurrency, queue, soft, hard)
     assert outcome == Outcome(connections, soft_after, hard, "")
-    assert outcome.connections >= served + KNOCKING
+    assert outcome.connections >= served + OVERFLOW
     assert outcome.connections + served + OTHERS <= outcome.soft
 
 

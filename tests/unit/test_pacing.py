@@ -1,4 +1,4 @@
-"""The worker's turnstile: how many requests may begin in one turn of the event loop."""
+"""Request pacing: how many requests may begin in one cycle of the event loop."""
 
 from itertools import pairwise
 
@@ -16,10 +16,10 @@ def test_few_pass_in_a_turn_in_order_and_nobody_is_forgotten() -> None:
     passed_by_turn = [0]
     sampler = loop.prepare()
     sampler.start(lambda: passed_by_turn.append(len(passed)))
-    turnstile = RequestPacer()
+    pacer = RequestPacer()
 
     def ask(number: int) -> None:
-        turnstile.wait_for_turn()
+        pacer.wait_for_turn()
         passed.append(number)
 
     count = 10 * REQUESTS_PER_CYCLE
@@ -32,6 +32,6 @@ def test_few_pass_in_a_turn_in_order_and_nobody_is_forgotten() -> None:
 
 def test_a_few_never_wait() -> None:
     """Without overload nobody is held up: whoever comes alone passes without a switch."""
-    turnstile = RequestPacer()
+    pacer = RequestPacer()
     for _ in range(REQUESTS_PER_CYCLE):
-        turnstile.wait_for_turn()
+        pacer.wait_for_turn()

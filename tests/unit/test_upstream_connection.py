@@ -44,23 +44,23 @@ LONG_BODY = b"x" * (32 << 20)
 LONG_REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(LONG_BODY) + LONG_BODY
 
 
-def patience(**seconds: float) -> Timeouts:
+def limits(**seconds: float) -> Timeouts:
     """Timeouts that are never reached, but for those given."""
     return Timeouts(**{"connect_s": 20, "first_byte_s": 20, "idle_s": 20, "total_s": 20, **seconds})
 
 
-PATIENT = patience()
+GENEROUS = limits()
 
 
 def connect(
-    server: ScriptedServer, timeouts: Timeouts = PATIENT, *, host: str | None = None, tls: bool = False
+    server: ScriptedServer, timeouts: Timeouts = GENEROUS, *, host: str | None = None, tls: bool = False
 ) -> Connection:
     """A connection to the server."""
     return Connection(Address(host or server.host, server.port, tls), timeouts, time.monotonic() + timeouts.total_s)
 
 
 def ask(
-    connection: Connection, method: str = "GET", request: bytes = GET, timeouts: Timeouts = PATIENT
+    connection: Connection, method: str = "GET", request: bytes = GET, timeouts: Timeouts = GENEROUS
 ) -> tuple[Head, bytes]:
     """Head and body of the answer to a request."""
     head = connection.exchange(request, method, timeouts, time.monotonic() + timeouts.total_s)
@@ -68,7 +68,7 @@ def ask(
 
 
 def failure(
-    script: Script, error: type[Exception], *, request: bytes = GET, timeouts: Timeouts = PATIENT, used: bool = False
+    script: Script, error: type[Exception], *, request: bytes = GET, timeouts: Timeouts = GENEROUS, used: bool = False
 ) -> str:
     """The message of the error that asking a server of this script ends in; it must have been hung up on."""
     with ScriptedServer(script) as server:
@@ -220,7 +220,7 @@ def test_body_is_given_as_it_comes() -> None:
 
     with ScriptedServer(script) as server:
         connection = connect(server)
-        connection.exchange(GET, "GET", PATIENT, time.monotonic() + 20)
+        connection.exchange(GET, "GET", GENEROUS, time.monotonic() + 20)
         words = []
         for word in connection.body():
             words.append(word)
@@ -249,7 +249,7 @@ def test_answer_that_was_not_read_to_its_end_spoils_the_connection(framing: byte
     """What is left of an answer must never be taken for the beginning of the next one."""
     with ScriptedServer(answer(OK + framing)) as server:
         connection = connect(server)
-        connection.exchange(GET, "GET", PATIENT, time.monotonic() + 20)
+        connection.exchange(GET, "GET", GENEROUS, time.monotonic() + 20)
         assert not connection.may_be_kept()
         body = connection.body()
         assert next(body)
@@ -398,7 +398,7 @@ WAITS = [
 @pytest.mark.parametrize("used", [False, True])
 def test_every_wait_has_its_own_time(sent: bytes, which: str, message: str, used: bool) -> None:
     """A server that says nothing more is waited for as long as that step may take, and then hung up on."""
-    assert failure(answer(sent), UpstreamTimeout, timeouts=patience(**{which: 0.05}), used=used) == message
+    assert failure(answer(sent), UpstreamTimeout, timeouts=limits(**{which: 0.05}), used=used) == message
 
 
 @pytest.mark.parametrize("head", [OK, OK + b"\r\n", OK + b"transfer-encoding: chunked\r\n\r\n"])
@@ -412,7 +412,7 @@ def test_answer_that_never_ends_is_cut_off(head: bytes) -> None:
             peer.send(head)
         peer.send_until_hung_up(piece)
 
-    assert "in total" in failure(script, UpstreamTimeout, timeouts=patience(total_s=0.2))
+    assert "in total" in failure(script, UpstreamTimeout, timeouts=limits(total_s=0.2))
 
 
 @pytest.mark.parametrize("which", ["idle_s", "total_s"])
@@ -429,7 +429,7 @@ def test_request_that_is_not_taken_is_given_up(which: str, used: bool) -> None:
         connection = connect(server)
         connection.used_before = used
         with pytest.raises(UpstreamTimeout, match="not taken within" if which == "idle_s" else "in total"):
-            ask(connection, "POST", LONG_REQUEST, patience(**{which: 0.1}))
+            ask(connection, "POST", LONG_REQUEST, limits(**{which: 0.1}))
         stop.set()
 
 
@@ -453,7 +453,7 @@ def test_request_that_is_taken_in_small_pieces_has_its_time_too(monkeypatch: pyt
         seconds = itertools.count()
         monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
         with pytest.raises(UpstreamTimeout, match="in total"):
-            connection.exchange(LONG_REQUEST, "POST", PATIENT, 3)
+            connection.exchange(LONG_REQUEST, "POST", GENEROUS, 3)
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -515,20 +515,20 @@ def test_refused_connection_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(UpstreamUnreachable, match=rf"127\.0\.0\.1:{port}: .*refused"):
-        Connection(Address("127.0.0.1", port), PATIENT, time.monotonic() + 20)
+        Connection(Address("127.0.0.1", port), GENEROUS, time.monotonic() + 20)
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "two..dots.invalid", f"{'x' * 64}.invalid", "\udcff.invalid"])
 def test_name_without_an_address_is_unreachable(host: str) -> None:
     """A name that can't be resolved, or is none at all, is a server out of reach and no fault of the router's."""
     with pytest.raises(UpstreamUnreachable):
-        Connection(Address(host, 1), PATIENT, time.monotonic() + 20)
+        Connection(Address(host, 1), GENEROUS, time.monotonic() + 20)
 
 
 @pytest.mark.parametrize("which", ["connect_s", "total_s"])
 def test_connecting_takes_no_longer_than_it_may(which: str) -> None:
     """A server that accepts no more connections is out of reach after connect_s, or when the time in total runs out."""
-    timeouts = patience(**{which: 0.1})
+    timeouts = limits(**{which: 0.1})
     listener = socket.socket()
     waiting = []
     with listener:
@@ -548,19 +548,19 @@ def test_looking_up_a_name_counts_as_connecting(monkeypatch: pytest.MonkeyPatch)
     """A resolver has no time limit of its own, and every address is tried in turn: connect_s bounds it all together."""
     monkeypatch.setattr(socket, "create_connection", lambda *_: gevent.sleep(60))
     with gevent.Timeout(20), pytest.raises(UpstreamUnreachable, match=r"x:1: not connected within 0\.05 s"):
-        Connection(Address("x", 1), patience(connect_s=0.05), time.monotonic() + 20)
+        Connection(Address("x", 1), limits(connect_s=0.05), time.monotonic() + 20)
 
 
 def test_nothing_is_begun_when_no_time_is_left() -> None:
     """With the time in total used up by earlier attempts, the server is neither connected to nor asked."""
     with ScriptedServer(answer(EMPTY)) as server:
         with pytest.raises(UpstreamTimeout, match="in total"):
-            Connection(Address(server.host, server.port), PATIENT, time.monotonic())
+            Connection(Address(server.host, server.port), GENEROUS, time.monotonic())
         server.wait_done()
         assert server.connections == 0
         connection = connect(server)
         with pytest.raises(UpstreamTimeout, match="in total"):
-            connection.exchange(GET, "GET", PATIENT, time.monotonic())
+            connection.exchange(GET, "GET", GENEROUS, time.monotonic())
         with pytest.raises(AssertionError, match="before its request was complete"):
             server.wait_done()
         server.forgive()
@@ -574,7 +574,7 @@ def test_client_that_goes_away_closes_the_connection(monkeypatch: pytest.MonkeyP
 
     with ScriptedServer(answer(OK + b"\r\nx"), answer(OK + b"\r\nx")) as server:
         connection = connect(server)
-        connection.exchange(GET, "GET", PATIENT, time.monotonic() + 20)
+        connection.exchange(GET, "GET", GENEROUS, time.monotonic() + 20)
         body = connection.body()
         assert next(body) == b"x"
         monkeypatch.setattr(Connection, "_receive", gone)
@@ -688,7 +688,7 @@ def test_tls_to_a_plain_server_is_unreachable(trusting: Certificates) -> None:
         server.wait_done()
     with ScriptedServer(lambda _: None) as server:
         with pytest.raises(UpstreamUnreachable, match=r"not connected within 0\.1 s"):
-            connect(server, patience(connect_s=0.1), tls=True)
+            connect(server, limits(connect_s=0.1), tls=True)
         server.wait_done()
 
 
