@@ -8,12 +8,11 @@ import os  # noqa: E402
 
 from app.errors import SettingsError  # noqa: E402
 from app.server.fd_limits import reserve_connections  # noqa: E402
-from app.server.hooks import Hooks  # noqa: E402
-from app.wsgi import INHERITED, start  # noqa: E402
+from app.wsgi import start  # noqa: E402
 
 server = start()
 settings = server.router.settings
-hooks = Hooks(server.router, INHERITED)
+hooks = server.hooks
 
 wsgi_app = "app.wsgi:application"
 worker_class = "app.server.worker.RouterWorker"

@@ -17,21 +17,26 @@ from app.config.cpus import usable_cpus
 from app.config.settings import load_settings
 from app.errors import RouterError
 from app.observability import logs
+from app.server.hooks import Hooks
 
 INHERITED = "ROUTER_INHERITED"
 """The variable that hands the shared state to the next program of a binary upgrade (USR2). Users never set it."""
 
 
 class Server(NamedTuple):
-    """The router, and the logging configuration that goes with it."""
+    """The router, and what gunicorn needs beside it."""
 
     router: Router
+    hooks: Hooks
     log_config: dict[str, Any]
 
 
 @cache
 def start() -> Server:
-    """Build the router from the environment of this process. Exits with one line if a setting is invalid."""
+    """Build the router from the environment of this process. Exits with one line if a setting is invalid.
+
+    A process has one router and one set of hooks: on HUP gunicorn executes gunicorn.conf.py again, and gets the same.
+    """
     try:
         settings = load_settings(os.environ, usable_cpus())
         log_config = logs.configure(settings)
@@ -42,7 +47,7 @@ def start() -> Server:
     if not os.environ.get("MAX_CONCURRENCY", "").strip():
         logger = logging.getLogger("router")
         logger.info("MAX_CONCURRENCY is not set: the default %d applies", settings.max_concurrency)
-    return Server(router, log_config)
+    return Server(router, Hooks(router, INHERITED), log_config)
 
 
 def __getattr__(name: str) -> WSGIApplication:

@@ -1,13 +1,17 @@
 """gunicorn's hooks, called without gunicorn."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import gevent
+import pytest
 
 from app.admission.limiter import Limiter
 from tests.support.forks import acquire
 from tests.support.local_router import HookedWorker, LocalRouter
+from tests.support.router import ROOT
 
 
 def test_upkeep_picks_up_what_was_granted_silently(tmp_path: Path) -> None:
@@ -42,3 +46,12 @@ def test_slot_of_a_worker_that_never_ran_comes_back(tmp_path: Path) -> None:
             local.hooks.pre_fork(None, worker)  # type: ignore[arg-type]
             slots.append(local.hooks._claims[worker].slot)  # type: ignore[index]
         assert slots[0] == slots[1]
+
+
+@pytest.mark.slow
+def test_configuration_that_is_read_again_has_the_same_hooks() -> None:
+    """gunicorn executes gunicorn.conf.py again on HUP: the claims of the workers that run then must not be lost."""
+    script = "from runpy import run_path as run; a, b = run('gunicorn.conf.py'), run('gunicorn.conf.py'); "
+    script += "assert a['pre_fork'] == b['pre_fork'] and a['hooks'] is b['hooks']"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
