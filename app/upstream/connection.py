@@ -4,7 +4,7 @@
 - **Errors are exact.** UpstreamUnreachable: the model server never saw the request. UpstreamTimeout: a timeout ran out.
   UpstreamBroken: it hung up or sent something other than HTTP. ConnectionClosedUnanswered: a connection that was used
   before was closed before a byte of a response came, as servers do with idle ones; such a request may be sent again.
-- **Nothing is guessed.** A head or a chunk that does not match the grammar is broken (head.py, chunks.py).
+- **Nothing is guessed.** A head or a chunk that does not match the grammar is broken (response_head.py, chunks.py).
 - Any exception closes the connection, so that the model server stops working for nobody.
 """
 
@@ -23,7 +23,7 @@ from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from app.net.timed_socket import TimedSocket
 from app.upstream.chunks import ChunkReader
-from app.upstream.head import END, Head, parse_head
+from app.upstream.response_head import END, Head, parse_head
 
 _poll = get_original("select", "poll")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken
 from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered
-from app.upstream.head import Head
+from app.upstream.response_head import Head
 
 MAX_IDLE = 256
 MAX_IDLE_S = 30.0

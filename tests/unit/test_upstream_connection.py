@@ -21,7 +21,7 @@ from app.errors import ClientGone, UpstreamBroken, UpstreamError, UpstreamTimeou
 from app.net.timed_socket import TimedSocket
 from app.upstream import connection as connection_module
 from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered
-from app.upstream.head import Head
+from app.upstream.response_head import Head
 from tests.support.certificates import Key, certificate
 from tests.support.scripted_server import (
     Peer,
