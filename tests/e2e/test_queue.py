@@ -147,6 +147,7 @@ def test_probes_pass_those_who_knock_also_on_kept_connections(start_gated: Start
     everybody = [first_probe, *knockers, last_probe]
     for sock in everybody:
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    until(lambda: accesses(router).count("/healthz") == 302, "the first requests are logged")
     before = len(accesses(router))
     os.kill(worker, signal.SIGSTOP)
     for sock in knockers:
@@ -157,6 +158,7 @@ def test_probes_pass_those_who_knock_also_on_kept_connections(start_gated: Start
     for sock in everybody:
         assert sock.recv(65536)
         sock.close()
+    until(lambda: len(accesses(router)) >= before + 302, "all are logged")
     answered = accesses(router)[before:]
     assert len(answered) == 302
     places = [place for place, path in enumerate(answered) if path == "/healthz"]
