@@ -147,6 +147,7 @@ def test_probes_pass_a_crowd_also_on_kept_connections(start_gated: Start, gate: 
     everybody = [first_probe, *others, last_probe]
     for sock in everybody:
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    until(lambda: accesses(router).count("/healthz") == 302, "the first requests are logged")
     before = len(accesses(router))
     os.kill(worker, signal.SIGSTOP)
     for sock in others:

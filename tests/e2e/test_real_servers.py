@@ -43,19 +43,25 @@ def litserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LitServeOpenA
 
 
 @pytest.fixture(params=["direct", "router"])
-def iris_url(request: pytest.FixtureRequest, iris: SklearnServer, start: Start) -> str:
+def iris_url(request: pytest.FixtureRequest, iris: SklearnServer, share: Start) -> str:
     """Where iris is asked: at KServe, or at a router before it."""
     if request.param == "direct":
         return iris.url
-    return start(BACKENDS=iris.url, BACKEND_PROTOCOL="v2", MODEL_REF="iris").url
+    return share(BACKENDS=iris.url, BACKEND_PROTOCOL="v2", MODEL_REF="iris").url
+
+
+@pytest.fixture(scope="module")
+def chat_routes(tmp_path_factory: pytest.TempPathFactory, litserve: LitServeOpenAI) -> Path:
+    """A routes file with the model `tiny`, served by LitServe."""
+    return routes_file(tmp_path_factory.mktemp("routes"), tiny(litserve.url))
 
 
 @pytest.fixture(params=["direct", "router"])
-def chat_url(request: pytest.FixtureRequest, litserve: LitServeOpenAI, start: Start, tmp_path: Path) -> str:
+def chat_url(request: pytest.FixtureRequest, litserve: LitServeOpenAI, share: Start, chat_routes: Path) -> str:
     """Where the model `tiny` is asked: at LitServe, or at a router before it."""
     if request.param == "direct":
         return litserve.url
-    return start(ROUTES_FILE=routes_file(tmp_path, tiny(litserve.url))).url
+    return share(ROUTES_FILE=chat_routes).url
 
 
 @pytest.fixture

@@ -16,17 +16,17 @@ pytestmark = pytest.mark.slow
 
 Start = Callable[..., Router]
 Serve = Callable[..., Upstream]
+ShareRouted = Callable[..., tuple[Router, Upstream]]
 
 COMPLETION = b'{"choices":[{"message":{"content":"said"}}]}'
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/embeddings"])
-def test_openai_requests_pass_untouched(start: Start, serve: Serve, path: str) -> None:
+def test_openai_requests_pass_untouched(share_routed: ShareRouted, path: str) -> None:
     """Path, query and body reach the server byte for byte, and its status, headers and body come back the same way."""
     body = b'{ "model":"m",  "x": 1.50, "unicode":"\\u00fc", "prompt" : [1,2] }'
     answer = b'{"ok" :  true}'
-    upstream = serve(lambda seen, reply: reply.send(206, answer, X_Model="yes", Set_Cookie="a=b"))
-    router = start(BACKENDS=upstream.url, MODEL_REF="m")
+    router, upstream = share_routed(lambda seen, reply: reply.send(206, answer, X_Model="yes", Set_Cookie="a=b"))
     got = requests.post(f"{router.url}{path}?a=b%20c", data=body, headers={"Content-Type": "text/x"}, timeout=20)
     assert (got.status_code, got.content, got.headers["X-Model"]) == (206, answer, "yes")
     assert got.cookies["a"] == "b"
@@ -84,10 +84,9 @@ def test_infer_is_put_in_the_servers_words(start: Start, serve: Serve, routes: C
     assert json.loads(counts.seen[1].body)["inputs"] == own
 
 
-def test_infer_passes_the_servers_refusal_on(start: Start, serve: Serve) -> None:
+def test_infer_passes_the_servers_refusal_on(share_routed: ShareRouted) -> None:
     """Its status, its words and its Retry-After, under a code of ours."""
-    upstream = serve(lambda seen, reply: reply.send(422, b'{"error":"no such option"}', Retry_After="7"))
-    router = start(BACKENDS=upstream.url)
+    router, _ = share_routed(lambda seen, reply: reply.send(422, b'{"error":"no such option"}', Retry_After="7"))
     got = router.infer()
     assert (got.status_code, got.json()["code"], got.headers["Retry-After"]) == (422, "upstream_error_response", "7")
     assert "no such option" in got.json()["detail"]
@@ -105,9 +104,9 @@ def test_infer_passes_the_servers_refusal_on(start: Start, serve: Serve) -> None
     ],
     ids=["nothing", "elsewhere", "no output", "made", "too much", "a date"],
 )
-def test_infer_needs_an_output(start: Start, serve: Serve, answer: bytes, status: int, code: str | None) -> None:
+def test_infer_needs_an_output(share_routed: ShareRouted, answer: bytes, status: int, code: str | None) -> None:
     """A success has one; whatever else the server says is an error, and never looks like a success."""
-    router = start(BACKENDS=serve(lambda seen, reply: reply.raw(answer)).url)
+    router, _ = share_routed(lambda seen, reply: reply.raw(answer))
     got = router.infer()
     assert (got.status_code, got.json().get("code")) == (status, code)
     assert ("Retry-After" in got.headers) == (status == 503)
@@ -149,10 +148,9 @@ def test_credentials_end_at_the_router(start: Start, serve: Serve, routes: Calla
     until(lambda: chat(router, "file") and two.seen[-1].headers["authorization"] == "Bearer NEW-SECRET", "it is read")
 
 
-def test_headers_of_a_proxy(start: Start, serve: Serve) -> None:
+def test_headers_of_a_proxy(share_routed: ShareRouted) -> None:
     """What a proxy adds, passes on and keeps to itself, over the wire."""
-    upstream = serve(lambda seen, reply: reply.send(200, b"{}", X_Request_Id="theirs", Via="1.0 inner"))
-    router = start(BACKENDS=upstream.url, MODEL_REF="m")
+    router, upstream = share_routed(lambda seen, reply: reply.send(200, b"{}", X_Request_Id="theirs", Via="1.0 inner"))
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     sent = {
         "X-Request-Id": "id-1",
@@ -281,13 +279,10 @@ def test_model_has_a_limit_of_its_own(start: Start, serve: Serve, routes: Callab
 
 
 @pytest.mark.parametrize("way", ["stream", "v2", "embeddings"])
-def test_every_protocol_counts_against_the_one_cap(start: Start, serve: Serve, way: str) -> None:
+def test_every_protocol_counts_against_the_one_cap(share_routed: ShareRouted, way: str) -> None:
     """The permit is held until the last byte."""
     hold = Hold()
-    upstream = serve(hold)
-    router = start(
-        BACKENDS=upstream.url, BACKEND_PROTOCOL="v2" if way == "v2" else "openai", MODEL_REF="m", MAX_CONCURRENCY=1
-    )
+    router, upstream = share_routed(hold, BACKEND_PROTOCOL="v2" if way == "v2" else "openai", MAX_CONCURRENCY=1)
     url = router.url + {"stream": CHAT, "v2": "/v2/models/m/infer", "embeddings": "/v1/embeddings"}[way]
     body = {"model": "m", "stream": True, "inputs": []}
     crowd = Crowd(lambda _: requests.post(url, json=body, timeout=30).status_code).send(1)

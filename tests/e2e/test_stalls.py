@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 import requests
@@ -75,28 +76,37 @@ def test_client_that_reads_slowly_is_served_to_the_end(start: Start) -> None:
             rest += len(chunk)
 
 
-@pytest.mark.parametrize("name", [name for name in BEGUN if name.startswith("half")])
-def test_request_that_stops_arriving_is_given_up(start: Start, name: str) -> None:
+def test_requests_that_stop_arriving_are_given_up(share: Start) -> None:
     """Half a request: the connection ends after STALL_TIMEOUT_S; half a body is told why."""
-    router = start(STALL_TIMEOUT_S=1, MAX_CONCURRENCY=1)
-    with connect(router, BEGUN[name]) as sock:
-        answer = read_to_end(sock)
-    assert (b" 408 " in answer) == (name != "half a head")
+    router = share(STALL_TIMEOUT_S=1, MAX_CONCURRENCY=1)
+    with ExitStack() as stack:
+        halves = {name: sent for name, sent in BEGUN.items() if name.startswith("half")}
+        clients = {name: stack.enter_context(connect(router, sent)) for name, sent in halves.items()}
+        answers = {name: read_to_end(sock) for name, sock in clients.items()}
+    assert len(answers) == 3
+    for name, answer in answers.items():
+        assert (b" 408 " in answer) == (name != "half a head"), name
     assert router.infer().status_code == 200
 
 
-@pytest.mark.parametrize("name", TRICKLING)
-def test_request_that_trickles_in_is_given_up(start: Start, name: str) -> None:
+@pytest.mark.parametrize(("stall_timeout_s", "names"), [(1, ["a head"]), (60, ["a body", "a chunk"])])
+def test_requests_that_trickle_in_are_given_up(share: Start, stall_timeout_s: int, names: list[str]) -> None:
     """Steady progress doesn't make a request endless; it holds no permit meanwhile, and half a body is told why."""
-    router = start(STALL_TIMEOUT_S=1 if name == "a head" else 60, UPLOAD_TIMEOUT_S=1, MAX_CONCURRENCY=1)
-    with connect(router, TRICKLING[name]) as sock:
+    router = share(STALL_TIMEOUT_S=stall_timeout_s, UPLOAD_TIMEOUT_S=1, MAX_CONCURRENCY=1)
+    with ExitStack() as stack:
+        trickling = {name: stack.enter_context(connect(router, TRICKLING[name])) for name in names}
+        answers = {}
         deadline = time.monotonic() + 30
-        while not readable(sock, 0.05):  # to be slow is what is tested
-            sock.sendall(b"x")
+        while trickling:
+            for name, sock in list(trickling.items()):
+                if readable(sock, 0.05 / len(trickling)):  # to be slow is what is tested
+                    answers[name] = read_to_end(trickling.pop(name))
+                else:
+                    sock.sendall(b"x")
             assert time.monotonic() < deadline, "it goes on for ever"
             assert router.metrics()["router_inflight_requests"] == 0
-        answer = read_to_end(sock)
-    assert (b" 408 " in answer) == (name != "a head")
+    for name, answer in answers.items():
+        assert (b" 408 " in answer) == (name != "a head"), name
     assert router.infer().status_code == 200
 
 
@@ -114,13 +124,12 @@ def test_idle_connection_ends_after_keepalive(start: Start) -> None:
         assert read_to_end(sock).startswith(b"HTTP/1.1 200 OK")
 
 
-@pytest.mark.parametrize("name", BEGUN)
-def test_begun_request_delays_no_drain(start: Start, name: str) -> None:
-    """SIGTERM with a request that doesn't go on arriving: the server is gone in a moment, not after its timeout."""
+def test_begun_requests_delay_no_drain(start: Start) -> None:
+    """SIGTERM with requests that don't go on arriving: the server is gone in a moment, not after its timeout."""
     router = start(GRACEFUL_TIMEOUT_S=60, WEB_CONCURRENCY=1)
-    with connect(router, BEGUN[name]) as sock:
-        if name.startswith("a stray"):
-            assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    with ExitStack() as stack:
+        clients = {name: stack.enter_context(connect(router, sent)) for name, sent in BEGUN.items()}
+        assert clients["a stray empty line"].recv(65536).startswith(b"HTTP/1.1 200 OK")
         router.ready()  # a round trip through the same worker: what was sent before has been read
         began = time.monotonic()
         router.signal(signal.SIGTERM)

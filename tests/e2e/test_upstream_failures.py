@@ -5,15 +5,15 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import pytest
 import requests
 
 from tests.support.clients import CHAT, Crowd, chat
 from tests.support.router import Router, free_port, until
-from tests.support.upstream import Reply, Seen, Upstream
+from tests.support.upstream import Answer, Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +46,33 @@ def code_of(answer: requests.Response) -> tuple[int, str]:
 def is_up(router: Router, upstream: Upstream) -> bool:
     """What the metrics say of an endpoint."""
     return router.metrics()[f'router_endpoint_up{{endpoint="{upstream.url}"}}'] == 1
+
+
+class Pair(NamedTuple):
+    """A router and both servers of its model."""
+
+    router: Router
+    upstreams: tuple[Upstream, Upstream]
+
+    def answer(self, answer: Answer) -> None:
+        """Have both servers do this from now on."""
+        for upstream in self.upstreams:
+            upstream.reset(answer)
+
+    def seen(self) -> int:
+        """How many requests have reached a server since then."""
+        return sum(len(upstream.seen) for upstream in self.upstreams)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Shared by tests of answers that change nothing for the requests that follow."""
+    folder = tmp_path_factory.mktemp("pair")
+    path = folder / "routes.json"
+    with Upstream() as one, Upstream() as other:
+        path.write_text(json.dumps({"models": [model(one, other)]}))
+        with Router(folder, ROUTES_FILE=path) as router:
+            yield Pair(router, (one, other))
 
 
 def test_no_connection_is_tried_elsewhere(start: Start, serve: Serve, routes: Routes) -> None:
@@ -126,13 +153,12 @@ def test_refusal_is_tried_elsewhere_within_the_budget(start: Start, serve: Serve
 
 
 @pytest.mark.parametrize("status", [400, 404, 408, 500, 501, 504])
-def test_other_answers_are_passed_on(start: Start, serve: Serve, routes: Routes, status: int) -> None:
+def test_other_answers_are_passed_on(pair: Pair, status: int) -> None:
     """They may have done something already, or would be the same elsewhere."""
-    upstreams = [serve(lambda seen, reply: reply.send(status, b"theirs")) for _ in range(2)]
-    router = start(ROUTES_FILE=routes(model(*upstreams)))
-    got = chat(router)
+    pair.answer(lambda seen, reply: reply.send(status, b"theirs"))
+    got = chat(pair.router)
     assert (got.status_code, got.content) == (status, b"theirs")
-    assert sum(len(upstream.seen) for upstream in upstreams) == 1
+    assert pair.seen() == 1
 
 
 @pytest.mark.parametrize("status", [429, 503])
