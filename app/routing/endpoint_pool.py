@@ -64,9 +64,9 @@ class EndpointPool:
             trial = outliers.begin(chosen.shared_id, now)
         return Attempt(self._target, chosen, trial)
 
-    def is_up(self) -> bool:
-        """Whether any endpoint is up."""
-        return any(self._shared.outliers.is_up(shared_id) for shared_id in self._shared_ids)
+    def is_usable(self) -> bool:
+        """Whether any endpoint is healthy and not ejected."""
+        return any(self._shared.outliers.is_usable(shared_id) for shared_id in self._shared_ids)
 
     def retry_after(self) -> int | None:
         """Returns the seconds until the first endpoint is available, or None if health checks must decide that."""

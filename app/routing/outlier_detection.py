@@ -14,9 +14,9 @@ The **circuit** of an endpoint has three states (`_TRANSITIONS` is the whole tab
 Two more reasons keep requests away: the endpoint failed its health checks (health_checks.py), or it is backing off
 because it asked for a pause by `Retry-After`. Times are milliseconds of the monotonic clock that all processes share.
 
-A process may be killed between any two stores. Invariant: the store of `circuit` comes last in every transition, and a
-record with an old `circuit` beside newer fields is harmless: `unavailable_until_ms` keeps requests away for a bounded
-time, and nothing else reads it.
+A process may be SIGKILLed between any two stores. Invariant: `unavailable_until_ms` is 0 while the circuit is CLOSED,
+also between two stores. So a killed process leaves a record to which the rules above apply. Beside each sequence of
+stores stands what its prefixes leave.
 """
 
 from collections.abc import Sequence
@@ -67,6 +67,10 @@ _TRANSITIONS: dict[tuple[Circuit, _Event], Circuit] = {
     (Circuit.HALF_OPEN, _Event.TRIAL_FAILS_BEYOND_MAX_SHARE): Circuit.CLOSED,
 }
 
+# The members that every request is compared with, as names of the module: looking one up in its enum costs more.
+_CLOSED, _HALF_OPEN = Circuit.CLOSED, Circuit.HALF_OPEN
+_FAILURE, _ABANDONED = Outcome.FAILURE, Outcome.ABANDONED
+
 
 class _Record(Structure):
     """An endpoint's state in the shared table. Every field is one aligned word, so every store is atomic."""
@@ -110,7 +114,9 @@ class OutlierDetector:
     def reset(self, shared_id: int) -> None:
         """Forget what was known of the endpoint that had this id. The lock is held."""
         record = self._records[shared_id]
-        for name in _FIELDS:
+        # The circuit is the first field and is cleared last, for the invariant. If the process is killed before that,
+        # the id still has its old name, and whoever gives it to another name resets it again.
+        for name in reversed(_FIELDS):
             setattr(record, name, 0)
 
     def is_available(self, shared_id: int, now: int) -> bool:
@@ -118,11 +124,11 @@ class OutlierDetector:
         record = self._records[shared_id]
         return record.unavailable_until_ms <= now and record.backing_off_until_ms <= now and not record.unhealthy
 
-    def is_up(self, shared_id: int) -> bool:
+    def is_usable(self, shared_id: int) -> bool:
         """Whether the endpoint is healthy and not ejected.
 
-        A half-open endpoint counts as up. Otherwise a router whose endpoints are all half-open would be taken out of
-        service, and would never get the request that is the trial.
+        An endpoint whose ejection is over is usable. Otherwise a router that has only such endpoints would be taken out
+        of service, and would never get the request that is the trial.
         """
         record = self._records[shared_id]
         return not record.unhealthy and record.unavailable_until_ms <= now_ms()
@@ -139,8 +145,9 @@ class OutlierDetector:
     def begin(self, shared_id: int, now: int) -> bool:
         """Begin an attempt. Returns whether it is the trial. The lock is held."""
         record = self._records[shared_id]
-        if record.circuit == Circuit.CLOSED:
+        if record.circuit == _CLOSED:
             return False
+        # Killed in between: the endpoint stays ejected for the time of a lease, and then gets a trial.
         record.unavailable_until_ms = now + _TRIAL_LEASE_MS
         _change(record, _Event.TRIAL_BEGINS)
         return True
@@ -150,23 +157,25 @@ class OutlierDetector:
 
         `trial` is what `begin` returned, and `peers` are the ids of all endpoints of the pool.
         """
-        if outcome is Outcome.ABANDONED and not trial:
-            return False
+        if outcome is _ABANDONED and not trial:
+            return False  # it tells nothing
         record = self._records[shared_id]
         now = now_ms()
         with self._lock:
-            trial = trial and record.circuit == Circuit.HALF_OPEN  # or else another trial has decided meanwhile
-            if not trial and (outcome is Outcome.ABANDONED or record.circuit != Circuit.CLOSED):
-                return False  # it tells nothing, or it is an attempt from before the ejection
-            if outcome is Outcome.ABANDONED:
-                record.unavailable_until_ms = now  # the next request is the trial
-                return False
-            _count(record, now, rules, failed=outcome is Outcome.FAILURE)
-            if outcome is Outcome.SUCCESS:
+            circuit = record.circuit
+            trial = trial and circuit == _HALF_OPEN  # or else another trial has decided meanwhile
+            if circuit != _CLOSED and not trial:
+                return False  # it began before the ejection, or is a trial that another one has outrun
+            if outcome is _ABANDONED:
                 if trial:
-                    _close(record, now, _Event.TRIAL_SUCCEEDS)
+                    record.unavailable_until_ms = now  # the next request is the trial
                 return False
-            return self._fail(shared_id, now, trial, peers, rules)
+            _count(record, now, rules, outcome is _FAILURE)
+            if outcome is _FAILURE:
+                return self._fail(shared_id, now, trial, peers, rules)
+            if trial:
+                _close(record, now, _Event.TRIAL_SUCCEEDS)
+            return False
 
     def _fail(self, shared_id: int, now: int, trial: bool, peers: Sequence[int], rules: Ejection) -> bool:
         """Eject the endpoint if it fails too often. Returns whether it did. The lock is held."""
@@ -196,19 +205,21 @@ class OutlierDetector:
     def _exceeds_max_share(self, shared_id: int, peers: Sequence[int], rules: Ejection) -> bool:
         """Whether too many of the pool were out if this endpoint were ejected. Unhealthy endpoints count as out."""
         others = (self._records[peer] for peer in peers if peer != shared_id)
-        out = sum(1 for other in others if other.circuit != Circuit.CLOSED or other.unhealthy)
+        out = sum(1 for other in others if other.circuit != _CLOSED or other.unhealthy)
         return out + 1 > rules.max_share * len(peers)
 
 
 def _change(record: _Record, event: _Event) -> None:
-    """Take the circuit through a transition. Call it last: see the invariant at the top of this file."""
+    """Take the circuit through a transition, by one store."""
     record.circuit = _TRANSITIONS[Circuit(record.circuit), event]
 
 
-def _count(record: _Record, now: int, rules: Ejection, *, failed: bool) -> None:
+def _count(record: _Record, now: int, rules: Ejection, failed: bool) -> None:
+    # Killed before the window's number is stored: the next attempt starts the window again. Killed later: this attempt
+    # is counted in part or not at all. A window never has more failures than requests, also between two stores.
     window = int(now / (rules.window_s * 1000))
     if record.window != window:
-        record.window_requests = record.window_failures = 0
+        record.window_failures = record.window_requests = 0
         record.window = window
     record.window_requests += 1
     if failed:
@@ -226,19 +237,24 @@ def _fails_too_often(record: _Record, rules: Ejection) -> bool:
 
 
 def _close(record: _Record, now: int, event: _Event) -> None:
+    # The time is stored before the circuit, for the invariant. Killed before the circuit: it stays HALF_OPEN, and the
+    # next request is the trial, at the latest when the lease runs out.
     record.closed_at_ms = now
     record.unavailable_until_ms = 0
     _change(record, event)
 
 
 def _eject(record: _Record, now: int, rules: Ejection, event: _Event) -> None:
+    # The circuit is stored before the time, for the invariant. Killed before the circuit: it stays as it was, failures
+    # are counted from 0, and the next ejection may be one step longer or the first of a row. Killed before the time:
+    # the circuit is OPEN, and the ejection ends at once or with the trial's lease.
     last_ms = _ejection_ms(record.ejections, rules)
     if event is _Event.TOO_MANY_FAILURES and now - record.closed_at_ms > last_ms:
         record.ejections = 0
     record.ejections += 1
-    record.consecutive_failures = record.window_requests = record.window_failures = 0
-    record.unavailable_until_ms = now + _ejection_ms(record.ejections, rules)
+    record.consecutive_failures = record.window_failures = record.window_requests = 0
     _change(record, event)
+    record.unavailable_until_ms = now + _ejection_ms(record.ejections, rules)
 
 
 def _ejection_ms(ejections: int, rules: Ejection) -> int:

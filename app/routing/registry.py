@@ -90,7 +90,7 @@ class ModelRegistry:
         """Yields what the gauges say of every endpoint."""
         counters, outliers = self._shared.counters, self._shared.outliers
         for endpoint, shared_id, _ in self.checks():
-            yield EndpointState(endpoint.url, counters.total(shared_id), outliers.is_up(shared_id))
+            yield EndpointState(endpoint.url, counters.total(shared_id), outliers.is_usable(shared_id))
 
     def prune(self) -> None:
         """Close connections that have been idle for too long."""

@@ -81,7 +81,7 @@ class RemoteModel:
     def unusable(self, version: str = "") -> str | None:
         """See `Model`."""
         pools = self._pools if len(self._pools) == 1 or not version else self._pinned(version)
-        return None if any(pool.is_up() for pool in pools) else f"no endpoint of {self.name} is up"
+        return None if any(pool.is_usable() for pool in pools) else f"no endpoint of {self.name} is up"
 
     def _in_order(self, call: Call) -> Sequence[EndpointPool]:
         """Returns the versions that may serve the call, the one to try first in front. Raises ModelNotFound."""

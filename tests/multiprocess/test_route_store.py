@@ -165,8 +165,8 @@ def test_new_name_with_a_used_id_knows_nothing_of_the_last(parent: Parent) -> No
     store.publish(b"2", ["old 0"])
     store.publish(b"3", ["old 0", "new"])
     ids = counters.ids(["old 0", "new"])
-    assert detector.is_up(ids["new"])
-    assert not detector.is_up(ids["old 0"])
+    assert detector.is_usable(ids["new"])
+    assert not detector.is_usable(ids["old 0"])
     spent = table.array("spent_retry_milli")
     assert (spent[ids["new"]], spent[ids["old 0"]]) == (0, 1000)
 
@@ -207,7 +207,7 @@ def _death_at(parent: Parent, step: int) -> tuple[int, bytes]:
     ids = counters.ids(NEW)
     assert len(set(ids.values())) == len(NEW)
     assert ids["stays"] == stays
-    assert all(detector.is_up(shared_id) for shared_id in ids.values()), "a new endpoint inherits nothing"
+    assert all(detector.is_usable(shared_id) for shared_id in ids.values()), "a new endpoint inherits nothing"
     return ending, left[1]
 
 

@@ -1,15 +1,21 @@
 """The circuits of endpoints over processes: one trial, whichever worker begins it."""
 
+import dis
 import mmap
 import os
 import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NamedTuple
 
 import pytest
 
 from app.admission.limiter import Limiter
 from app.config.route_schema import Ejection
 from app.routing import outlier_detection
-from app.routing.outlier_detection import Outcome, OutlierDetector
+from app.routing.outlier_detection import Circuit, Outcome, OutlierDetector
+from app.shared_memory.table import SharedTable
 from tests.support.forks import Barrier, Parent
 
 ID = 3
@@ -73,14 +79,14 @@ def test_failures_in_different_processes_add_up() -> None:
         if _end(detector, Outcome.FAILURE):
             os.write(ejected_write, b".")
         seen.arrive()
-        assert not detector.is_up(ID)
+        assert not detector.is_usable(ID)
 
     for _ in range(3):
         parent.fork(work)
     turn.wait_arrived(3)
     turn.lift(3)
     seen.wait_arrived(3)
-    assert not detector.is_up(ID)
+    assert not detector.is_usable(ID)
     seen.lift(3)
     parent.reap_all()
     assert os.read(ejected_read, 10) == b"."
@@ -130,4 +136,114 @@ def test_process_killed_while_it_reports_stops_nobody() -> None:
     signal.alarm(0)
     assert parent.reap(pid) == -signal.SIGKILL
     inside.close()
+    parent.close()
+
+
+NOW_MS = 50_000_000
+
+
+def _die_at_store(step: int) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that SIGKILLs its process before the `step`-th line or store to a field of outlier detection."""
+    left = step
+
+    def trace(frame: FrameType, event: str, _arg: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != outlier_detection.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        stores = event == "opcode" and dis.opname[frame.f_code.co_code[frame.f_lasti]] == "STORE_ATTR"
+        if stores or event == "line":
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return trace
+
+
+class _Change(NamedTuple):
+    """What a killed process was doing, and what it began with."""
+
+    fields: dict[str, int]
+    act: Callable[[SharedTable, OutlierDetector], object]
+    before: Circuit
+    after: Circuit
+
+
+def _begin(table: SharedTable, detector: OutlierDetector) -> None:
+    with table.lock:
+        assert detector.begin(ID, NOW_MS)
+
+
+def _reset(table: SharedTable, detector: OutlierDetector) -> None:
+    with table.lock:
+        detector.reset(ID)
+
+
+_LATELY_CLOSED = {"consecutive_failures": 2, "ejections": 2, "closed_at_ms": NOW_MS - 1, "window_failures": 2,
+                  "window_requests": 2, "window": NOW_MS // 1000 // 10}  # fmt: skip
+_EJECTED = {"circuit": Circuit.OPEN, "unavailable_until_ms": NOW_MS, "ejections": 1}
+_ON_TRIAL = {"circuit": Circuit.HALF_OPEN, "unavailable_until_ms": NOW_MS + 10_000, "ejections": 1}
+
+CHANGES = {
+    "first ejection": _Change(
+        {"consecutive_failures": 2}, lambda _, d: _end(d, Outcome.FAILURE), Circuit.CLOSED, Circuit.OPEN
+    ),
+    "next ejection": _Change(_LATELY_CLOSED, lambda _, d: _end(d, Outcome.FAILURE), Circuit.CLOSED, Circuit.OPEN),
+    "trial begins": _Change(_EJECTED, _begin, Circuit.OPEN, Circuit.HALF_OPEN),
+    "trial succeeds": _Change(
+        _ON_TRIAL, lambda _, d: _end(d, Outcome.SUCCESS, trial=True), Circuit.HALF_OPEN, Circuit.CLOSED
+    ),
+    "trial fails": _Change(
+        _ON_TRIAL, lambda _, d: _end(d, Outcome.FAILURE, trial=True), Circuit.HALF_OPEN, Circuit.OPEN
+    ),
+    "trial is abandoned": _Change(
+        _ON_TRIAL, lambda _, d: _end(d, Outcome.ABANDONED, trial=True), Circuit.HALF_OPEN, Circuit.HALF_OPEN
+    ),
+    "reset": _Change(_ON_TRIAL, _reset, Circuit.HALF_OPEN, Circuit.CLOSED),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_death_before_any_store_leaves_a_record_that_the_rules_apply_to(
+    change: _Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL before every line and every store of a change: no closed circuit has a time until which it is
+    unavailable, the circuit is the old or the new one, and a success in a bounded time brings the endpoint back.
+    """
+    now = NOW_MS
+    monkeypatch.setattr(outlier_detection, "now_ms", lambda: now)
+    parent = Parent(limit=1)
+    detector = OutlierDetector(parent.table)
+    record = detector._records[ID]
+
+    def victim(_limiter: Limiter) -> None:
+        sys.settrace(_die_at_store(step))
+        change.act(parent.table, detector)
+        sys.settrace(None)
+
+    step, ending, circuits = 0, -signal.SIGKILL, []
+    while ending != 0:  # 0: it lived to the end, so every store had its turn
+        now = NOW_MS
+        detector.reset(ID)
+        for name, value in change.fields.items():
+            setattr(record, name, value)
+        ending = parent.reap(parent.fork(victim))
+        assert ending in (0, -signal.SIGKILL)
+        circuits.append(detector.circuit(ID))
+        assert record.circuit != Circuit.CLOSED or record.unavailable_until_ms == 0
+        assert record.window_failures <= record.window_requests
+        now = max(now, detector.available_at(ID) or 0)
+        assert now <= NOW_MS + 20_000, "the third ejection lasts 20 seconds; nothing here lasts longer"
+        with parent.table.lock:
+            assert detector.is_available(ID, now)
+            trial = detector.begin(ID, now)
+        assert not _end(detector, Outcome.SUCCESS, trial=trial)
+        assert detector.circuit(ID) is Circuit.CLOSED
+        assert detector.is_usable(ID)
+        step += 1
+    assert step >= 5, "the victim was not killed inside the change"
+    assert (circuits[0], circuits[-1]) == (change.before, change.after)
+    assert set(circuits) == {change.before, change.after}
+    assert circuits == sorted(circuits, key=lambda circuit: circuit is change.after), "it changes by one store"
     parent.close()

@@ -74,9 +74,9 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 def test_new_endpoint_is_in(bench: Bench) -> None:
-    """Nothing is known: it is up, may be tried, and no attempt is a trial."""
+    """Nothing is known: it is usable and available, and no attempt is a trial."""
     assert bench.usable()
-    assert bench.detector.is_up(ID)
+    assert bench.detector.is_usable(ID)
     assert not bench.begin()
 
 
@@ -84,7 +84,7 @@ def test_failures_in_a_row_eject(bench: Bench) -> None:
     """The third failure in a row ejects, for the base time, and the others go on."""
     assert bench.fail(3) == [False, False, True]
     assert not bench.usable()
-    assert not bench.detector.is_up(ID)
+    assert not bench.detector.is_usable(ID)
     assert bench.out_for() == 5000
     assert bench.usable(4)
     bench.now += 4999
@@ -207,16 +207,16 @@ def test_trial_that_fails_lets_it_in_if_the_share_became_smaller(bench: Bench) -
 def test_one_trial_at_a_time(bench: Bench) -> None:
     """Once the time is over the first to choose it is the trial, and it may not be tried until that ends."""
     bench.half_open()
-    assert bench.detector.is_up(ID), "nobody would send the trial if a router with nothing up were sent no requests"
+    assert bench.detector.is_usable(ID), "a router without usable endpoints is sent no requests, so none would be the trial"
     assert bench.begin()
     assert not bench.usable()
-    assert not bench.detector.is_up(ID)
+    assert not bench.detector.is_usable(ID)
 
 
 def test_trial_that_succeeds_brings_it_back(bench: Bench) -> None:
     """It is in, and what follows is no trial; failures from before don't count."""
     bench.bring_back()
-    assert bench.detector.is_up(ID)
+    assert bench.detector.is_usable(ID)
     assert not bench.begin()
     assert bench.fail(2) == [False, False]
 
@@ -303,10 +303,10 @@ def test_late_success_does_not_bring_it_back(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("seconds", "granted_ms"), [(2, 2000), (0.5, 500), (60, 60_000), (86_400, 60_000)])
 def test_endpoint_backs_off_when_it_asks_for_at_most_a_minute(bench: Bench, seconds: float, granted_ms: int) -> None:
-    """Retry-After of one endpoint, and of it only, is heeded up to 60 seconds; it is up meanwhile."""
+    """Retry-After of one endpoint, and of it only, is heeded up to 60 seconds; it is usable meanwhile."""
     bench.detector.back_off(ID, seconds)
     assert bench.out_for() == granted_ms
-    assert bench.detector.is_up(ID)
+    assert bench.detector.is_usable(ID)
     assert bench.usable(4)
     bench.now += granted_ms - 1
     assert not bench.usable()
@@ -327,12 +327,12 @@ def test_ejected_endpoint_that_backs_off_is_left_out_for_the_longer_time(bench: 
 
 
 def test_health_checks_take_out_and_bring_back(bench: Bench) -> None:
-    """Unhealthy: not available, not up, and nobody knows for how long. Only a change is news."""
+    """Unhealthy: neither available nor usable, for a time that is not known. Only a change returns True."""
     assert not bench.detector.set_healthy(ID, healthy=True)
     assert bench.detector.set_healthy(ID, healthy=False)
     assert not bench.detector.set_healthy(ID, healthy=False)
     assert not bench.usable()
-    assert not bench.detector.is_up(ID)
+    assert not bench.detector.is_usable(ID)
     assert bench.detector.available_at(ID) is None
     assert bench.usable(4)
     assert bench.detector.set_healthy(ID, healthy=True)
@@ -356,7 +356,7 @@ def test_reset_forgets_everything_of_one_id(bench: Bench) -> None:
     bench.detector.back_off(ID, 60)
     bench.detector.reset(ID)
     assert bench.usable()
-    assert bench.detector.is_up(ID)
+    assert bench.detector.is_usable(ID)
     assert not bench.usable(4)
     assert bench.fail(3) == [False, False, True]
     assert bench.out_for() == 5000
