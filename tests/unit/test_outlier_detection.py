@@ -207,7 +207,7 @@ def test_trial_that_fails_lets_it_in_if_the_share_became_smaller(bench: Bench) -
 def test_one_trial_at_a_time(bench: Bench) -> None:
     """Once the time is over the first to choose it is the trial, and it may not be tried until that ends."""
     bench.half_open()
-    assert bench.detector.is_usable(ID), "a router without usable endpoints is sent no requests, so none would be the trial"
+    assert bench.detector.is_usable(ID), "a router without usable endpoints gets no requests, and so no trial"
     assert bench.begin()
     assert not bench.usable()
     assert not bench.detector.is_usable(ID)
