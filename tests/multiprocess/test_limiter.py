@@ -291,6 +291,7 @@ def test_retry_after_is_the_queue_ahead_over_the_service_rate() -> None:
     assert own.retry_after() == 1
 
 
+@pytest.mark.slow
 def test_killed_at_random_under_load_leaks_nothing() -> None:
     """Processes SIGKILLed at random moments, with a queue: the line goes on, and every permit comes back."""
     parent, dice = Parent(limit=2, queue_size=8), random.Random(3)
@@ -406,6 +407,7 @@ def test_lowered_limit_admits_nobody_until_enough_have_left() -> None:
     parent.close()
 
 
+@pytest.mark.slow
 def test_limit_that_changes_under_load_is_never_exceeded() -> None:
     """4 processes admit as fast as they can while a fifth moves the limit between 1 and 5: never more than 5 inside,
     never more than the limit once it has settled, and every waiter is served in the end."""
@@ -464,6 +466,7 @@ def _death_while_raising(step: int) -> int:
     return ending
 
 
+@pytest.mark.slow
 def test_death_before_any_line_of_a_raise_leaves_the_old_limit_or_the_new() -> None:
     """SIGKILL before every single line of `set_limit`: the limit is the old or the new one, and no waiter is stuck."""
     step = 0

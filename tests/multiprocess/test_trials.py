@@ -204,6 +204,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_death_before_any_store_leaves_a_record_that_the_rules_apply_to(
     change: _Change, monkeypatch: pytest.MonkeyPatch

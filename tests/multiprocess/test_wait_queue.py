@@ -247,6 +247,7 @@ def _death_at(step: int, victims_act: Callable[[Limiter], None]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victims_act", [_acquire_free, _acquire_and_queue, _release_to_another])
 def test_death_before_any_line_of_code_leaves_a_sound_table(victims_act: Callable[[Limiter], None]) -> None:
     """SIGKILL before every single line of acquire, enqueue and release, with others waiting: after the dead worker is

@@ -135,10 +135,10 @@ class Router:
 
     def metrics(self) -> dict[str, float]:
         """Every sample of one scrape, by its name and labels as written."""
-        text = requests.get(f"{self.url}/metrics", timeout=20).text
-        return {
-            name: float(value) for name, value in re.findall(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", text, re.MULTILINE)
-        }
+        page = requests.get(f"{self.url}/metrics", timeout=20)
+        assert page.status_code == 200, page.text
+        samples = re.findall(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", page.text, re.MULTILINE)
+        return {name: float(value) for name, value in samples}
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")

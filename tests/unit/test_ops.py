@@ -338,6 +338,7 @@ def test_every_label_mentioned_exists(emitted: dict[str, set[str]]) -> None:
 # The rules for Prometheus and its adapter.
 
 
+@pytest.mark.slow
 def test_alert_rules_are_valid() -> None:
     """Prometheus refuses a file with one bad rule whole."""
     _promtool("check", "rules", ALERTS)
@@ -367,6 +368,7 @@ def test_adapter_serves_what_the_autoscaler_asks_for() -> None:
     assert overrides == {"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}
 
 
+@pytest.mark.slow
 def test_adapter_counts_each_pod_once(tmp_path: Path) -> None:
     """Prometheus itself evaluates the query: one value a pod, its own, also when the pod shows in two series."""
     (rule,) = _load(ADAPTER_RULE)["rules"]["custom"]

@@ -62,6 +62,7 @@ def test_pins_lie_within_the_bounds() -> None:
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, str(requirement)
 
 
+@pytest.mark.slow
 def test_nothing_that_is_installed_floats() -> None:
     """The dependencies of the dependencies are pinned too, so every installation is the same."""
     assert everything() <= pins().keys()
@@ -103,12 +104,14 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_imports_keep_the_contracts(project: Path) -> None:
     """Imports point down, the cap knows no HTTP, and nothing in app/ needs tests or ops."""
     run = lint_imports(project)
     assert run.returncode == 0, run.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "line", "broken"),
     [

@@ -557,6 +557,7 @@ BODIES = (
 )
 
 
+@pytest.mark.slow
 @given(
     path=st.sampled_from([CHAT, COMPLETION, EMBEDDINGS, INFER]),
     body=BODIES,

@@ -183,6 +183,7 @@ WORDS = [b"0", b"1", b"3", b"A", b"f", b"\r\n", b"\r", b"\n", b";", b":", b" ", 
 NONSENSE = st.binary(max_size=80) | st.lists(st.sampled_from(WORDS), max_size=25).map(b"".join)
 
 
+@pytest.mark.slow
 @effort(max_examples=500)
 @example(b"1\r\nA\rB", [6])
 @given(NONSENSE, MAX_IDS)
