@@ -11,6 +11,7 @@ from typing import NamedTuple
 from wsgiref.types import WSGIApplication
 
 from app.admission import limiter as limiter_module
+from app.admission import model_limit
 from app.admission.limiter import Limiter
 from app.api.application import create_app
 from app.api.dispatch import Dispatcher
@@ -68,23 +69,31 @@ class Router:
 def build_router(settings: Settings, environ: Mapping[str, str], inherited: str | None = None) -> Router:
     """Build the router of these settings.
 
-    `environ` has the credentials of endpoints. `inherited` is what `Router.handover` returned in
-    the program before this one, after a binary upgrade. Raises a RouterError, with a message of one line.
+    `environ` has the credentials of endpoints. `inherited` is what `Router.handover` returned in the program before
+    this one, after a binary upgrade. Raises a RouterError, with a message of one line.
     """
     table_fds, _, directory = (inherited or "").partition(";")
     table = shared_table(settings.max_concurrency, settings.queue_size, table_fds or None)
+    metrics_directory = open_directory(settings.prometheus_multiproc_dir, directory or None)
+    try:
+        return _build_parts(settings, environ, table, metrics_directory)
+    except BaseException:
+        metrics_directory.leave()
+        raise
+
+
+def _build_parts(
+    settings: Settings, environ: Mapping[str, str], table: SharedTable, metrics_directory: MetricsDirectory
+) -> Router:
     limiter = Limiter(table, settings.queue_size)
     if not table.adopted:
         limiter.set_limit(settings.max_concurrency)
     counters = InflightCounters(table)
     slots = Slots(table, (counters, limiter))
     drain = Drain(table)
-    metrics_directory = open_directory(settings.prometheus_multiproc_dir, directory or None)
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own)
     metrics = Metrics(metrics_directory.path)
-    outliers, budgets = outlier_detection.OutlierDetector(table), retry_budget.RetryBudgets(table)
-    shared = SharedRouting(table, counters, outliers, budgets, metrics)
-    models = _build_models(settings, environ, limiter, shared)
+    models = _build_models(settings, environ, table, counters, metrics)
     queue_timeout_s = settings.queue_timeout_ms / 1000
     dispatcher = Dispatcher(models.registry, limiter, drain, settings.max_body_bytes, queue_timeout_s)
     read_state = partial(shared_state, limiter, slots, models.registry)
@@ -105,23 +114,21 @@ def build_router(settings: Settings, environ: Mapping[str, str], inherited: str 
 
 
 def _build_models(
-    settings: Settings,
-    environ: Mapping[str, str],
-    limiter: Limiter,
-    shared: SharedRouting,
+    settings: Settings, environ: Mapping[str, str], table: SharedTable, counters: InflightCounters, metrics: Metrics
 ) -> Models:
     """Publish the routes, and build the registry that makes models of them. Raises RoutesError."""
-    store = route_store.RouteStore(shared.table, shared.counters, (shared.outliers, shared.budgets))
-    publisher = Publisher(RoutesSource(settings, environ), store, shared.metrics)
+    outliers, budgets = outlier_detection.OutlierDetector(table), retry_budget.RetryBudgets(table)
+    limits = model_limit.ModelLimits(table, counters)
+    store = route_store.RouteStore(table, counters, (outliers, budgets, limits))
+    publisher = Publisher(RoutesSource(settings, environ), store, metrics)
     publisher.publish()
     registry = ModelRegistry(
         store,
-        shared,
-        limiter.retry_after,
+        SharedRouting(table, counters, outliers, budgets, limits, metrics),
         simulated_latency_s=settings.simulated_latency_ms / 1000,
         simulated_token_s=settings.simulated_token_ms / 1000,
     )
-    return Models(registry, publisher, HealthChecks(registry, shared.outliers))
+    return Models(registry, publisher, HealthChecks(registry, outliers))
 
 
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:
@@ -133,6 +140,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             leader_module.LAYOUT,
             counters_module.LAYOUT,
             limiter_module.layout(queue_size),
+            model_limit.LAYOUT,
             outlier_detection.LAYOUT,
             retry_budget.LAYOUT,
             endpoint_pool.LAYOUT,

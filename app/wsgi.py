@@ -2,7 +2,8 @@
 only observability/metrics.py writes to it: prometheus-client looks there for the directory of its files.
 
 gunicorn.conf.py calls `start` in the arbiter, before any worker is forked. `app.wsgi:application` is the application of
-that router, for gunicorn and for any other WSGI server.
+that router. It admits requests in workers that the hooks of gunicorn.conf.py have given a slot; other WSGI servers do
+not give them one, and get a 500 for every inference.
 """
 
 import logging.config

@@ -64,6 +64,8 @@ class Limiter:
 
     def attach(self, slot: int) -> None:
         """Bind to a row of the table, and listen to its eventfd when there is a queue. The worker calls this."""
+        if not self._limit[0]:
+            raise RuntimeError("the limit was never set, so every request would be rejected: call set_limit first")
         self._slot = slot
         if self.queue_size:
             fd = self._table.eventfds[slot]
@@ -161,6 +163,7 @@ class Limiter:
         if self.queue_size:
             permits += self._queue.evict(slot)
             self._grant_free()
+            # Notifying under the lock is safe: eventfd_write(2) on a non-blocking eventfd neither waits nor fails here.
             self._notify(self._queue.granted_slots())
         return permits
 

@@ -5,32 +5,35 @@ request in the wait queue counts for its model already, so the model never has m
 is, the count is in the worker's own row, and it is cleared with the row when the worker dies.
 """
 
+import time
 from collections.abc import Callable
+from functools import partial
+from math import ceil
 
 from app.errors import ModelLimitReached
-from app.shared_memory.counters import InflightCounters
-from app.shared_memory.table import SharedTable
+from app.shared_memory.counters import MAX_IDS, InflightCounters
+from app.shared_memory.table import Layout, SharedTable
+
+LAYOUT = Layout(arrays={"model_held_us": MAX_IDS})
+"""How long requests hold a place of the model, a smoothed mean in microseconds. It is an estimate: workers write it
+without the lock, and a lost update changes it by an eighth at most."""
+
+_MAX_RETRY_AFTER_S = 60
+_SMOOTHING = 8  # the newest request counts one eighth
 
 
 class ModelLimit:
     """The limit of the model whose requests are counted under `shared_id`."""
 
-    def __init__(
-        self,
-        table: SharedTable,
-        counters: InflightCounters,
-        shared_id: int,
-        limit: int,
-        retry_after: Callable[[], int],
-    ) -> None:
+    def __init__(self, table: SharedTable, counters: InflightCounters, shared_id: int, limit: int) -> None:
         self._lock = table.lock
         self._counters = counters
         self._shared_id = shared_id
         self._limit = limit
-        self._retry_after = retry_after
+        self._held_us = table.array("model_held_us")[shared_id : shared_id + 1]
 
     def acquire(self) -> Callable[[], None]:
-        """Count one more request. Returns the function that takes it back. Raises ModelLimitReached."""
+        """Count one more request. Returns the function that takes it back, once. Raises ModelLimitReached."""
         with self._lock:
             # Comparing and counting are one step under the lock, and counting is one store into this worker's own row.
             full = self._counters.total(self._shared_id) >= self._limit
@@ -39,9 +42,34 @@ class ModelLimit:
         if full:
             raise ModelLimitReached(
                 f"the model has {self._limit} requests in progress, all that its max_concurrency allows",
-                self._retry_after(),
+                self.retry_after(),
             )
-        return self._release
+        return partial(self._release, time.monotonic())
 
-    def _release(self) -> None:
+    def retry_after(self) -> int:
+        """Returns the seconds, 1 to 60, until a place of this model comes free.
+
+        By Little's law, places that are held for a mean time m and always taken again come free at a rate of limit / m.
+        """
+        return min(_MAX_RETRY_AFTER_S, max(1, ceil(self._held_us[0] / 1e6 / self._limit)))
+
+    def _release(self, taken_at: float) -> None:
         self._counters.remove(self._shared_id)
+        mean, held_us = self._held_us[0], int((time.monotonic() - taken_at) * 1e6) + 1
+        self._held_us[0] = mean + (held_us - mean) // _SMOOTHING if mean else held_us
+
+
+class ModelLimits:
+    """The limits of all models."""
+
+    def __init__(self, table: SharedTable, counters: InflightCounters) -> None:
+        self._table = table
+        self._counters = counters
+
+    def of(self, shared_id: int, limit: int) -> ModelLimit:
+        """Returns the limit of the model with this id."""
+        return ModelLimit(self._table, self._counters, shared_id, limit)
+
+    def reset(self, shared_id: int) -> None:
+        """Forget how long requests of the model that had this id took. The lock is held."""
+        self._table.array("model_held_us")[shared_id] = 0

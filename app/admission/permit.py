@@ -29,7 +29,7 @@ class Permit:
 
     __slots__ = ("_issuer", "_taken_at")
 
-    def __init__(self, issuer: "Issuer") -> None:
+    def __init__(self, issuer: Issuer) -> None:
         self._issuer: Issuer | None = issuer
         self._taken_at = time.monotonic()
 
@@ -50,7 +50,7 @@ class Ticket:
 
     __slots__ = ("_issuer", "_left", "admitted", "event", "number")
 
-    def __init__(self, issuer: "Issuer", number: int) -> None:
+    def __init__(self, issuer: Issuer, number: int) -> None:
         self._issuer = issuer
         self._left = False
         self.number = number
@@ -63,7 +63,12 @@ class Ticket:
         return f"<Ticket {self.number} {state}>"
 
     def wait(self, timeout_s: float) -> Permit:
-        """Wait for a permit. Raises QueueTimeout after `timeout_s`; whatever is raised, the place is given up."""
+        """Wait for a permit. Raises QueueTimeout after `timeout_s`; whatever is raised, the place is given up.
+
+        Call it once, and not after `cancel`: raises RuntimeError.
+        """
+        if self._left:
+            raise RuntimeError(f"{self!r} has no place in the queue any more")
         try:
             self.event.wait(timeout_s)
         except BaseException:  # the client left, or the worker is being stopped

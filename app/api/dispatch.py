@@ -72,7 +72,7 @@ class Dispatcher(NamedTuple):
         model = self.registry.find(name)
         exchange.model = model.route.name
         if adapter is not None and not speaks(model.route.protocol, adapter):
-            raise ProtocolMismatch(served_elsewhere(model.route.name, model.route.protocol))
+            raise ProtocolMismatch(served_elsewhere(name or model.route.name, model.route.protocol))
         return model
 
     def admit(self, exchange: Exchange, model: RegisteredModel) -> None:

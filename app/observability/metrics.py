@@ -41,7 +41,7 @@ class Family(NamedTuple):
 
 INFLIGHT = Family("gauge", "router_inflight_requests", "Permits taken: requests inside the model, over all workers.")
 QUEUED = Family("gauge", "router_queued_requests", "Requests waiting for a permit, over all workers.")
-MAX_CONCURRENCY = Family("gauge", "router_max_concurrency", "The cap, MAX_CONCURRENCY.")
+MAX_CONCURRENCY = Family("gauge", "router_max_concurrency", "The cap: how many permits there are, over all workers.")
 WORKERS = Family("gauge", "router_workers", "Worker processes alive.")
 ENDPOINT_INFLIGHT = Family(
     "gauge", "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", ("endpoint",)

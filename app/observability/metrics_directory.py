@@ -23,22 +23,25 @@ class MetricsDirectory:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
-        self._descriptor = descriptor
+        self._descriptor: int | None = descriptor
 
     def leave(self) -> None:
-        """Stop using the directory, and remove it if no other server uses it.
+        """Stop using the directory, and remove it if no other server uses it. May be called again.
 
         To turn a shared lock into an exclusive one, the kernel releases the first before it tries for the second. So of
         two servers that leave at the same moment, at least one finds no other.
         """
-        if _lock_alone(self._descriptor):
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        if _lock_alone(descriptor):
             for file in self.path.glob("*.db"):
                 file.unlink(missing_ok=True)
             try:
                 self.path.rmdir()
             except OSError:
                 pass  # it holds other files, or is a mount point
-        os.close(self._descriptor)
+        os.close(descriptor)
 
 
 def open_directory(configured: str | None, inherited: str | None) -> MetricsDirectory:

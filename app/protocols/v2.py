@@ -5,7 +5,6 @@ A request names its model, and perhaps a version, in the path. The body passes u
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -42,7 +41,8 @@ def check_version(model: str, version: str) -> None:
 
 
 def _parse_infer(request: ClientRequest) -> ParsedCall:
-    return _parse(request, "/infer", partial(_inputs, request))
+    inputs = _inputs(request)  # at once: a malformed body must not get as far as a permit
+    return _parse(request, "/infer", lambda: inputs)
 
 
 def _parse_metadata(request: ClientRequest) -> ParsedCall:

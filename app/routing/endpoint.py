@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from app.admission.model_limit import ModelLimits
 from app.config import route_schema
 from app.observability.metrics import Metrics
 from app.routing.outlier_detection import OutlierDetector
@@ -32,6 +33,7 @@ class SharedRouting(NamedTuple):
     counters: InflightCounters
     outliers: OutlierDetector
     budgets: RetryBudgets
+    limits: ModelLimits
     metrics: Metrics
 
 

@@ -4,7 +4,7 @@ Every worker has its own, and rebuilds it when it finds before a request that a 
 keeps the model that it began with, so no request is lost by a change.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -40,15 +40,12 @@ class ModelRegistry:
         self,
         store: RouteStore,
         shared: SharedRouting,
-        retry_after: Callable[[], int],
         *,
         simulated_latency_s: float,
         simulated_token_s: float,
     ) -> None:
-        """`retry_after` returns the seconds that a request rejected by a model's limit should wait."""
         self._store = store
         self._shared = shared
-        self._retry_after = retry_after
         self._simulated_latency_s = simulated_latency_s
         self._simulated_token_s = simulated_token_s
         self._generation = 0
@@ -140,10 +137,7 @@ class ModelRegistry:
     def _limit(self, model: route_schema.Model) -> ModelLimit | None:
         if model.max_concurrency is None:
             return None
-        shared_id = self._shared_ids[counted_as(model)]
-        return ModelLimit(
-            self._shared.table, self._shared.counters, shared_id, model.max_concurrency, self._retry_after
-        )
+        return self._shared.limits.of(self._shared_ids[counted_as(model)], model.max_concurrency)
 
 
 def address_of(url: str) -> Address:

@@ -40,7 +40,7 @@ _RETRY_AFTER: dict[type[RouterError], str] = {
     errors.LimitReached: _ESTIMATE,
     errors.QueueFull: _ESTIMATE,
     errors.QueueTimeout: _ESTIMATE,
-    errors.ModelLimitReached: "`Retry-After` is computed from the pod's queue, not from the model's limit.",
+    errors.ModelLimitReached: "`Retry-After` estimates when the model has room.",
     errors.NoEndpoint: "`Retry-After` says when one may, if that is known.",
 }
 _WITHOUT_CLASS = [

@@ -510,3 +510,24 @@ def test_permits_and_tickets_tell_their_state() -> None:
     ticket.cancel()
     assert repr(ticket) == f"<Ticket {ticket.number} left>"
     parent.close()
+
+
+def test_limiter_whose_limit_was_never_set_is_not_attached() -> None:
+    """It would reject every request, quietly: the worker fails at its start instead."""
+    parent = Parent(limit=1)
+    parent.table.cell("limit")[0] = 0
+    with pytest.raises(RuntimeError, match="set_limit"):
+        parent.limiter()
+
+
+def test_ticket_is_waited_for_once() -> None:
+    """A second wait, or one after `cancel`, is a mistake of the caller and no timeout."""
+    parent = Parent(limit=1, queue_size=1)
+    own = parent.limiter()
+    acquire(own)
+    ticket = own.request()
+    assert isinstance(ticket, Ticket)
+    ticket.cancel()
+    with pytest.raises(RuntimeError, match="no place in the queue"):
+        ticket.wait(1)
+    assert own.snapshot() == (1, 0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.admission.limiter import Limiter
-from app.admission.model_limit import ModelLimit
+from app.admission.model_limit import ModelLimit, ModelLimits
 from app.errors import ModelLimitReached
 from app.shared_memory.counters import InflightCounters
 from tests.support.forks import Barrier, KernelCount, Parent
@@ -28,7 +28,7 @@ def _limit(parent: Parent, slot: int | None, limit: int, place: int = PLACE) -> 
     assert slot is not None
     usage = InflightCounters(parent.table)
     usage.attach(slot)
-    return ModelLimit(parent.table, usage, place, limit, lambda: 17)
+    return ModelLimit(parent.table, usage, place, limit)
 
 
 def test_limit_holds_and_is_reached_over_processes(parent: Parent) -> None:
@@ -72,7 +72,7 @@ def test_model_that_is_full_refuses_at_once_and_takes_nothing(parent: Parent) ->
     for _ in range(5):
         with pytest.raises(ModelLimitReached, match="has 2 requests in progress") as refused:
             limit.acquire()
-        assert refused.value.retry_after == 17
+        assert refused.value.retry_after == 1, "the places were held for a moment"
     assert InflightCounters(parent.table).total(PLACE) == 2
     other.acquire()
     leave.pop()()
@@ -127,3 +127,27 @@ def test_killed_process_gives_back_when_its_slot_is_reclaimed(parent: Parent, in
     for one in (leave, *leaves):
         one()
     assert InflightCounters(parent.table).total(PLACE) == 0
+
+
+@pytest.mark.parametrize(("held_s", "limit", "seconds"), [(0, 2, 1), (1, 2, 1), (9, 2, 5), (9, 3, 3), (900, 2, 60)])
+def test_retry_after_is_the_models_own(parent: Parent, held_s: float, limit: int, seconds: int) -> None:
+    """Little's law: places held for so long come free at limit / held; whatever other models and the queue do."""
+    own = _limit(parent, parent.slots.claim().slot, limit)
+    parent.table.array("model_held_us")[PLACE] = int(held_s * 1e6)
+    parent.table.array("model_held_us")[PLACE + 1] = 40_000_000
+    parent.table.column("service_us")[0] = 50_000_000
+    assert own.retry_after() == seconds
+
+
+def test_held_time_is_learnt_and_forgotten_with_the_id(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first request sets the mean, later ones move it by an eighth, and a new model begins without one."""
+    now = [1000.0]
+    monkeypatch.setattr("app.admission.model_limit.time.monotonic", lambda: now[0])
+    own = _limit(parent, parent.slots.claim().slot, 1)
+    for held_s, mean_s in ((8.0, 8), (16.0, 9)):
+        leave = own.acquire()
+        now[0] += held_s
+        leave()
+        assert own.retry_after() == mean_s + 1  # a microsecond more, rounded up
+    ModelLimits(parent.table, InflightCounters(parent.table)).reset(PLACE)
+    assert own.retry_after() == 1

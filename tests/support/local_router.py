@@ -69,7 +69,6 @@ class LocalRouter:
             os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         else:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._metrics_variable
-        self.hooks._started = True  # nothing is left to do at the exit
         if self.router.limiter._watcher is not None:
             self.router.limiter._watcher.close()
         self.router.metrics_directory.leave()

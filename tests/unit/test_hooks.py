@@ -9,6 +9,9 @@ import gevent
 import pytest
 
 from app.admission.limiter import Limiter
+from app.bootstrap import build_router
+from app.config.settings import load_settings
+from app.errors import RoutesError
 from tests.support.forks import acquire
 from tests.support.local_router import HookedWorker, LocalRouter
 from tests.support.router import ROOT
@@ -55,3 +58,13 @@ def test_configuration_that_is_read_again_has_the_same_hooks() -> None:
     script += "assert a['pre_fork'] == b['pre_fork'] and a['hooks'] is b['hooks']"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_start_that_fails_leaves_no_metrics_directory(tmp_path: Path) -> None:
+    """Routes that are invalid, or shared memory of another program, end the start: nothing of it stays behind."""
+    file = tmp_path / "routes.toml"
+    file.write_text("models = 1")
+    given = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"), "ROUTES_FILE": str(file)}
+    with pytest.raises(RoutesError):
+        build_router(load_settings(given, 1), {})
+    assert not (tmp_path / "metrics").exists()
