@@ -59,7 +59,7 @@ peers: dev golang  ## install what BENCH="peers streams infer tricks" needs: oth
 		"$$venv/bin/pip" install --quiet --disable-pip-version-check "$${peer#*:}" || exit; \
 	done
 
-fuzz: dev  ## fuzz the readers of requests and of answers for ten minutes; FUZZ_SECONDS=60 for one
+fuzz: dev  ## fuzz the parsers of requests and of responses for ten minutes; FUZZ_SECONDS=60 for one
 	@for name in heads chunks; do \
 		$(BIN)/python -m "tests.fuzz.$$name" -max_total_time=$$(($(FUZZ_SECONDS) / 2)) || exit; \
 	done

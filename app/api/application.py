@@ -17,7 +17,8 @@ from app.api.v2 import ModelReadyResource, ServerResource
 from app.config.settings import Settings
 from app.observability import logs
 from app.observability.metrics import Metrics, SharedState
-from app.protocols import Operation, ProtocolAdapter, infer, openai, registered, v2
+from app.protocols import adapters, infer, openai, v2
+from app.protocols.interfaces import Operation, ProtocolAdapter
 
 _App = falcon.App[falcon.Request, falcon.Response]
 
@@ -30,14 +31,14 @@ def create_app(
     app = falcon.App(router=router)
     app.req_options.strip_url_path_trailing_slash = False
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # a model server's response may have no type
-    errors = ErrorResponses(router, registered.PROTOCOLS)
+    errors = ErrorResponses(router, adapters.PROTOCOLS)
     errors.install(app)
 
     app.add_route("/healthz", HealthzResource())
     app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
     app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
     _add_operations(app, dispatcher, None, [infer.operation(settings.pod_name, settings.kv_endpoints_masked)])
-    for adapter in registered.PROTOCOLS:
+    for adapter in adapters.PROTOCOLS:
         for template in _add_operations(app, dispatcher, adapter, adapter.operations):
             errors.register(template, adapter)
     _add_own_routes(app, errors, dispatcher)

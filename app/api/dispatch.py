@@ -10,13 +10,13 @@ import falcon
 from app.admission.limiter import Limiter
 from app.api.body import read_body
 from app.api.exchange import ENVIRON_KEY, Exchange
-from app.api.health import readiness
+from app.api.health import check_draining
 from app.config import route_schema
 from app.errors import ProtocolMismatch
 from app.net.http_fields import Headers
-from app.protocols import ClientRequest, Operation, ParsedRequest, ProtocolAdapter, Reply
+from app.protocols.adapters import served_elsewhere, speaks
+from app.protocols.interfaces import ClientRequest, Operation, ParsedRequest, ProtocolAdapter, Reply
 from app.protocols.problem import phrase
-from app.protocols.registered import served_elsewhere, speaks
 from app.routing.registry import ModelRegistry, RegisteredModel
 from app.shared_memory.drain import Drain
 from app.upstream.headers import to_upstream
@@ -77,8 +77,7 @@ class Dispatcher(NamedTuple):
 
     def admit(self, exchange: Exchange, model: RegisteredModel) -> None:
         """Take the permits. Raises Draining, a Rejected, or ClientGone."""
-        if (error := readiness(self.drain)) is not None:
-            raise error
+        check_draining(self.drain)
         exchange.admit(self.limiter, self.queue_timeout_s, model.limit)
 
 

@@ -33,7 +33,8 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from app.protocols import ProtocolAdapter, problem
+from app.protocols import problem
+from app.protocols.interfaces import ProtocolAdapter
 
 _STATUS: dict[type[RouterError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
@@ -53,8 +54,8 @@ _STATUS: dict[type[RouterError], HTTPStatus] = {
     UpstreamBroken: HTTPStatus.BAD_GATEWAY,
     UpstreamTimeout: HTTPStatus.GATEWAY_TIMEOUT,
 }
-_NOWHERE = "CONNECT"
-"""A method that no path takes."""
+_NOT_TAKEN = "CONNECT"
+"""A method that Falcon knows and that no path takes: its responder raises 405 with Allow."""
 
 _log = structlog.get_logger("router.problems")
 
@@ -104,12 +105,12 @@ class ErrorResponses:
         if route is None:
             return falcon.HTTPRouteNotFound()
         _, responders, _, req.uri_template = route
-        responder: Any = responders[_NOWHERE]
+        responder: Any = responders[_NOT_TAKEN]
         try:
             responder(req, resp)
         except falcon.HTTPMethodNotAllowed as error:
             return error
-        raise AssertionError(f"{req.path} takes {_NOWHERE}")
+        raise AssertionError(f"{req.path} takes {_NOT_TAKEN}")
 
     def _unexpected(self, req: falcon.Request, resp: falcon.Response, error: Exception, _: object) -> None:
         request_id = req.env[ENVIRON_KEY].request_id

@@ -9,19 +9,20 @@ from app.routing.registry import ModelRegistry
 from app.shared_memory.drain import Drain
 
 
-def readiness(
-    drain: Drain,
-    unusable: Callable[[], str | None] | None = None,
-    error: type[ModelUnusable | NoEndpoint] = ModelUnusable,
-) -> Draining | ModelUnusable | NoEndpoint | None:
-    """Returns why no request can be served now, or None when they can. A cap that is reached is no reason.
-
-    `unusable` returns what is wrong with the models; without it, only the shutdown counts.
-    """
+def check_draining(drain: Drain) -> None:
+    """Raises Draining if the server is shutting down."""
     if drain.begun:
-        return Draining("the server is shutting down; send the request to another one")
-    reason = None if unusable is None else unusable()
-    return None if reason is None else error(reason)
+        raise Draining("the server is shutting down; send the request to another one")
+
+
+def check_readiness(
+    drain: Drain, unusable: Callable[[], str | None], error: type[ModelUnusable | NoEndpoint] = ModelUnusable
+) -> None:
+    """Raises Draining, or `error` with the reason that `unusable` returns. A cap that is reached is no reason."""
+    check_draining(drain)
+    reason = unusable()
+    if reason is not None:
+        raise error(reason)
 
 
 class HealthzResource:
@@ -42,8 +43,7 @@ class ReadyzResource:
         self._drain = drain
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        if (error := readiness(self._drain, self._registry.unusable)) is not None:
-            raise error
+        check_readiness(self._drain, self._registry.unusable)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"status":"ready"}'
 

@@ -6,8 +6,8 @@ import falcon
 import msgspec
 
 from app.errors import ModelNotFound
+from app.protocols.adapters import served_elsewhere, speaks
 from app.protocols.openai import ADAPTER
-from app.protocols.registered import served_elsewhere, speaks
 from app.routing.registry import ModelRegistry
 
 

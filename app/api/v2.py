@@ -11,7 +11,7 @@ import msgspec
 
 from app.api.dispatch import Dispatcher
 from app.api.exchange import ENVIRON_KEY
-from app.api.health import readiness
+from app.api.health import check_readiness
 from app.errors import NoEndpoint
 from app.protocols.v2 import ADAPTER, check_version
 from app.routing.registry import ModelRegistry
@@ -45,8 +45,7 @@ class ServerResource:
     on_head_live = on_get_live
 
     def on_get_ready(self, req: falcon.Request, resp: falcon.Response) -> None:
-        if (error := readiness(self._drain, self._registry.unusable, NoEndpoint)) is not None:
-            raise error
+        check_readiness(self._drain, self._registry.unusable, NoEndpoint)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"ready":true}'
 
@@ -62,8 +61,7 @@ class ModelReadyResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response, name: str, version: str = "") -> None:
         check_version(name, version)
         model = self._dispatcher.resolve(req.env[ENVIRON_KEY], ADAPTER, name).model
-        if (error := readiness(self._dispatcher.drain, partial(model.unusable, version), NoEndpoint)) is not None:
-            raise error
+        check_readiness(self._dispatcher.drain, partial(model.unusable, version), NoEndpoint)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode({"name": name, "ready": True})
 

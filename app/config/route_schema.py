@@ -4,13 +4,17 @@ Each member's metadata holds what is allowed (`extra["allowed"]`), for error mes
 (`description`). The tables in docs/routing.md are generated from both; routes_file/ reads a file into these records.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
-Protocol = Literal["openai", "v2", "simulated"]
+from app.protocols.adapters import NAMES, SIMULATED
+from app.protocols.interfaces import VERSION_NAME
+
 Policy = Literal["least_inflight", "p2c", "round_robin", "session", "prefix"]
+_POLICIES = get_args(Policy)
 
 NAME_RULE = "1 to 200 printable ASCII characters, no blank at either end"
 WORD_RULE = "1 to 63 letters, digits, dots, hyphens and underscores, the first a letter or a digit"
@@ -29,9 +33,10 @@ def _above_zero(most: int) -> Meta:
     return _allows(f"above 0, up to {most}", gt=0, le=most)
 
 
-def _one_of(choices: object) -> Meta:
-    *most, last = get_args(choices)
-    return _allows(f"{', '.join(most)} or {last}")
+def listed(choices: Sequence[str]) -> str:
+    """Returns these choices in words."""
+    *most, last = choices
+    return f"{', '.join(most)} or {last}"
 
 
 def _means(about: str) -> Meta:
@@ -39,8 +44,8 @@ def _means(about: str) -> Meta:
 
 
 Name = Annotated[str, _allows(NAME_RULE, pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z")]
-WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-Word = Annotated[str, _allows(WORD_RULE, pattern=rf"^{WORD}\Z")]
+Protocol = Annotated[str, _allows(listed((*NAMES, SIMULATED)), pattern=rf"^({'|'.join((*NAMES, SIMULATED))})\Z")]
+Word = Annotated[str, _allows(WORD_RULE, pattern=rf"^{VERSION_NAME}\Z")]
 HeaderName = Annotated[str, _allows(HEADER_RULE, pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
 Path = Annotated[str, _allows("a path that begins with /, without blanks", pattern=r"^/[\x21-\x7e]*\Z")]
 Variable = Annotated[
@@ -154,9 +159,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     aliases: Annotated[
         tuple[Name, ...], _means("Other names for it. All names and aliases in the file must differ.")
     ] = ()
-    protocol: Annotated[
-        Protocol, _one_of(Protocol), _means("Protocol of its endpoints. `simulated` has no endpoints.")
-    ] = "openai"
+    protocol: Annotated[Protocol, _means("Protocol of its endpoints. `simulated` has no endpoints.")] = "openai"
     versions: Annotated[
         tuple[Version, ...],
         _means(
@@ -171,7 +174,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "Requests in the queue count."
         ),
     ] = None
-    balancing: Annotated[Policy, _one_of(Policy), _means("The policy; see *Balancing*.")] = "least_inflight"
+    balancing: Annotated[Policy, _allows(listed(_POLICIES)), _means("The policy; see *Balancing*.")] = "least_inflight"
     session_header: Annotated[
         HeaderName | None, _means("For `session`: the header whose value identifies the session.")
     ] = None

@@ -13,7 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from app.config.addresses import check_host, check_host_and_port, check_port, check_url
+from app.config.route_schema import listed
 from app.errors import SettingsError
+from app.protocols.adapters import NAMES
 
 
 def _setting(allowed: str, about: str, **bounds: Any) -> Meta:
@@ -73,8 +75,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     backend_protocol: Annotated[
-        Literal["openai", "v2"],
-        _setting("openai or v2", "Protocol of the `BACKENDS`: OpenAI's API, or Open Inference Protocol v2."),
+        str,
+        _setting(
+            listed(NAMES),
+            "Protocol of the `BACKENDS`: OpenAI's API, or Open Inference Protocol v2.",
+            pattern=rf"^({'|'.join(NAMES)})\Z",
+        ),
     ] = "openai"
     routes_file: Annotated[
         str | None,

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from app.errors import InvalidRequest, UpstreamBroken, UpstreamErrorResponse
 from app.net.http_fields import Headers
-from app.protocols import Call, ClientRequest, Inference, Model, Operation, ProtocolAdapter, Reply
+from app.protocols.interfaces import Call, ClientRequest, Inference, Model, Operation, ProtocolAdapter, Reply
 
 ROUTE = "/infer"
 _CONTENT_TYPE = ("content-type", "application/json")

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.errors import InvalidRequest
-from app.protocols import Call, ClientRequest, Inference, Operation, ParsedCall, ProtocolAdapter
+from app.protocols.interfaces import Call, ClientRequest, Inference, Operation, ParsedCall, ProtocolAdapter
 
 _CHAT = "/v1/chat/completions"
 _PATHS = (_CHAT, "/v1/completions", "/v1/embeddings")

@@ -10,16 +10,24 @@ from urllib.parse import quote
 
 import msgspec
 
-from app.config.route_schema import WORD
 from app.errors import InvalidRequest, ModelNotFound
-from app.protocols import Call, ClientRequest, Inference, Operation, ParsedCall, ProtocolAdapter, problem
+from app.protocols import problem
+from app.protocols.interfaces import (
+    VERSION_NAME,
+    Call,
+    ClientRequest,
+    Inference,
+    Operation,
+    ParsedCall,
+    ProtocolAdapter,
+)
 
 MODELS = "/v2/models"
 _MODEL = (f"{MODELS}/{{name}}", f"{MODELS}/{{name}}/versions/{{version}}")
 READY_TEMPLATES = tuple(f"{template}/ready" for template in _MODEL)
 """The readiness of a model: the router responds itself."""
 
-_VERSION = re.compile(WORD)
+_VERSION = re.compile(VERSION_NAME)
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _PATH = re.compile(rf"{MODELS}/[^/?]*(?:/versions/([^/?]*))?(/infer)?(\?.*)?", re.DOTALL)
 """A path that `_path` made."""

@@ -8,7 +8,7 @@ import structlog
 
 from app.errors import ClientGone, UpstreamError
 from app.net.http_fields import Headers
-from app.protocols import Call, Reply
+from app.protocols.interfaces import Call, Reply
 from app.routing.endpoint import Endpoint, Target
 from app.routing.outlier_detection import Outcome
 from app.upstream.headers import retry_after_s, to_client

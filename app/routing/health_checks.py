@@ -12,7 +12,7 @@ import structlog
 
 from app.config import route_schema
 from app.errors import UpstreamError
-from app.protocols.registered import adapter_of
+from app.protocols.adapters import adapter_of
 from app.routing.outlier_detection import OutlierDetector
 from app.routing.registry import ModelRegistry, address_of
 from app.upstream.connection import Connection

@@ -77,7 +77,7 @@ class _Record(Structure):
 
     _fields_ = (
         ("circuit", c_int64),
-        ("unavailable_until_ms", c_int64),  # end of the ejection, or of a trial's lease; 0 while the circuit is closed
+        ("unavailable_until_ms", c_int64),  # end of the ejection, or of a trial's lease; 0 while closed
         ("backing_off_until_ms", c_int64),
         ("unhealthy", c_int64),
         ("ejections", c_int64),  # in a row

@@ -1,6 +1,6 @@
 """Balancing policies: which endpoint gets a request, as pure functions of what is known at the moment.
 
-`loads` are the requests in flight with each available endpoint, over all workers. `ids` are hashes of the endpoints,
+`loads` are the requests in flight with each available endpoint, over all workers. `hashes` are hashes of their URLs,
 the same in every process. `turn` grows by one with every choice. Each policy returns an index into `loads`.
 
 Keys are spread by rendezvous hashing (Thaler and Ravishankar, 1998): every key ranks all endpoints by a hash of both,
@@ -21,7 +21,7 @@ _MASK = (1 << 64) - 1
 class Choice(NamedTuple):
     """What a policy decides by."""
 
-    ids: Sequence[int]
+    hashes: Sequence[int]
     loads: Sequence[int]
     turn: int = 0
     key: bytes = b""
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
 
 
 def least_inflight(choice: Choice) -> int:
-    """Returns the endpoint with the fewest requests in flight; equal ones take turns."""
+    """Chooses the endpoint with the fewest requests in flight; equal ones take turns."""
     loads = choice.loads
     least = min(loads)
     equals = [at for at, load in enumerate(loads) if load == least]
@@ -38,7 +38,7 @@ def least_inflight(choice: Choice) -> int:
 
 
 def p2c(choice: Choice) -> int:
-    """Returns the less loaded of two random endpoints (power of two choices)."""
+    """Chooses the less loaded of two random endpoints (power of two choices)."""
     loads = choice.loads
     if len(loads) == 1:
         return 0
@@ -47,20 +47,20 @@ def p2c(choice: Choice) -> int:
 
 
 def round_robin(choice: Choice) -> int:
-    """Returns the endpoints in turn."""
+    """Chooses the endpoints in turn."""
     return choice.turn % len(choice.loads)
 
 
 def session(choice: Choice) -> int:
-    """Returns the first endpoint in the key's ranking; without a key, the least loaded."""
+    """Chooses the first endpoint in the key's ranking; without a key, the least loaded."""
     if not choice.key:
         return least_inflight(choice)
     key = key_hash(choice.key)
-    return max(range(len(choice.ids)), key=lambda at: _score(key, choice.ids[at]))
+    return max(range(len(choice.hashes)), key=lambda at: _score(key, choice.hashes[at]))
 
 
 def prefix(choice: Choice) -> int:
-    """Returns the first endpoint in the key's ranking below the bound; without a key, the least loaded."""
+    """Chooses the first endpoint in the key's ranking below the bound; without a key, the least loaded."""
     if not choice.key:
         return least_inflight(choice)
     key = key_hash(choice.key)
@@ -69,7 +69,7 @@ def prefix(choice: Choice) -> int:
     mean = (sum(choice.loads) + 1) / len(choice.loads)
     bound = max(choice.load_floor, ceil(choice.load_bound * mean))
     below = (at for at, load in enumerate(choice.loads) if load < bound)
-    return max(below, key=lambda at: _score(key, choice.ids[at]))
+    return max(below, key=lambda at: _score(key, choice.hashes[at]))
 
 
 POLICIES: dict[str, Callable[[Choice], int]] = {

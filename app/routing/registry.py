@@ -15,7 +15,7 @@ from app.config import route_schema
 from app.config.routes_source import Document, counted_as, endpoints_of, names_in
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
-from app.protocols import Model
+from app.protocols.interfaces import Model
 from app.routing.endpoint import Endpoint, SharedRouting
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.remote_model import RemoteModel

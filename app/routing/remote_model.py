@@ -14,9 +14,9 @@ from typing import Any
 from app.config import route_schema
 from app.errors import ModelNotFound, NoEndpoint, UpstreamBroken, UpstreamUnreachable
 from app.observability.metrics import Metrics
-from app.protocols import Call, Inference, Reply
+from app.protocols.adapters import adapter_of
 from app.protocols.infer import output_of, upstream_call
-from app.protocols.registered import adapter_of
+from app.protocols.interfaces import Call, Inference, Reply
 from app.routing.attempt import Attempt
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.outlier_detection import Outcome

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from app.errors import ModelNotFound
 from app.net.http_fields import Headers
-from app.protocols import Call, Inference, Reply
+from app.protocols.interfaces import Call, Inference, Reply
 from app.simulated.openai import OpenAIServer
 from app.simulated.v2 import V2Server
 

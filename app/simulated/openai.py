@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from app.net.http_fields import Headers
-from app.protocols import Call
+from app.protocols.interfaces import Call
 
 MAX_TOKENS = 100_000
 """The longest text, whatever the request says."""

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from app.net.http_fields import Headers
-from app.protocols import Call
+from app.protocols.interfaces import Call
 
 Handle = Callable[[Call], tuple[Headers, bytes]]
 

@@ -100,8 +100,9 @@ class Connection:
             raise
 
     def __repr__(self) -> str:
-        state = "idle" if self.may_be_kept() else "in use"
-        return f"<Connection {self._socket.sock.fileno()} {state}{', used before' if self.used_before else ''}>"
+        descriptor = self._socket.sock.fileno()
+        state = "closed" if descriptor < 0 else "idle" if self.may_be_kept() else "in use"
+        return f"<Connection {descriptor} {state}{', used before' if self.used_before else ''}>"
 
     def exchange(self, request: bytes, method: str, timeouts: Timeouts, deadline: float) -> Head:
         """Send a whole request and return the head of the response; `body` then yields the rest.

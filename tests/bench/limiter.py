@@ -118,9 +118,9 @@ def table_of(row: Row) -> Iterator[Parent]:
     parent = Parent(row.limit, row.queue_size)
     try:
         if row.taken:
-            door = parent.limiter()
+            limiter = parent.limiter()
             for _ in range(row.taken):
-                acquire(door)
+                acquire(limiter)
         yield parent
     finally:
         parent.close()

@@ -6,7 +6,7 @@ One process, patched by gevent as a worker is, posts over loopback to one cheap 
 greenlets at once, each with the next POST as soon as it has read the answer, on connections that are kept. Counted is
 the processor time of the posting process alone, inside the system and outside; what the server costs is not.
 
-- own: app.upstream.pool, with the making of the request as in app/backends, since the others make theirs too.
+- own: app.upstream.pool, with the making of the request as in app/routing/attempt.py, since the others make theirs too.
 - gevent's socket: send once, receive once, with no parsing and one time limit: what the socket alone costs.
 - geventhttpclient, urllib3, requests: as their documents say, with pools that hold all connections. requests looks for
   no proxies and no netrc.
@@ -145,7 +145,7 @@ def server(chunks: int, gap_s: float) -> Iterator[Server]:
 
 
 def request(port: int, path: str) -> bytes:
-    """A whole request, made as app/backends makes every one."""
+    """A whole request, made as app/routing/attempt.py makes every one."""
     lines = [f"POST {path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in HEADERS.items()]
     lines.append(f"content-length: {len(BODY)}")

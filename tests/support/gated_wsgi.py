@@ -8,7 +8,7 @@ import socket
 
 from msgspec import UNSET
 
-from app.protocols import Inference
+from app.protocols.interfaces import Inference
 from app.wsgi import start
 from tests.support.registry import OneModel, TestModel, application_over
 

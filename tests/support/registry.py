@@ -10,7 +10,7 @@ from app.bootstrap import Router, shared_state
 from app.config import route_schema
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
-from app.protocols import Call, Inference, Model, Reply
+from app.protocols.interfaces import Call, Inference, Model, Reply
 from app.routing.registry import ModelRegistry, RegisteredModel
 
 

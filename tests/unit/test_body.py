@@ -18,8 +18,8 @@ from msgspec import UNSET
 
 from app.api.body import read_body
 from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UnsupportedBody
-from app.protocols import Inference
 from app.protocols.infer import parse_inference, parse_object
+from app.protocols.interfaces import Inference
 from tests.support.forks import acquire
 from tests.support.local_router import LocalRouter
 from tests.support.registry import OneModel, TestModel, application_over

@@ -253,7 +253,7 @@ def _histogram_again(page: Page) -> None:
 
 @pytest.mark.parametrize("scenario", [_counter_again, _histogram_again], ids=lambda scenario: scenario.__name__)
 def test_child_that_is_bound_again_goes_on(scenario: Scenario, tmp_path: Path) -> None:
-    """A second Count of a child goes on where the first stopped: the caches of app/metrics.py drop the oldest ones."""
+    """A second Count of a child goes on where the first stopped: the caches of metrics.py drop the oldest."""
     ours, theirs = both(scenario, tmp_path)
     assert ours == theirs
 

@@ -14,8 +14,9 @@ from falcon import testing
 from app.config import route_schema as routes
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
-from app.protocols import Call, ClientRequest, Inference, Operation, ParsedCall, ProtocolAdapter, Reply, registered
+from app.protocols import adapters
 from app.protocols.infer import output_of, upstream_call
+from app.protocols.interfaces import Call, ClientRequest, Inference, Operation, ParsedCall, ProtocolAdapter, Reply
 from app.routing import health_checks
 from app.routing.registry import ModelRegistry, RegisteredModel
 from app.simulated.model import SimulatedModel
@@ -65,7 +66,7 @@ class Registry(ModelRegistry):
     def __init__(self) -> None:
         self.recorders = {name: Recorder(name) for name in ("openai", "v2", "toy")}
         models = [
-            RegisteredModel(model, routes.Model(name=name, protocol=name, versions=()))  # type: ignore[arg-type]
+            RegisteredModel(model, routes.Model(name=name, protocol=name, versions=()))
             for name, model in self.recorders.items()
         ]
         simulated = SimulatedModel("simulated", 0, 0)
@@ -119,7 +120,7 @@ class Server:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """The application with three protocols."""
-    monkeypatch.setattr(registered, "PROTOCOLS", (*registered.PROTOCOLS, TOY))
+    monkeypatch.setattr(adapters, "PROTOCOLS", (*adapters.PROTOCOLS, TOY))
     server = Server(tmp_path)
     yield server
     server.close()
@@ -233,7 +234,7 @@ def test_health_path_is_the_protocols(server: Server, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(health_checks, "check_endpoint", note)
     endpoint = routes.Endpoint(url="http://127.0.0.1:1")
-    model = routes.Model(name="toy", protocol="toy", versions=(routes.Version(endpoints=(endpoint,)),))  # type: ignore[arg-type]
+    model = routes.Model(name="toy", protocol="toy", versions=(routes.Version(endpoints=(endpoint,)),))
     registry: Any = SimpleNamespace(checks=lambda: [(endpoint, 0, model)])
     outliers: Any = SimpleNamespace(set_healthy=lambda shared_id, *, healthy: False)
     health_checks.HealthChecks(registry, outliers).run_due(lambda run, *arguments: run(*arguments))
@@ -257,4 +258,4 @@ def test_another_model_is_put_in(
     protocol: str, call: Call, model: str, version: str | None, path: str, body: bytes
 ) -> None:
     """Name and version change where the protocol has them; nothing else does, and without a change not a byte."""
-    assert registered.adapter_of(protocol).encode(call, model, version) == (path, body)
+    assert adapters.adapter_of(protocol).encode(call, model, version) == (path, body)

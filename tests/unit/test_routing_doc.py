@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from app.api import dispatch
-from app.protocols.registered import adapter_of
+from app.protocols.adapters import adapter_of
 from app.routing.policies import POLICIES
 from app.upstream import headers
 

@@ -1,0 +1,160 @@
+"""What an adapter of a wire format offers, and the calls and replies that adapters and models exchange."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from msgspec import UnsetType
+
+from app.net.http_fields import Headers
+
+VERSION_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+"""The pattern of a version's name: it may become a part of a path."""
+
+
+class Inference(NamedTuple):
+    """A request of `POST /infer`, which belongs to no protocol."""
+
+    prompt: str
+    options: dict[str, Any]
+    """The other members of the request body, as the client gave them."""
+    headers: Callable[[], Headers] = list
+    """Makes the headers for a model server."""
+    model: str | None = None
+    """The model that the request names, if it names one."""
+    key: bytes = b""
+    version: str = ""
+    """See Call."""
+
+
+class Call(NamedTuple):
+    """A request in the model server's own protocol, as it is passed on."""
+
+    method: str
+    path: str
+    """Path under the model server's address, with the query: `/v1/chat/completions`, `/v2/models/m/infer`."""
+    headers: Headers
+    """End-to-end headers, names in lower case. Neither Host nor Content-Length is among them."""
+    body: bytes = b""
+    key: bytes = b""
+    """What the model's balancing policy keeps together: requests of one key go to one endpoint. Empty: no key."""
+    version: str = ""
+    """The version of the model that must serve it; empty: any."""
+    model: str = ""
+    """The model that path or body name; empty: none."""
+    adapter: "ProtocolAdapter | None" = None
+    """Puts another model's name in; None if there is nothing to put in."""
+
+
+class Reply(NamedTuple):
+    """The response of a model server: its head, and its body as it comes."""
+
+    status: int
+    headers: Headers
+    """End-to-end headers, names in lower case, without Content-Length."""
+    length: int | None
+    """Bytes of the body, or None when only its end will tell."""
+    body: Iterable[bytes]
+    """Pieces as they come, none empty. Raises UpstreamBroken or UpstreamTimeout when it breaks off."""
+    close: Callable[[], None]
+    """Stops it at any point; must be called, may be called again."""
+
+
+class Model(Protocol):
+    """A model of the registry. Its calls run with a permit held and may be interrupted by `ClientGone`."""
+
+    name: str
+
+    def infer(self, request: Inference) -> Any | UnsetType:
+        """Serve the request; returns the output, or UNSET from a model that has none."""
+
+    def relay(self, call: Call) -> Reply:
+        """Pass the call on; returns as soon as the head of the response is there."""
+
+    def unusable(self, version: str = "") -> str | None:
+        """Returns why requests, of this version if one is given, can't be served now, or None when they can."""
+
+
+class ClientRequest(NamedTuple):
+    """What a parser sees of a client's request."""
+
+    operation: "Operation"
+    params: Mapping[str, str]
+    """The fields of the URI template that matched."""
+    query: str
+    """Without the question mark; empty: none."""
+    header: Callable[[str], str | None]
+    """Returns the value of a header, or None."""
+    body: bytes
+
+
+class ParsedRequest(Protocol):
+    """A client's request, read as far as the router has to understand it."""
+
+    @property
+    def model(self) -> str | None:
+        """The model that the request names, if it names one."""
+
+    @property
+    def version(self) -> str:
+        """The version of the model that the request names, or empty."""
+
+    def prompt(self) -> Sequence[bytes]:
+        """Returns the prompt as it was written, in parts; equal prompts have equal parts. Raises InvalidRequest."""
+
+    def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
+        """Send the request to the model; returns what the client is to receive. See Call for key and version."""
+
+
+class Operation(NamedTuple):
+    """One request that clients may make, at one path or at several of the same meaning."""
+
+    method: str
+    templates: tuple[str, ...]
+    """URI templates as Falcon has them."""
+    route: str
+    """The label in metrics; not made of anything that a client chooses."""
+    parse: Callable[[ClientRequest], ParsedRequest]
+    """Raises InvalidRequest or ModelNotFound."""
+    has_body: bool = True
+
+
+class ProtocolAdapter(NamedTuple):
+    """A wire format. All functions are pure."""
+
+    name: str
+    """The protocol's name in a routes file."""
+    root: str
+    """All paths of the protocol lie below this one: `/v1`."""
+    title: str
+    """The protocol's name in messages for people."""
+    operations: tuple[Operation, ...]
+    encode: Callable[[Call, str, str | None], tuple[str, bytes]]
+    """Takes a call, a model and a version ("": none; None: that of the call); returns path and body for them.
+
+    Where nothing changes, they are the call's own, byte by byte. Raises InvalidRequest.
+    """
+    infer_call: Callable[[str, Inference], tuple[str, bytes]]
+    """Takes a model and a prompt; returns path and body of the POST that puts the prompt to the model."""
+    output: Callable[[Any], Any]
+    """Takes a decoded response to `infer_call`, returns its output. Raises LookupError or TypeError."""
+    health_path: str
+    """The path at which a model server is checked, unless its route says otherwise."""
+    error_body: Callable[[int, str, str], tuple[str, bytes]]
+    """Takes status, code and detail; returns content type and body of an error."""
+
+
+class ParsedCall(NamedTuple):
+    """The `ParsedRequest` of an adapter's operation: the client's own bytes, to be passed on."""
+
+    adapter: ProtocolAdapter
+    method: str
+    path: str
+    body: bytes
+    model: str | None
+    prompt: Callable[[], Sequence[bytes]]
+    version: str = ""
+
+    def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
+        """See ParsedRequest."""
+        call = Call(self.method, self.path, headers(), self.body, key, version, self.model or "", self.adapter)
+        return model.relay(call)
