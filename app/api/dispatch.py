@@ -1,7 +1,7 @@
 """The path of every inference request, whatever its protocol: parse, resolve the model, admit, route, relay."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from app.config import route_schema
 from app.errors import ProtocolMismatch
 from app.net.http_fields import Headers
 from app.protocols.adapters import served_elsewhere, speaks
-from app.protocols.interfaces import ClientRequest, Operation, ParsedRequest, ProtocolAdapter, Reply
+from app.protocols.interfaces import ClientRequest, Operation, ProtocolAdapter, Reply
 from app.protocols.problem import phrase
 from app.routing.registry import ModelRegistry, RegisteredModel
 from app.shared_memory.drain import Drain
@@ -53,7 +53,8 @@ class Dispatcher(NamedTuple):
         body = read_body(req, self.max_body_bytes) if operation.has_body else b""
         request = operation.parse(ClientRequest(operation, params, req.query_string, req.get_header, body))
         model = self.resolve(exchange, adapter, request.model)
-        key = _balancing_key(req, model.route, request)
+        prompt = request.prompt()  # for every policy: it checks the body, and invalid input must not take a permit
+        key = _balancing_key(req, model.route, prompt)
         self.admit(exchange, model)
         began = time.monotonic()
         try:
@@ -96,9 +97,8 @@ def _headers(req: falcon.Request, exchange: Exchange, route: route_schema.Model)
     return to_upstream(req.env, exchange.request_id, credentials=route.forward_credentials)
 
 
-def _balancing_key(req: falcon.Request, route: route_schema.Model, request: ParsedRequest) -> bytes:
-    """Returns what the model's balancing policy keeps together. Raises InvalidRequest for a malformed prompt."""
-    prompt = request.prompt()
+def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Sequence[bytes]) -> bytes:
+    """Returns what the model's balancing policy keeps together."""
     if route.balancing == "prefix":
         return b",".join(prompt)[: route.prefix_bytes]
     if route.balancing == "session":

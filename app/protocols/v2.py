@@ -5,6 +5,7 @@ A request names its model, and perhaps a version, in the path. The body passes u
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -49,8 +50,7 @@ def check_version(model: str, version: str) -> None:
 
 
 def _parse_infer(request: ClientRequest) -> ParsedCall:
-    inputs = _inputs(request)  # at once: a malformed body must not get as far as a permit
-    return _parse(request, "/infer", lambda: inputs)
+    return _parse(request, "/infer", partial(_inputs, request))
 
 
 def _parse_metadata(request: ClientRequest) -> ParsedCall:
