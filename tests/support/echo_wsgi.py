@@ -14,6 +14,9 @@ import termios
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+PENDING_DIGITS = 12
+"""The length of what /pending returns."""
+
 _Start = Callable[..., Callable[[bytes], object]]
 _Environ = dict[str, Any]
 _Headers = list[tuple[str, str]]
@@ -123,7 +126,7 @@ def _pending(environ: _Environ, start: _Start) -> list[bytes]:
             pass
         finally:
             sock.detach()
-    content = str(total).encode()
+    content = b"%0*d" % (PENDING_DIGITS, total)
     start("200 OK", [("Content-Length", str(len(content)))])
     return [content]
 
