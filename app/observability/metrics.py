@@ -7,7 +7,7 @@ Two kinds:
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -132,7 +132,7 @@ class Metrics:
 
     def __init__(self, directory: Path) -> None:
         """`directory` holds the files of all workers."""
-        self._directory = str(directory)
+        self._directory = directory
         self.requests = _counts(REQUESTS)
         self.request_seconds = _distributions(REQUEST_SECONDS)
         self.model_seconds = _distributions(MODEL_SECONDS)
@@ -148,13 +148,29 @@ class Metrics:
     def page(self, state: SharedState, accept: str) -> tuple[bytes, str]:
         """Returns the metrics of all workers and their content type: OpenMetrics if `accept` prefers it, else text."""
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, self._directory)
+        registry.register(_Files(self._directory))
         registry.register(_Gauges(state))
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # `accept` names an invalid version: the plain format is always acceptable
             encode, content_type = choose_encoder("")
         return encode(registry), content_type
+
+
+class _Files(Collector):
+    """The counters and histograms in the files of all workers.
+
+    prometheus-client makes a file empty and gives it its size by a second call. Its own collector fails on a scrape
+    that comes between the two, so an empty file is left out: nothing was counted in it yet.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(file) for file in self._directory.glob("*.db") if file.stat().st_size]
+        metrics: Iterable[Metric] = MultiProcessCollector.merge(files, accumulate=True)
+        return metrics
 
 
 class _Gauges(Collector):

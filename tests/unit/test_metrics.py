@@ -363,6 +363,18 @@ def test_gauges_are_the_shared_table(tmp_path: Path) -> None:
     assert reclaimed == (0, 0, 3, 0, 2)
 
 
+def _scraped_beside_an_empty_file(folder: Path) -> Samples:
+    server = Server(folder)
+    server.run_worker(one_request)
+    (server.folder / "counter_7.db").touch()  # a worker has just made it, and not yet given it its size
+    return server.samples()
+
+
+def test_scrape_while_a_worker_makes_its_file_succeeds(tmp_path: Path) -> None:
+    """A file without anything in it is no reason for a 500: nothing was counted there, and the others are shown."""
+    assert alone(_scraped_beside_an_empty_file, tmp_path)[REQUESTS % 200] == 1
+
+
 def _empty_at_start(folder: Path) -> tuple[list[str], list[str]]:
     server = Server(folder)
     server.run_worker(one_request)
