@@ -2,42 +2,40 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
-from app.errors import InvalidRequest, UpstreamBroken, UpstreamErrorResponse
+from app.errors import UpstreamBroken, UpstreamErrorResponse
 from app.net.http_fields import Headers
+from app.protocols.adapters import PROTOCOLS
 from app.protocols.interfaces import Call, ClientRequest, Inference, Model, Operation, ProtocolAdapter, Reply
+from app.protocols.json_body import MalformedJson, MaybeRaw, check_utf8, given, object_of, type_of
+from app.protocols.request_body import not_a_string, read_request, refuse_ambiguous, text_of
 
 ROUTE = "/infer"
 _CONTENT_TYPE = ("content-type", "application/json")
 _JSON_HEADERS = [_CONTENT_TYPE, ("accept", "application/json")]
 _REPLACED = frozenset(("content-type", "accept", "accept-encoding"))
 _MAX_DETAIL = 500
-_JSON_TYPES = {
-    type(None): "null",
-    bool: "boolean",
-    int: "number",
-    float: "number",
-    str: "string",
-    list: "array",
-    dict: "object",
-}
+_NOT_PASSED_ON = ("prompt", "model", "stream")
+"""`stream`, because the response to /infer is one object."""
+_MEMBERS = (*_NOT_PASSED_ON, *(adapter.prompt_member for adapter in PROTOCOLS))
 
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_Request = msgspec.defstruct("_Request", [(name, MaybeRaw, UNSET) for name in _MEMBERS])
+_decode = msgspec.json.Decoder(_Request).decode
 
 
 class InferResponse(msgspec.Struct, rename="camel"):
     """The response's members in order. A nameless pod has no `routerPod`, a simulated model no `output`."""
 
     model_ref: str
-    prompt: str
+    prompt: Raw
     router_pod: str | UnsetType
     kv_endpoints: list[str]
     processing_ms: int
-    output: Any | UnsetType = UNSET
+    output: MaybeRaw = UNSET
 
 
 class _Responder(NamedTuple):
@@ -47,7 +45,7 @@ class _Responder(NamedTuple):
     kv_endpoints: list[str]
 
     def parse(self, request: ClientRequest) -> "_ParsedInference":
-        return _ParsedInference(self, parse_inference(request.body))
+        return _ParsedInference(self, parse_inference(request))
 
 
 class _ParsedInference(NamedTuple):
@@ -61,8 +59,8 @@ class _ParsedInference(NamedTuple):
     def model(self) -> str | None:
         return self.inference.model
 
-    def prompt(self) -> Sequence[bytes]:
-        return (self.inference.prompt.encode(),)
+    def prompt(self) -> Sequence[bytes | memoryview]:
+        return (memoryview(self.inference.prompt)[1:-1],)
 
     def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
         began = time.monotonic()
@@ -84,33 +82,34 @@ def operation(router_pod: str | None, kv_endpoints: list[str]) -> Operation:
     return Operation("POST", (ROUTE,), ROUTE, _Responder(router_pod or UNSET, kv_endpoints).parse)
 
 
-def parse_inference(body: bytes) -> Inference:
+def parse_inference(request: ClientRequest) -> Inference:
     """`{"prompt": "…", "model": "…", …}`: what the router looks at, and the rest. Raises InvalidRequest."""
-    members = parse_object(body)
-    return Inference(_text(members, "prompt"), members, model=_text(members, "model", required=False))
-
-
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The body as a JSON object, whatever its declared type. Raises InvalidRequest, which says where it is wrong."""
-    if not body:
-        raise InvalidRequest("the body is empty; send a JSON object")
-    try:
-        return _decode_object(body)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise InvalidRequest(f"the body is not a JSON object: {error}") from error
-    except RecursionError as error:
-        raise InvalidRequest("the body is not a JSON object that can be read: it is nested too deeply") from error
+    members = given(read_request(_decode, request, request.body))
+    refuse_ambiguous(_decode, request, members, _MEMBERS)
+    prompt = members.get("prompt")
+    if prompt is None or type_of(prompt) != "string":
+        raise not_a_string("prompt", "it is missing" if prompt is None else f"it is of type {type_of(prompt)}")
+    model = text_of("model", members["model"]) if "model" in members else None
+    return Inference(prompt, request.body, members, model=model)
 
 
 def upstream_call(adapter: ProtocolAdapter, model: str, request: Inference) -> Call:
     """Returns the call that puts the prompt to a model server of this protocol."""
     headers = [header for header in request.headers() if header[0] not in _REPLACED] + _JSON_HEADERS
-    path, body = adapter.infer_call(model, request)
-    return Call("POST", path, headers, body, request.key, request.version, model, adapter)
+    path, value = adapter.infer_call(model, request.prompt)
+    own = adapter.prompt_member in request.members
+    first = () if own else (b'"%b":%b' % (adapter.prompt_member.encode(), value),)
+    dropped = [request.members[name] for name in _NOT_PASSED_ON if name in request.members]
+    body = object_of(first, request.body, dropped)
+    # The call names no model, so `encode` puts the name in that the endpoint has for it.
+    return Call("POST", path, headers, body, request.key, request.version, adapter=adapter)
 
 
-def output_of(adapter: ProtocolAdapter, reply: Reply, body: bytes) -> Any:
-    """Returns the generated text, or the list of tensors. Raises UpstreamErrorResponse or UpstreamBroken."""
+def output_of(adapter: ProtocolAdapter, reply: Reply, body: bytes) -> Raw:
+    """Returns the generated text, or the list of tensors, as the model server wrote it.
+
+    Raises UpstreamErrorResponse or UpstreamBroken.
+    """
     if 400 <= reply.status < 600:
         raise UpstreamErrorResponse(
             f"the model server responded with {reply.status}: {body[:_MAX_DETAIL].decode(errors='replace')}",
@@ -118,20 +117,12 @@ def output_of(adapter: ProtocolAdapter, reply: Reply, body: bytes) -> Any:
             next((value for name, value in reply.headers if name == "retry-after"), None),
         )
     try:
-        return adapter.output(msgspec.json.decode(body))
-    except (msgspec.DecodeError, UnicodeError, LookupError, TypeError) as error:
-        raise UpstreamBroken(f"the model server responded with {reply.status} and without an output") from error
-
-
-def _text(members: dict[str, Any], name: str, required: bool = True) -> Any:
-    """Take a member that must be a string out of `members`; None if it is missing and not required."""
-    value = members.pop(name, UNSET)
-    if isinstance(value, str):
-        return value
-    if value in (UNSET, None) and not required:
-        return None
-    found = "it is missing" if value is UNSET else f"it is of type {_JSON_TYPES[type(value)]}"
-    raise InvalidRequest(f"`{name}` must be a string - at `$.{name}`: {found}")
+        output = adapter.output(body)
+        check_utf8(memoryview(output))
+    except MalformedJson as error:
+        reason = f"the model server responded with {reply.status} and without an output that can be read: {error}"
+        raise UpstreamBroken(reason) from error
+    return output
 
 
 def _nothing() -> None:

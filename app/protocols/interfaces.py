@@ -1,11 +1,12 @@
 """What an adapter of a wire format offers, and the calls and replies that adapters and models exchange."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from msgspec import UnsetType
+from msgspec import Raw, UnsetType
 
 from app.net.http_fields import Headers
+from app.protocols.json_body import as_json
 
 VERSION_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 """The pattern of a version's name: it may become a part of a path."""
@@ -14,9 +15,11 @@ VERSION_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 class Inference(NamedTuple):
     """A request of `POST /infer`, which belongs to no protocol."""
 
-    prompt: str
-    options: dict[str, Any]
-    """The other members of the request body, as the client gave them."""
+    prompt: Raw
+    """A JSON string, as the client wrote it."""
+    body: bytes
+    members: Mapping[str, Raw]
+    """The members of the body that are not passed on as they are, or may take the place of the prompt."""
     headers: Callable[[], Headers] = list
     """Makes the headers for a model server."""
     model: str | None = None
@@ -41,6 +44,8 @@ class Call(NamedTuple):
     """The version of the model that must serve it; empty: any."""
     model: str = ""
     """The model that path or body name; empty: none."""
+    model_as_written: Raw | None = None
+    """The name as the body has it: a view of the body. None if the body names no model."""
     adapter: "ProtocolAdapter | None" = None
     """Puts another model's name in; None if there is nothing to put in."""
 
@@ -64,8 +69,8 @@ class Model(Protocol):
 
     name: str
 
-    def infer(self, request: Inference) -> Any | UnsetType:
-        """Serve the request; returns the output, or UNSET from a model that has none."""
+    def infer(self, request: Inference) -> Raw | UnsetType:
+        """Serve the request; returns the output as JSON, or UNSET from a model that has none."""
 
     def relay(self, call: Call) -> Reply:
         """Pass the call on; returns as soon as the head of the response is there."""
@@ -98,7 +103,7 @@ class ParsedRequest(Protocol):
     def version(self) -> str:
         """The version of the model that the request names, or empty."""
 
-    def prompt(self) -> Sequence[bytes]:
+    def prompt(self) -> Sequence[bytes | memoryview]:
         """Returns the prompt as it was written, in parts; equal prompts have equal parts. Raises InvalidRequest."""
 
     def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
@@ -133,10 +138,13 @@ class ProtocolAdapter(NamedTuple):
 
     Where nothing changes, they are the call's own, byte by byte. Raises InvalidRequest.
     """
-    infer_call: Callable[[str, Inference], tuple[str, bytes]]
-    """Takes a model and a prompt; returns path and body of the POST that puts the prompt to the model."""
-    output: Callable[[Any], Any]
-    """Takes a decoded response to `infer_call`, returns its output. Raises LookupError or TypeError."""
+    prompt_member: str
+    """The member of a request body that takes the prompt of /infer."""
+    infer_call: Callable[[str, Raw], tuple[str, bytes]]
+    """Takes a model and a prompt; returns the path of the POST that puts it to the model, and the value of
+    `prompt_member`."""
+    output: Callable[[bytes], Raw]
+    """Takes the response to `infer_call`, returns its output as written. Raises MalformedJson."""
     health_path: str
     """The path at which a model server is checked, unless its route says otherwise."""
     error_body: Callable[[int, str, str], tuple[str, bytes]]
@@ -151,10 +159,15 @@ class ParsedCall(NamedTuple):
     path: str
     body: bytes
     model: str | None
-    prompt: Callable[[], Sequence[bytes]]
+    prompt: Callable[[], Sequence[bytes | memoryview]]
     version: str = ""
+    model_as_written: Raw | None = None
+    """See Call."""
+    is_json: bool = False
+    """Whether the body was read as JSON, whatever its declared type."""
 
     def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
         """See ParsedRequest."""
-        call = Call(self.method, self.path, headers(), self.body, key, version, self.model or "", self.adapter)
-        return model.relay(call)
+        passed = as_json(headers()) if self.is_json else headers()
+        name, written = self.model or "", self.model_as_written
+        return model.relay(Call(self.method, self.path, passed, self.body, key, version, name, written, self.adapter))

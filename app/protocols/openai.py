@@ -5,70 +5,88 @@ A request names its model in the body. Everything else in the body passes untouc
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw
 
-from app.errors import InvalidRequest
-from app.protocols.interfaces import Call, ClientRequest, Inference, Operation, ParsedCall, ProtocolAdapter
+from app.protocols import json_body, request_body
+from app.protocols.interfaces import Call, ClientRequest, Operation, ParsedCall, ProtocolAdapter
+from app.protocols.json_body import MalformedJson, MaybeRaw
 
 _CHAT = "/v1/chat/completions"
 _PATHS = (_CHAT, "/v1/completions", "/v1/embeddings")
+_MAX_CHOICES_BYTES = 4 << 20
+"""A longer response to /infer may have one choice only."""
 
 
 class _Request(msgspec.Struct):
     """The members that the router has to know of."""
 
-    model: str | None = None
-    messages: msgspec.Raw | UnsetType = UNSET
-    prompt: msgspec.Raw | UnsetType = UNSET
-    input: msgspec.Raw | UnsetType = UNSET
+    model: MaybeRaw = UNSET
+    messages: MaybeRaw = UNSET
+    prompt: MaybeRaw = UNSET
+    input: MaybeRaw = UNSET
 
-    def prompt_as_written(self) -> Sequence[bytes]:
+    def prompt_as_written(self) -> Sequence[bytes | memoryview]:
         """See ParsedRequest.prompt."""
         for part in (self.messages, self.prompt, self.input):
-            if not isinstance(part, UnsetType):
-                return (part,)
+            if part is not UNSET:
+                return (memoryview(part),)
         return ()
 
 
+class _Message(msgspec.Struct, gc=False):
+    content: Raw
+
+
+class _Choice(msgspec.Struct, gc=False):
+    message: _Message
+
+
+class _Chat(msgspec.Struct):
+    choices: list[_Choice]
+
+
+class _ChatOfOneChoice(msgspec.Struct):
+    choices: tuple[_Choice]
+
+
 _decode = msgspec.json.Decoder(_Request).decode
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_chat = msgspec.json.Decoder(_Chat).decode
+_decode_chat_of_one_choice = msgspec.json.Decoder(_ChatOfOneChoice).decode
 
 
 def _parse(request: ClientRequest) -> ParsedCall:
-    try:
-        members = _decode(request.body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise _unreadable(error) from error
+    members = request_body.read_request(_decode, request, request.body)
+    model = None if members.model is UNSET else members.model
+    request_body.refuse_ambiguous(_decode, request, {} if model is None else {"model": model}, ("model",))
     path = request.operation.route
     if request.query:
         path = f"{path}?{request.query}"
-    return ParsedCall(ADAPTER, "POST", path, request.body, members.model, members.prompt_as_written)
+    name = None if model is None else request_body.text_of("model", model)
+    return ParsedCall(ADAPTER, "POST", path, request.body, name, members.prompt_as_written, "", model, is_json=True)
 
 
 def _encode(call: Call, model: str, _version: str | None) -> tuple[str, bytes]:
     """See ProtocolAdapter. The other members keep their bytes. The protocol knows no versions."""
     if call.model == model:
         return call.path, call.body
-    try:
-        members = _decode_members(call.body)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise _unreadable(error) from error
-    members["model"] = msgspec.Raw(msgspec.json.encode(model))
-    return call.path, msgspec.json.encode(members)
+    return call.path, json_body.with_member(call.body, "model", call.model_as_written, msgspec.json.encode(model))
 
 
-def _infer_call(model: str, request: Inference) -> tuple[str, bytes]:
-    """A chat of one message. `stream` is left out, because the response to /infer is one object."""
-    options = {name: value for name, value in request.options.items() if name != "stream"}
-    members = {"messages": [{"role": "user", "content": request.prompt}], **options, "model": model}
-    return _CHAT, msgspec.json.encode(members)
+def _infer_call(_model: str, prompt: Raw) -> tuple[str, bytes]:
+    """A chat of one message. The protocol has the model in the body, where `_encode` puts it."""
+    return _CHAT, b'[{"role":"user","content":%b}]' % prompt
 
 
-def _output(response: Any) -> Any:
-    return response["choices"][0]["message"]["content"]
+def _output(response: bytes) -> Raw:
+    if len(response) > _MAX_CHOICES_BYTES:
+        # Many empty choices would be decoded into a multiple of their size.
+        return json_body.decode(_decode_chat_of_one_choice, response).choices[0].message.content
+    choices = json_body.decode(_decode_chat, response).choices
+    if not choices:
+        raise MalformedJson("`choices` is empty")
+    return choices[0].message.content
 
 
 def _error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
@@ -78,16 +96,13 @@ def _error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
     return "application/json", msgspec.json.encode({"error": error})
 
 
-def _unreadable(error: Exception) -> InvalidRequest:
-    return InvalidRequest(f"the body is not a JSON object that can be read: {error}")
-
-
 ADAPTER = ProtocolAdapter(
     name="openai",
     root="/v1",
     title="the OpenAI-compatible endpoints",
     operations=tuple(Operation("POST", (path,), path, _parse) for path in _PATHS),
     encode=_encode,
+    prompt_member="messages",
     infer_call=_infer_call,
     output=_output,
     health_path="/v1/models",

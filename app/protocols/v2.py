@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from msgspec import Raw
 
 from app.errors import InvalidRequest, ModelNotFound
-from app.protocols import problem
+from app.protocols import json_body, problem, request_body
 from app.protocols.interfaces import (
     VERSION_NAME,
     Call,
     ClientRequest,
-    Inference,
     Operation,
     ParsedCall,
     ProtocolAdapter,
@@ -37,10 +37,17 @@ _PATH = re.compile(rf"{MODELS}/[^/?]*(?:/versions/([^/?]*))?(/infer)?(\?.*)?", r
 class _Request(msgspec.Struct):
     """The members that the router has to know of."""
 
-    inputs: list[msgspec.Raw]
+    inputs: Raw
+
+
+class _Response(msgspec.Struct):
+    """The member that /infer returns."""
+
+    outputs: Raw
 
 
 _decode = msgspec.json.Decoder(_Request).decode
+_decode_response = msgspec.json.Decoder(_Response).decode
 
 
 def check_version(model: str, version: str) -> None:
@@ -70,20 +77,24 @@ def _path(model: str, version: str, action: str, query: str = "") -> str:
     return f"{MODELS}/{quote(model, safe='')}{of_version}{action}{query}"
 
 
-def _inputs(request: ClientRequest) -> Sequence[bytes]:
+def _inputs(request: ClientRequest) -> Sequence[bytes | memoryview]:
     """See ParsedRequest.prompt."""
     if (request.header("Content-Encoding") or "identity").lower() != "identity":
         return ()  # compressed: only the model server reads it
-    body = head = request.body
+    inputs = request_body.read_request(_decode, request, _json_of(request)).inputs
+    if json_body.type_of(inputs) != "array":
+        raise InvalidRequest(f"`inputs` must be an array: it is of type {json_body.type_of(inputs)}")
+    return (memoryview(inputs),)
+
+
+def _json_of(request: ClientRequest) -> bytes | memoryview:
+    """Returns the part of the body that is JSON: all of it, or what comes before the binary tensors."""
     given = request.header(_JSON_LENGTH)
-    if given is not None:
-        if not re.fullmatch(r"\d{1,10}", given, re.ASCII) or int(given) > len(body):
-            raise InvalidRequest(f"{_JSON_LENGTH}: must be a number, at most the {len(body)} bytes of the body")
-        head = body[: int(given)]
-    try:
-        return _decode(head).inputs
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not an inference request: {error}") from error
+    if given is None:
+        return request.body
+    if not re.fullmatch(r"\d{1,10}", given, re.ASCII) or int(given) > len(request.body):
+        raise InvalidRequest(f"{_JSON_LENGTH}: must be a number, at most the {len(request.body)} bytes of the body")
+    return memoryview(request.body)[: int(given)]
 
 
 def _encode(call: Call, model: str, version: str | None) -> tuple[str, bytes]:
@@ -97,15 +108,13 @@ def _encode(call: Call, model: str, version: str | None) -> tuple[str, bytes]:
     return _path(model, own_version if version is None else version, action, query), call.body
 
 
-def _infer_call(model: str, request: Inference) -> tuple[str, bytes]:
-    """One tensor `prompt` of type BYTES, unless the request has `inputs` of its own; without `stream`."""
-    members = {name: value for name, value in request.options.items() if name != "stream"}
-    members.setdefault("inputs", [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": [request.prompt]}])
-    return _path(model, "", "/infer"), msgspec.json.encode(members)
+def _infer_call(model: str, prompt: Raw) -> tuple[str, bytes]:
+    """One tensor `prompt` of type BYTES."""
+    return _path(model, "", "/infer"), b'[{"name":"prompt","shape":[1],"datatype":"BYTES","data":[%b]}]' % prompt
 
 
-def _output(response: Any) -> Any:
-    return response["outputs"]
+def _output(response: bytes) -> Raw:
+    return json_body.decode(_decode_response, response).outputs
 
 
 def _error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
@@ -122,6 +131,7 @@ ADAPTER = ProtocolAdapter(
         Operation("GET", _MODEL, f"{MODELS}/{{name}}", _parse_metadata, has_body=False),
     ),
     encode=_encode,
+    prompt_member="inputs",
     infer_call=_infer_call,
     output=_output,
     health_path="/v2/health/ready",

@@ -9,7 +9,8 @@ budget allows it. A request that timed out is not repeated: the model server may
 import random
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+
+from msgspec import Raw
 
 from app.config import route_schema
 from app.errors import ModelNotFound, NoEndpoint, UpstreamBroken, UpstreamUnreachable
@@ -40,7 +41,7 @@ class RemoteModel:
         self._budget = budget
         self._metrics = metrics
 
-    def infer(self, request: Inference) -> Any:
+    def infer(self, request: Inference) -> Raw:
         """See `Model`."""
         reply = self.relay(upstream_call(self._adapter, self.name, request))
         try:

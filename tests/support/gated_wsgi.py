@@ -6,7 +6,7 @@ The same settings, limiter, metrics and application as app/wsgi.py; only the mod
 import os
 import socket
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw, UnsetType
 
 from app.protocols.interfaces import Inference
 from app.wsgi import start
@@ -20,12 +20,12 @@ class GatedModel(TestModel):
 
     name = router.settings.model_ref
 
-    def infer(self, request: Inference) -> object:
-        if request.options.get("raise"):
+    def infer(self, request: Inference) -> Raw | UnsetType:
+        if b'"raise"' in request.body:
             raise RuntimeError("the model was told to fail")
         with socket.socket(socket.AF_UNIX) as gate:
             gate.connect(os.environ["TEST_GATE"])
-            gate.sendall(request.prompt.encode() or b"-")
+            gate.sendall(bytes(request.prompt)[1:-1] or b"-")
             gate.recv(1)
         return UNSET
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from functools import partial
 from wsgiref.types import WSGIApplication
 
+from msgspec import Raw, UnsetType
+
 from app.api.application import create_app
 from app.api.dispatch import Dispatcher
 from app.bootstrap import Router, shared_state
@@ -20,7 +22,7 @@ class TestModel:
     __test__ = False  # not for pytest to collect
     name = "test"
 
-    def infer(self, request: Inference) -> object:
+    def infer(self, request: Inference) -> Raw | UnsetType:
         """See Model."""
         raise NotImplementedError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import falcon
 import pytest
 from falcon import testing
-from msgspec import UNSET
+from msgspec import UNSET, Raw, UnsetType
 from structlog.testing import capture_logs
 
 from app import errors
@@ -67,7 +67,7 @@ class Server(TestModel):
         """Close the router."""
         self._local.close()
 
-    def infer(self, request: Inference) -> object:
+    def infer(self, request: Inference) -> Raw | UnsetType:
         """A `Model`."""
         if self.raises is not None:
             raise self.raises

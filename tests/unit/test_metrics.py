@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pytest
 from falcon import testing
-from msgspec import UNSET
+from msgspec import UNSET, Raw, UnsetType
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
@@ -68,7 +68,7 @@ class Server(TestModel):
         self.raises: BaseException | None = None
         self._app = application_over(self.router, OneModel(self))
 
-    def infer(self, request: Inference) -> object:
+    def infer(self, request: Inference) -> Raw | UnsetType:
         """A `Model`."""
         if self.raises is not None:
             raise self.raises

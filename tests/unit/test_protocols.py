@@ -8,18 +8,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from falcon import testing
+from msgspec import Raw
 
 from app.config import route_schema as routes
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
 from app.protocols import adapters
-from app.protocols.infer import output_of, upstream_call
-from app.protocols.interfaces import Call, ClientRequest, Inference, Operation, ParsedCall, ProtocolAdapter, Reply
+from app.protocols.infer import output_of, parse_inference, upstream_call
+from app.protocols.interfaces import Call, ClientRequest, Operation, ParsedCall, ProtocolAdapter, Reply
+from app.protocols.json_body import decode
 from app.routing import health_checks
 from app.routing.registry import ModelRegistry, RegisteredModel
 from app.simulated.model import SimulatedModel
+from tests.support.client_request import client_request
 from tests.support.local_router import LocalRouter
 from tests.support.registry import TestModel, application_over
 
@@ -28,6 +32,8 @@ def _parse(request: ClientRequest) -> ParsedCall:
     path = f"/toy/{request.params['what']}"
     return ParsedCall(TOY, request.operation.method, path, request.body, request.header("Toy-Model"), tuple)
 
+
+_decode_toy = msgspec.json.Decoder(dict[str, Raw]).decode
 
 TOY = ProtocolAdapter(
     name="toy",
@@ -38,8 +44,9 @@ TOY = ProtocolAdapter(
         Operation("DELETE", ("/toy/{what}",), "/toy/{what} delete", _parse, has_body=False),
     ),
     encode=lambda call, model, version: (f"{call.path}?model={model}&version={version}", call.body),
-    infer_call=lambda model, request: ("/toy/infer", f"{model}: {request.prompt}".encode()),
-    output=lambda response: response["toy"],
+    prompt_member="verse",
+    infer_call=lambda model, prompt: (f"/toy/{model}", b"[%b]" % prompt),
+    output=lambda response: decode(_decode_toy, response)["toy"],
     health_path="/toy/health",
     error_body=lambda status, code, detail: ("text/toy", f"{status} {code}: {detail}".encode()),
 )
@@ -219,10 +226,12 @@ def test_other_protocols_reject_its_models(server: Server, path: str) -> None:
 
 def test_infer_speaks_it(server: Server) -> None:
     """`/infer` makes the protocol's call of a prompt, and finds the output in the response."""
-    call = upstream_call(TOY, "m", Inference("sing", {}, headers=lambda: [("x", "y"), ("accept", "text/*")]))
-    assert (call.method, call.path, call.body, call.adapter) == ("POST", "/toy/infer", b"m: sing", TOY)
+    inference = parse_inference(client_request(b'{"key": 1e2, "prompt": "sing"}'))
+    call = upstream_call(TOY, "m", inference._replace(headers=lambda: [("x", "y"), ("accept", "text/*")]))
+    assert (call.method, call.path, call.adapter) == ("POST", "/toy/m", TOY)
+    assert call.body == b'{"verse":["sing"],"key": 1e2}'
     assert call.headers == [("x", "y"), ("content-type", "application/json"), ("accept", "application/json")]
-    assert output_of(TOY, Reply(200, [], 11, (), lambda: None), b'{"toy":"la"}') == "la"
+    assert output_of(TOY, Reply(200, [], 11, (), lambda: None), b'{"toy":"la"}') == Raw(b'"la"')
 
 
 def test_health_path_is_the_protocols(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +254,8 @@ def test_health_path_is_the_protocols(server: Server, monkeypatch: pytest.Monkey
     ("protocol", "call", "model", "version", "path", "body"),
     [
         ("openai", Call("POST", "/v1/x?a", [], b'{ "model":"m" }', model="m"), "m", "2", "/v1/x?a", b'{ "model":"m" }'),
-        ("openai", Call("POST", "/v1/x", [], b'{ "a":1.50 }'), "m", None, "/v1/x", b'{"a":1.50,"model":"m"}'),
+        ("openai", Call("POST", "/v1/x", [], b'{ "a":1.50 }'), "m", None, "/v1/x", b'{"model":"m", "a":1.50 }'),
+        ("openai", Call("POST", "/v1/x", [], b" {} "), "m", None, "/v1/x", b' {"model":"m"} '),
         ("v2", Call("POST", "/v2/models/m/infer?a", [], b"x", model="m"), "m", None, "/v2/models/m/infer?a", b"x"),
         ("v2", Call("POST", "/v2/models/m/infer?a", [], b"x", model="m"), "n/o", "2",
          "/v2/models/n%2Fo/versions/2/infer?a", b"x"),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from app.net.http_fields import Headers
 from app.protocols.interfaces import Call, Inference, Model, Reply
@@ -225,7 +225,7 @@ def test_infer_takes_its_time_and_has_no_output() -> None:
     """The router's own protocol gets nothing but the wait."""
     model = SimulatedModel(NAME, 0.02, 0)
     began = time.monotonic()
-    assert model.infer(Inference("p", {})) is UNSET
+    assert model.infer(Inference(Raw(b'"p"'), b"", {})) is UNSET
     assert time.monotonic() - began >= 0.02 * EARLY
     assert Model.unusable(model) is None
 

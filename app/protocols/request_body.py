@@ -1,0 +1,74 @@
+"""Reading a client's JSON body: what can't be read, or may be read in two ways, is an error before any permit."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+from msgspec import Raw
+
+from app.errors import InvalidRequest, UnsupportedBody
+from app.protocols.interfaces import ClientRequest
+from app.protocols.json_body import MalformedJson, T, Text, check_utf8, decode, given, type_of, without
+
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
+_ESCAPED_CAPITALS = [(b"\\u00%02x" % code, b"\\u00%02x" % (code + 32)) for code in range(ord("A"), ord("Z") + 1)]
+
+_text: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
+
+
+def read_request(decoder: Callable[[Text], T], request: ClientRequest, text: Text) -> T:
+    """Returns the decoded body of a client's request, or the part of it that is JSON.
+
+    Raises UnsupportedBody for one that is compressed, and InvalidRequest for any other that can't be read.
+    """
+    try:
+        check_utf8(text)
+        return decode(decoder, text)
+    except MalformedJson as error:
+        encoding = request.header("Content-Encoding")
+        if encoding and encoding.strip().lower() != "identity":
+            raise UnsupportedBody(f"the body has Content-Encoding {encoding!r}; send it uncompressed") from error
+        if not text:
+            raise InvalidRequest("the body is empty; send a JSON object") from error
+        raise InvalidRequest(f"the body is not a JSON object that can be read: {error}") from error
+
+
+def refuse_ambiguous(
+    decoder: Callable[[Text], msgspec.Struct], request: ClientRequest, found: Mapping[str, Raw], names: Iterable[str]
+) -> None:
+    """Raises InvalidRequest if the body has one of these members twice, or spelled with other capitals.
+
+    Of `{"model": "a", "Model": "b"}` one parser takes a and another one b, so the router would limit and count one
+    model and the model server would run the other. `found` is what `decoder` found in the body.
+    """
+    text = request.body
+    small = text.lower()
+    if _ESCAPED_LETTER.search(small) is None:
+        for name in names:
+            if small.count(b'"%b"' % name.encode()) != (name in found):
+                break  # perhaps in a nested object, or a value
+        else:
+            return
+    # The same JSON in small letters, of the same length: what is a place in one is a place in the other.
+    for capital, letter in _ESCAPED_CAPITALS:
+        small = small.replace(capital, letter)
+    first = given(read_request(decoder, request, small))
+    rest = given(read_request(decoder, request, without(small, first.values())))
+    for name in names:
+        if name in rest:
+            raise InvalidRequest(f"the body has the member `{name}` twice, the case of its letters ignored")
+        if name in first and name not in found:
+            raise InvalidRequest(f"the body has a member `{name}` with other capitals; write it in small letters")
+
+
+def text_of(name: str, value: Raw) -> str | None:
+    """Returns a member that may be a string or null. Raises InvalidRequest."""
+    try:
+        return _text.decode(value)
+    except msgspec.ValidationError as error:
+        raise not_a_string(name, f"it is of type {type_of(value)}") from error
+
+
+def not_a_string(name: str, found: str) -> InvalidRequest:
+    """Returns the error for a member that should be a string."""
+    return InvalidRequest(f"`{name}` must be a string - at `$.{name}`: {found}")
