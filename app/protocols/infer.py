@@ -17,7 +17,7 @@ from app.protocols.request_body import not_a_string, read_request, refuse_ambigu
 ROUTE = "/infer"
 _CONTENT_TYPE = ("content-type", "application/json")
 _JSON_HEADERS = [_CONTENT_TYPE, ("accept", "application/json")]
-_REPLACED = frozenset(("content-type", "accept", "accept-encoding"))
+_REPLACED = frozenset(("content-type", "content-encoding", "accept", "accept-encoding"))
 _MAX_DETAIL = 500
 _NOT_PASSED_ON = ("prompt", "model", "stream")
 """`stream`, because the response to /infer is one object."""
@@ -98,7 +98,7 @@ def upstream_call(adapter: ProtocolAdapter, model: str, request: Inference) -> C
     headers = [header for header in request.headers() if header[0] not in _REPLACED] + _JSON_HEADERS
     path, value = adapter.infer_call(model, request.prompt)
     own = adapter.prompt_member in request.members
-    first = () if own else (b'"%b":%b' % (adapter.prompt_member.encode(), value),)
+    first = () if own else (b'"%b":' % adapter.prompt_member.encode(), *value)
     dropped = [request.members[name] for name in _NOT_PASSED_ON if name in request.members]
     body = object_of(first, request.body, dropped)
     # The call names no model, so `encode` puts the name in that the endpoint has for it.

@@ -140,9 +140,9 @@ class ProtocolAdapter(NamedTuple):
     """
     prompt_member: str
     """The member of a request body that takes the prompt of /infer."""
-    infer_call: Callable[[str, Raw], tuple[str, bytes]]
+    infer_call: Callable[[str, Raw], tuple[str, Sequence[bytes]]]
     """Takes a model and a prompt; returns the path of the POST that puts it to the model, and the value of
-    `prompt_member`."""
+    `prompt_member` in parts, none of them a copy of the prompt."""
     output: Callable[[bytes], Raw]
     """Takes the response to `infer_call`, returns its output as written. Raises MalformedJson."""
     health_path: str

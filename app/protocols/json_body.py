@@ -10,7 +10,7 @@ caller's stack, so a text is decoded once and never looked through again later, 
 
 import codecs
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import POINTER, PYFUNCTYPE, Structure, byref, c_byte, c_int, c_void_p, py_object, pythonapi
 from typing import Any, TypeVar
 
@@ -102,10 +102,10 @@ def without(text: bytes, values: Iterable[Raw]) -> bytes:
     return object_of((), text, values)
 
 
-def object_of(first: Iterable[bytes], text: bytes, values: Iterable[Raw]) -> bytes:
-    """Returns an object of the members `first`, as written, and those of `text` but the ones with these values."""
+def object_of(first: Sequence[Text], text: bytes, values: Iterable[Raw]) -> bytes:
+    """Returns an object of the members `first`, text in parts, and those of `text` but the ones with these values."""
     view = memoryview(text)
-    parts: list[Text] = list(first)
+    kept: list[memoryview] = []
     at = text.index(b"{") + 1
     for begin, end in sorted(span(text, value) for value in values):
         # Before a value are its colon and its key, of which no quote is a part. Before them is the comma of the member
@@ -114,13 +114,15 @@ def object_of(first: Iterable[bytes], text: bytes, values: Iterable[Raw]) -> byt
         key = text.rindex(b'"', 0, key_end)
         comma = text.rfind(b",", at, key)
         if comma >= 0:
-            parts.append(view[at:comma])
+            kept.append(view[at:comma])
         after = _SPACE_AND_COMMA.match(text, end)
         at = after.end() if after else end
     if not _TO_THE_END.fullmatch(text, at):
-        parts.append(view[at : text.rindex(b"}")])
-    separated = [one for part in parts for one in (b",", part)]
-    return b"".join((b"{", *separated[1:], b"}"))  # joined once: the members may be megabytes
+        kept.append(view[at : text.rindex(b"}")])
+    # Joined once: the members may be megabytes.
+    members = [first, *((one,) for one in kept)] if first else [(one,) for one in kept]
+    parts = [part for number, member in enumerate(members) for part in ((b",", *member) if number else member)]
+    return b"".join((b"{", *parts, b"}"))
 
 
 def type_of(value: Raw) -> str:

@@ -74,9 +74,9 @@ def _encode(call: Call, model: str, _version: str | None) -> tuple[str, bytes]:
     return call.path, json_body.with_member(call.body, "model", call.model_as_written, msgspec.json.encode(model))
 
 
-def _infer_call(_model: str, prompt: Raw) -> tuple[str, bytes]:
+def _infer_call(_model: str, prompt: Raw) -> tuple[str, Sequence[bytes]]:
     """A chat of one message. The protocol has the model in the body, where `_encode` puts it."""
-    return _CHAT, b'[{"role":"user","content":%b}]' % prompt
+    return _CHAT, (b'[{"role":"user","content":', prompt, b"}]")
 
 
 def _output(response: bytes) -> Raw:

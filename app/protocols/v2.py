@@ -57,7 +57,10 @@ def check_version(model: str, version: str) -> None:
 
 
 def _parse_infer(request: ClientRequest) -> ParsedCall:
-    return _parse(request, "/infer", partial(_inputs, request))
+    call = _parse(request, "/infer", partial(_inputs, request))
+    # curl declares a form where nothing is declared, and some model servers reject that.
+    is_form = (request.header("Content-Type") or "").lower().startswith("application/x-www-form-urlencoded")
+    return call._replace(is_json=is_form and request.header(_JSON_LENGTH) is None and not _is_compressed(request))
 
 
 def _parse_metadata(request: ClientRequest) -> ParsedCall:
@@ -79,12 +82,16 @@ def _path(model: str, version: str, action: str, query: str = "") -> str:
 
 def _inputs(request: ClientRequest) -> Sequence[bytes | memoryview]:
     """See ParsedRequest.prompt."""
-    if (request.header("Content-Encoding") or "identity").lower() != "identity":
-        return ()  # compressed: only the model server reads it
+    if _is_compressed(request):
+        return ()  # only the model server reads it
     inputs = request_body.read_request(_decode, request, _json_of(request)).inputs
     if json_body.type_of(inputs) != "array":
         raise InvalidRequest(f"`inputs` must be an array: it is of type {json_body.type_of(inputs)}")
     return (memoryview(inputs),)
+
+
+def _is_compressed(request: ClientRequest) -> bool:
+    return (request.header("Content-Encoding") or "identity").lower() != "identity"
 
 
 def _json_of(request: ClientRequest) -> bytes | memoryview:
@@ -108,9 +115,10 @@ def _encode(call: Call, model: str, version: str | None) -> tuple[str, bytes]:
     return _path(model, own_version if version is None else version, action, query), call.body
 
 
-def _infer_call(model: str, prompt: Raw) -> tuple[str, bytes]:
+def _infer_call(model: str, prompt: Raw) -> tuple[str, Sequence[bytes]]:
     """One tensor `prompt` of type BYTES."""
-    return _path(model, "", "/infer"), b'[{"name":"prompt","shape":[1],"datatype":"BYTES","data":[%b]}]' % prompt
+    tensor = (b'[{"name":"prompt","shape":[1],"datatype":"BYTES","data":[', prompt, b"]}]")
+    return _path(model, "", "/infer"), tensor
 
 
 def _output(response: bytes) -> Raw:

@@ -45,7 +45,7 @@ TOY = ProtocolAdapter(
     ),
     encode=lambda call, model, version: (f"{call.path}?model={model}&version={version}", call.body),
     prompt_member="verse",
-    infer_call=lambda model, prompt: (f"/toy/{model}", b"[%b]" % prompt),
+    infer_call=lambda model, prompt: (f"/toy/{model}", (b"[", prompt, b"]")),
     output=lambda response: decode(_decode_toy, response)["toy"],
     health_path="/toy/health",
     error_body=lambda status, code, detail: ("text/toy", f"{status} {code}: {detail}".encode()),
