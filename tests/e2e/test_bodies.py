@@ -1,0 +1,179 @@
+"""Bodies that are meant to hurt: no body holds a worker up, takes a multiple of its memory, or is read in two ways."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.support.router import Router
+from tests.support.upstream import Reply, Seen, Upstream
+
+pytestmark = pytest.mark.slow
+
+MEGABYTES = 4 << 20
+FLOATS = b",".join([b"7e-320"] * (MEGABYTES // 7))
+ONES = b",".join([b"1"] * (MEGABYTES // 2))
+OUTPUT = b'{"outputs":[],"choices":[{"message":{"content":"x"}}],'
+
+
+def deep(levels: int) -> bytes:
+    """The member `o`: so many arrays in one another."""
+    return b'"o":' + b"[" * levels + b"]" * levels
+
+
+RESPONSES = {
+    "floats": OUTPUT + b'"o":[' + b",".join([FLOATS] * 6) + b"]}",
+    "deep": OUTPUT + deep(2000) + b"}",
+    "bytes": OUTPUT + b'"\xff":1}',
+}
+
+
+def respond(seen: Seen, reply: Reply) -> None:
+    """Responds with what the prompt names."""
+    found = re.search(rb'"(?:content|data)":\[?"(\w+)"', seen.body)
+    reply.send(body=RESPONSES.get(found[1].decode() if found else "", OUTPUT + b'"o":1}'))
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    """The model server of these tests, by both protocols."""
+    with Upstream(respond) as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def router(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterator[Router]:
+    """One worker, so that the others are held up by what holds it up."""
+    folder = tmp_path_factory.mktemp("bodies")
+    path = folder / "routes.json"
+    models = [
+        {"name": name, "protocol": protocol, "endpoints": [upstream.url], "health_check": {"interval_s": 0}}
+        for name, protocol in (("m", "openai"), ("v", "v2"))
+    ]
+    models[0]["upstream_model"] = "other"  # so that the name is put in
+    path.write_text(json.dumps({"models": models}))
+    with Router(folder, ROUTES_FILE=path, WEB_CONCURRENCY=1, MAX_CONCURRENCY=32, MAX_BODY_BYTES=2 * MEGABYTES) as router:
+        yield router
+
+
+def post(router: Router, path: str, body: bytes, headers: dict[str, str] | None = None) -> requests.Response:
+    """POST these bytes, on a connection of its own."""
+    return requests.post(router.url + path, body, headers=headers, timeout=60)
+
+
+SLOW_TO_DECODE: dict[str, tuple[str, bytes]] = {
+    "floats to infer": ("/infer", b'{"prompt":"x","o":[%b]}' % FLOATS),
+    "floats to chat": ("/v1/chat/completions", b'{"messages":[%b]}' % FLOATS),
+    "floats to v2": ("/v2/models/v/infer", b'{"inputs":[%b]}' % FLOATS),
+    "a long response": ("/infer", b'{"prompt":"floats"}'),
+    "names of the model": ("/v1/chat/completions", b'{"x":[%b]}' % b",".join([b'{"model":1}'] * (MEGABYTES // 12))),
+}
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("name", SLOW_TO_DECODE)
+def test_no_body_holds_its_worker_up(router: Router, name: str) -> None:
+    """While ten such bodies are served, every probe is answered in a fraction of what decoding one would take."""
+    path, body = SLOW_TO_DECODE[name]
+    workers = router.workers()
+    longest = 0.0
+    with ThreadPoolExecutor(10) as pool, requests.Session() as session:
+        responses = [pool.submit(post, router, path, body) for _ in range(10)]
+        while not all(response.done() for response in responses):
+            began = time.monotonic()
+            assert session.get(f"{router.url}/healthz", timeout=30).status_code == 200
+            longest = max(longest, time.monotonic() - began)
+        assert [response.result().status_code for response in responses] == [200] * 10
+    assert longest < 2.0  # decoded, one of these bodies held its worker for 3 to 5 s
+    assert router.workers() == workers
+
+
+IN_PROPORTION: dict[str, tuple[str, bytes]] = {
+    "inputs": ("/v2/models/v/infer", b'{"inputs":[%b]}' % ONES),
+    "messages": ("/v1/chat/completions", b'{"messages":[%b]}' % ONES),
+    "options": ("/infer", b'{"prompt":"x","o":[%b]}' % ONES),
+    "members": ("/infer", b'{"prompt":"x",%b}' % b",".join([b'"":1'] * (MEGABYTES // 5))),
+    "members of chat": ("/v1/chat/completions", b"{%b}" % b",".join([b'"":1'] * (MEGABYTES // 5))),
+}
+
+
+@pytest.mark.parametrize("name", IN_PROPORTION)
+def test_a_body_takes_some_three_times_its_size(router: Router, name: str) -> None:
+    """The promise of docs/kubernetes.md, for whatever a body is made of."""
+    path, body = IN_PROPORTION[name]
+    (worker,) = router.workers()
+    assert post(router, path, b'{"prompt":"x","messages":[],"inputs":[]}').status_code == 200
+    Path(f"/proc/{worker}/clear_refs").write_text("5")  # the peak is counted from here
+    before = _memory(worker, "VmHWM")
+    assert post(router, path, body).status_code == 200
+    assert _memory(worker, "VmHWM") - before < 3.5 * len(body)
+
+
+def _memory(pid: int, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) << 10
+
+
+@pytest.mark.parametrize("levels", range(900, 1001, 4))
+@pytest.mark.parametrize("path", ["/infer", "/v1/chat/completions"])
+def test_what_is_accepted_can_be_sent(router: Router, upstream: Upstream, path: str, levels: int) -> None:
+    """Near the limit of nesting a body is a 400 or it is served; it is never a failure of the router."""
+    before = len(upstream.seen)
+    response = post(router, path, b'{"prompt":"x",%b}' % deep(levels))
+    assert response.status_code in (200, 400)
+    assert len(upstream.seen) - before == (response.status_code == 200)
+
+
+@pytest.mark.parametrize("path", ["/infer", "/v1/chat/completions", "/v2/models/v/infer"])
+def test_bytes_that_are_no_utf8_cost_no_permit(router: Router, upstream: Upstream, path: str) -> None:
+    """A raw byte in a name that nobody looks at is the client's 400, before anything is sent."""
+    before = len(upstream.seen)
+    response = post(router, path, b'{"prompt":"x","inputs":[],"\xff":1}')
+    assert (response.status_code, "byte 0xff at 27" in response.text) == (400, True)
+    assert len(upstream.seen) == before
+
+
+@pytest.mark.parametrize(("prompt", "status"), [("deep", 502), ("bytes", 200), ("floats", 200)])
+def test_a_response_that_cannot_be_read_is_a_502(router: Router, prompt: str, status: int) -> None:
+    """What is wrong with a model server's response is its fault; what is wrong where nobody looks is nobody's."""
+    response = post(router, "/infer", b'{"prompt":"%b"}' % prompt.encode())
+    assert response.status_code == status
+    if status == 502:
+        assert "nested too deeply" in response.json()["detail"]
+    assert not any(event["level"] == "error" for event in router.events())
+
+
+def test_curl_without_a_header_is_served(router: Router, upstream: Upstream) -> None:
+    """`curl -d` declares a form; what was read as JSON goes on as JSON, plain."""
+    form = "application/x-www-form-urlencoded"
+    for path in ("/infer", "/v1/chat/completions", "/v2/models/v/infer"):
+        body = b'{"prompt":"x","inputs":[]}'
+        assert post(router, path, body, {"Content-Type": form}).status_code == 200
+        assert upstream.seen[-1].headers["content-type"] == "application/json"
+
+
+def test_a_body_that_is_compressed_is_refused_by_its_encoding(router: Router, upstream: Upstream) -> None:
+    """415 names the encoding; a body that only says so goes on without the header."""
+    gzip = {"Content-Encoding": "gzip"}
+    for path in ("/infer", "/v1/chat/completions"):
+        response = post(router, path, b"\x1f\x8b", gzip)
+        assert (response.status_code, "Content-Encoding 'gzip'" in response.text) == (415, True)
+        assert post(router, path, b'{"prompt":"x"}', gzip).status_code == 200
+        assert "content-encoding" not in upstream.seen[-1].headers
+
+
+def test_one_model_is_counted_and_the_same_one_runs(router: Router, upstream: Upstream) -> None:
+    """A body that names the model twice, to parsers that ignore case or not, reaches no model server."""
+    before = len(upstream.seen)
+    for body in (b'{"model":"m","Model":"n"}', b'{"model":"nope","model":"m"}', b'{"Model":"m"}'):
+        response = post(router, "/v1/chat/completions", body)
+        assert (response.status_code, "`model`" in response.json()["error"]["message"]) == (400, True)
+    assert len(upstream.seen) == before
+    assert post(router, "/v1/chat/completions", b'{"model":"m","x":{"Model":1.50}}').status_code == 200
+    assert upstream.seen[-1].body == b'{"model":"other","x":{"Model":1.50}}'
