@@ -17,6 +17,8 @@ from app.api.application import create_app
 from app.api.dispatch import Dispatcher
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
+from app.observability import metric_files as metric_files_module
+from app.observability.metric_files import MetricFiles
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.metrics_directory import MetricsDirectory, open_directory
 from app.routing import endpoint_pool, outlier_detection, retry_budget, route_store
@@ -57,6 +59,7 @@ class Router:
     leader: Leader
     counters: InflightCounters
     metrics: Metrics
+    metric_files: MetricFiles
     metrics_directory: MetricsDirectory
     models: Models
     application: WSGIApplication
@@ -89,14 +92,15 @@ def _build_parts(
     if not table.adopted:
         limiter.set_limit(settings.max_concurrency)
     counters = InflightCounters(table)
-    slots = Slots(table, (counters, limiter))
+    metric_files = MetricFiles(table)
+    slots = Slots(table, (counters, limiter, metric_files))
     drain = Drain(table)
-    keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own)
+    keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, counters, metrics)
     queue_timeout_s = settings.queue_timeout_ms / 1000
     dispatcher = Dispatcher(models.registry, limiter, drain, settings.max_body_bytes, queue_timeout_s)
-    read_state = partial(shared_state, limiter, slots, models.registry)
+    read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -107,6 +111,7 @@ def _build_parts(
         leader=Leader(table),
         counters=counters,
         metrics=metrics,
+        metric_files=metric_files,
         metrics_directory=metrics_directory,
         models=models,
         application=create_app(settings, dispatcher, metrics, read_state),
@@ -140,6 +145,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             leader_module.LAYOUT,
             counters_module.LAYOUT,
             limiter_module.layout(queue_size),
+            metric_files_module.LAYOUT,
             model_limit.LAYOUT,
             outlier_detection.LAYOUT,
             retry_budget.LAYOUT,
@@ -151,7 +157,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
     )
 
 
-def shared_state(limiter: Limiter, slots: Slots, registry: ModelRegistry) -> SharedState:
+def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, registry: ModelRegistry) -> SharedState:
     """What the gauges say now."""
     inflight, queued = limiter.snapshot()
     return SharedState(
@@ -159,6 +165,7 @@ def shared_state(limiter: Limiter, slots: Slots, registry: ModelRegistry) -> Sha
         queued=queued,
         max_concurrency=limiter.limit,
         workers=slots.live_workers(),
+        metric_files_in_memory=metric_files.total(),
         permits_reclaimed=slots.permits_reclaimed(),
         endpoints=tuple(registry.endpoint_states()),
     )

@@ -49,7 +49,7 @@ class BodyTooLarge(RouterError):
 
 
 class UnsupportedBody(RouterError):
-    """The body is multipart. Any other declared type is read as JSON."""
+    """The body is multipart or compressed. Any other declared type is read as JSON."""
 
     code = "unsupported_media_type"
 
@@ -108,10 +108,7 @@ class ProtocolMismatch(RouterError):
 
 
 class ModelLimitReached(Rejected):
-    """The model has as many requests as its own `max_concurrency` allows.
-
-    `retry_after` is computed from the pod's queue and service rate. It does not consider the model's own limit.
-    """
+    """The model has as many requests as its own `max_concurrency` allows; over this limit nothing is queued."""
 
     code = "model_limit_reached"
 

@@ -1,7 +1,7 @@
 """A model's own `max_concurrency`, exact over all workers, within the cap that all models share.
 
-It is checked before the cap. A model that is full rejects a request at once, and takes nothing from other models. A
-request in the wait queue counts for its model already, so the model never has more than its limit inside. As a permit
+It is checked before the cap. A model that is full rejects a request at once, even if the wait queue has room, and takes
+nothing from other models. A request in the wait queue counts for its model already, so the model never has more than its limit inside. As a permit
 is, the count is in the worker's own row, and it is cleared with the row when the worker dies.
 """
 
@@ -41,7 +41,8 @@ class ModelLimit:
                 self._counters.add(self._shared_id)
         if full:
             raise ModelLimitReached(
-                f"the model has {self._limit} requests in progress, all that its max_concurrency allows",
+                f"the model has {self._limit} requests in progress or in the queue, all that its max_concurrency "
+                "allows; over this limit nothing is queued, QUEUE_SIZE applies to MAX_CONCURRENCY only",
                 self.retry_after(),
             )
         return partial(self._release, time.monotonic())

@@ -170,8 +170,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_concurrency: Annotated[
         Count | None,
         _means(
-            "Limit of its requests at the same time, over all workers and within `MAX_CONCURRENCY`. "
-            "Requests in the queue count."
+            "Limit of its requests at the same time, over all workers and within `MAX_CONCURRENCY`. Requests in the "
+            "queue count. A request over this limit is rejected at once, even if the queue (`QUEUE_SIZE`) has room."
         ),
     ] = None
     balancing: Annotated[Policy, _allows(listed(_POLICIES)), _means("The policy; see *Balancing*.")] = "least_inflight"

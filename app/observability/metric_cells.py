@@ -73,10 +73,11 @@ def _cell_of(value: Any) -> "memoryview[float]":
     return memoryview(value._file._m)[at : at + 8].cast("d")
 
 
-def _forget_all() -> None:
+def forget_cells() -> None:
+    """Look every number up again: it is in another file, or in another mapping."""
     for bound in list(_bound):
         bound.forget()
     _bound.clear()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=forget_cells)

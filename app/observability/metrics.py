@@ -15,10 +15,12 @@ from typing import Literal, NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app.observability.metric_cells import Count, Distribution
+from app.observability.metric_files import MetricFiles
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -47,6 +49,11 @@ ENDPOINT_INFLIGHT = Family(
     "gauge", "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", ("endpoint",)
 )
 ENDPOINT_UP = Family("gauge", "router_endpoint_up", "Whether an endpoint is healthy and not ejected.", ("endpoint",))
+FILES_IN_MEMORY = Family(
+    "gauge",
+    "router_metric_files_in_memory",
+    "Metrics files, over all workers, that found no room on their filesystem: what they count is missing on this page.",
+)
 PERMITS_RECLAIMED = Family("counter", "router_permits_reclaimed_total", "Permits taken back from workers that died.")
 REQUESTS = Family(
     "counter",
@@ -117,13 +124,15 @@ class SharedState(NamedTuple):
     queued: int
     max_concurrency: int
     workers: int
+    metric_files_in_memory: int
     permits_reclaimed: int
     endpoints: Sequence[EndpointState]
 
 
-def keep_files_per_slot(directory: Path, slot: Callable[[], object]) -> None:
+def keep_files_per_slot(directory: Path, slot: Callable[[], object], files: MetricFiles | None = None) -> None:
     """Switch prometheus-client to multi-process mode. Call before the first metric is made."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    values.MmapedDict = MmapedDict if files is None else files.open  # type: ignore[attr-defined, assignment]
     values.ValueClass = values.MultiProcessValue(slot)
 
 
@@ -186,6 +195,7 @@ class _Gauges(Collector):
             (QUEUED, state.queued),
             (MAX_CONCURRENCY, state.max_concurrency),
             (WORKERS, state.workers),
+            (FILES_IN_MEMORY, state.metric_files_in_memory),
         ):
             yield GaugeMetricFamily(family.name, family.about, value)
         name = PERMITS_RECLAIMED.name.removesuffix("_total")

@@ -96,6 +96,7 @@ class Hooks:
             sys.exit(1)  # the arbiter died meanwhile, and another process reclaimed its slots
         router.drain.attach(claim.slot)
         router.counters.attach(claim.slot)
+        router.metric_files.attach(claim.slot)
         worker.enter(
             WorkerContext(
                 server_drains=lambda: router.drain.begun,
@@ -115,6 +116,7 @@ class Hooks:
         router = self._router
         _log_reclaimed(router.slots.reclaim_dead())
         router.limiter.recover()
+        router.metric_files.reserve_again()
         router.models.registry.prune()
         if router.leader.leads():
             router.models.publisher.republish_if_changed()

@@ -57,7 +57,9 @@ def router(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iter
     ]
     models[0]["upstream_model"] = "other"  # so that the name is put in
     path.write_text(json.dumps({"models": models}))
-    with Router(folder, ROUTES_FILE=path, WEB_CONCURRENCY=1, MAX_CONCURRENCY=32, MAX_BODY_BYTES=2 * MEGABYTES) as router:
+    with Router(
+        folder, ROUTES_FILE=path, WEB_CONCURRENCY=1, MAX_CONCURRENCY=32, MAX_BODY_BYTES=2 * MEGABYTES
+    ) as router:
         yield router
 
 

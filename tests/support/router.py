@@ -63,6 +63,10 @@ class Router:
         }
         self._process: subprocess.Popen[bytes]
 
+    def run_by(self, *command: str) -> None:
+        """Have this command execute gunicorn, which must become its own process. Called before the start."""
+        self._command[:0] = command
+
     def start(self) -> "Router":
         """Start, and wait until every worker is there and one answers."""
         self.launch()

@@ -54,6 +54,7 @@ FAMILIES = {
     "router_queued_requests": "gauge",
     "router_max_concurrency": "gauge",
     "router_workers": "gauge",
+    "router_metric_files_in_memory": "gauge",
 }
 
 
@@ -108,7 +109,9 @@ class Server(TestModel):
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """The page, as another process of the server shows it."""
-        return self.router.metrics.page(shared_state(self.router.limiter, self.router.slots, OneModel(self)), accept)
+        router = self.router
+        state = shared_state(router.limiter, router.slots, router.metric_files, OneModel(self))
+        return router.metrics.page(state, accept)
 
     def files(self) -> list[str]:
         """The names of the files of the metrics."""
