@@ -1,8 +1,9 @@
 """A model's own `max_concurrency`, exact over all workers, within the cap that all models share.
 
 It is checked before the cap. A model that is full rejects a request at once, even if the wait queue has room, and takes
-nothing from other models. A request in the wait queue counts for its model already, so the model never has more than its limit inside. As a permit
-is, the count is in the worker's own row, and it is cleared with the row when the worker dies.
+nothing from other models. A request in the wait queue counts for its model already, so the model never has more than
+its limit inside. As a permit is, the count is in the worker's own row, and it is cleared with the row when the worker
+dies.
 """
 
 import time

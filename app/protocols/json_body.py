@@ -32,8 +32,9 @@ _UNPAIRED = re.compile(
 )
 _TYPES = {b"n": "null", b"t": "boolean", b"f": "boolean", b'"': "string", b"[": "array", b"{": "object"}
 _JSON = "application/json"
-_JSON_TYPES = frozenset((_JSON, "application/json;charset=utf-8"))
-_ABOUT_CONTENT = frozenset(("content-type", "content-encoding"))
+_CONTENT_TYPE = "content-type"
+_CONTENT_ENCODING = "content-encoding"
+_ABOUT_CONTENT = frozenset((_CONTENT_TYPE, _CONTENT_ENCODING))
 
 
 class MalformedJson(ValueError):
@@ -132,10 +133,9 @@ def type_of(value: Raw) -> str:
 
 def as_json(headers: Headers) -> Headers:
     """Returns the headers of a body that was read as JSON: so it is JSON and not compressed, whatever was declared."""
-    declared = [value for name, value in headers if name in _ABOUT_CONTENT]
-    if len(declared) == 1 and declared[0].lower().replace(" ", "") in _JSON_TYPES:
+    if (_CONTENT_TYPE, _JSON) in headers and _CONTENT_ENCODING not in dict(headers):
         return headers
-    return [header for header in headers if header[0] not in _ABOUT_CONTENT] + [("content-type", _JSON)]
+    return [header for header in headers if header[0] not in _ABOUT_CONTENT] + [(_CONTENT_TYPE, _JSON)]
 
 
 class _Buffer(Structure):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 import msgspec
 from msgspec import Raw
@@ -22,7 +23,8 @@ def read_request(decoder: Callable[[Text], T], request: ClientRequest, text: Tex
     Raises UnsupportedBody for one that is compressed, and InvalidRequest for any other that can't be read.
     """
     try:
-        check_utf8(text)
+        if not (isinstance(text, bytes) and text.isascii()):
+            check_utf8(text)
         return decode(decoder, text)
     except MalformedJson as error:
         encoding = request.header("Content-Encoding")
@@ -41,13 +43,12 @@ def refuse_ambiguous(
     Of `{"model": "a", "Model": "b"}` one parser takes a and another one b, so the router would limit and count one
     model and the model server would run the other. `found` is what `decoder` found in the body.
     """
-    text = request.body
-    small = text.lower()
-    if _ESCAPED_LETTER.search(small) is None:
-        for name in names:
-            if small.count(b'"%b"' % name.encode()) != (name in found):
-                break  # perhaps in a nested object, or a value
-        else:
+    small = request.body.lower()
+    for name in names:
+        if small.count(_quoted(name)) != (name in found):
+            break  # perhaps in a nested object, or a value
+    else:
+        if b"\\" not in small or _ESCAPED_LETTER.search(small) is None:
             return
     # The same JSON in small letters, of the same length: what is a place in one is a place in the other.
     for capital, letter in _ESCAPED_CAPITALS:
@@ -59,6 +60,11 @@ def refuse_ambiguous(
             raise InvalidRequest(f"the body has the member `{name}` twice, the case of its letters ignored")
         if name in first and name not in found:
             raise InvalidRequest(f"the body has a member `{name}` with other capitals; write it in small letters")
+
+
+@cache
+def _quoted(name: str) -> bytes:
+    return b'"%b"' % name.encode()
 
 
 def text_of(name: str, value: Raw) -> str | None:

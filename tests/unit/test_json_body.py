@@ -246,7 +246,7 @@ JSON = ("content-type", "application/json")
         (CURL, [("x-a", "b"), JSON]),
         ([], [JSON]),
         ([JSON], [JSON]),
-        ([("content-type", "Application/JSON; charset=UTF-8")], [("content-type", "Application/JSON; charset=UTF-8")]),
+        ([("content-type", "Application/JSON; charset=UTF-8")], [JSON]),
         ([("content-type", "application/json; charset=utf-16")], [JSON]),
         ([("content-type", "text/plain"), ("content-encoding", "gzip")], [JSON]),
         ([("content-encoding", "identity"), JSON], [JSON]),
