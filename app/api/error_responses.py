@@ -82,6 +82,8 @@ class ErrorResponses:
         seconds = getattr(error, "retry_after", None)
         if seconds is not None:
             resp.set_header("Retry-After", str(seconds))
+        if isinstance(error, UnsupportedBody):  # RFC 9110 section 15.5.16: what would have been accepted
+            resp.set_headers({"Accept": falcon.MEDIA_JSON, "Accept-Encoding": "identity"})
         status = error.status if isinstance(error, UpstreamErrorResponse) else _STATUS.get(type(error))
         if status is None:
             self._unexpected(req, resp, error, None)  # none that a request should meet
