@@ -65,11 +65,16 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Seconds that each step of a request to an endpoint may take."""
 
     connect_s: Annotated[Seconds, _means("To connect: name lookup, TCP and TLS together. At most `total_s`.")] = 5.0
-    first_byte_s: Annotated[Seconds, _means("From the end of the request to the first byte of the response.")] = 300.0
+    first_byte_s: Annotated[
+        Seconds, _means("From the end of the request to the first byte of the response's body.")
+    ] = 300.0
     idle_s: Annotated[
-        Seconds, _means("Between two pieces of the response, or of the request while it is being sent.")
+        Seconds, _means("Between two pieces of the response after that, or of the request while it is being sent.")
     ] = 60.0
     total_s: Annotated[Seconds, _means("From the first attempt to the last byte of the response.")] = 3600.0
+    connection_max_age_s: Annotated[
+        Seconds, _means("Age, more or less 10 %, at which a connection is not used for another request.")
+    ] = 300.0
 
 
 class Ejection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

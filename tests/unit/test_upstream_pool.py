@@ -9,8 +9,9 @@ import pytest
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from app.upstream import pool as pool_module
-from app.upstream.connection import Address
+from app.upstream.dialer import Address
 from app.upstream.pool import Pool, Response
+from app.upstream.resolver import Resolver
 from tests.support.scripted_server import (
     Peer,
     Script,
@@ -32,7 +33,7 @@ class Client:
     """A pool of connections to a server, and how many of them were found stale."""
 
     def __init__(self, server: ScriptedServer) -> None:
-        self.pool = Pool(Address(server.host, server.port))
+        self.pool = Pool(Address(server.host, server.port), Resolver())
         self.stale = 0
 
     def send(self, request: bytes = GET, timeouts: Timeouts = TIMEOUTS) -> Response:
@@ -46,8 +47,9 @@ class Client:
         taken.close()
         return body
 
-    def _count(self) -> None:
+    def _count(self) -> bool:
         self.stale += 1
+        return True
 
 
 def forever(peer: Peer) -> None:
