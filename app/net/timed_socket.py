@@ -5,7 +5,6 @@ for, and make a `gevent.Timeout` for each wait. Here a wait is one watcher, kept
 docs/performance.md says what that saves.
 """
 
-import socket
 import ssl
 import struct
 import termios
@@ -21,7 +20,6 @@ _READABLE, _WRITABLE = 1, 2  # libev's EV_READ and EV_WRITE
 _NOT_YET_READABLE = (BlockingIOError, ssl.SSLWantReadError)
 _NOT_YET_WRITABLE = (BlockingIOError, ssl.SSLWantWriteError)
 _INT = struct.Struct("i")
-_MIN_RTT = struct.Struct("148xI")  # tcpi_min_rtt in struct tcp_info of linux/tcp.h, in microseconds
 _PlainSocket = get_original("socket", "socket")
 
 
@@ -118,12 +116,6 @@ class TimedSocket:
         """
         count: int = _INT.unpack(ioctl(self.sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
         return count
-
-    def round_trip_s(self) -> float:
-        """Returns the shortest time that a segment and its acknowledgement took, in seconds."""
-        info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MIN_RTT.size)
-        microseconds: int = _MIN_RTT.unpack(info)[0]
-        return microseconds / 1e6
 
     def close(self) -> None:
         """Close the socket and its watchers."""

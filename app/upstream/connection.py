@@ -18,6 +18,7 @@ import select
 import time
 from collections.abc import Iterator
 
+import gevent
 from gevent.monkey import get_original
 
 from app.config.route_schema import Timeouts
@@ -31,8 +32,8 @@ _poll = get_original("select", "poll")
 
 _READ_BYTES = 1 << 16
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
-_RESET_S = 0.01
-"""A reset that comes later after the begin of the request may have come from a server that was at work."""
+_RACE_S = 0.01
+"""How long after a request a reset shows that its server closed the connection at the same moment, without reading."""
 _AGE_JITTER = 0.1
 
 
@@ -45,13 +46,11 @@ class Connection:
 
     __slots__ = (
         "_arrivals",
-        "_began",
         "_buffer",
         "_chunked",
         "_deadline",
         "_keep",
         "_left",
-        "_send_error",
         "_sent",
         "_sent_at",
         "_socket",
@@ -72,10 +71,9 @@ class Connection:
         self._chunked = False
         self._keep = False
         self._left: int | None = 0
-        self._began = self._sent_at = 0.0
+        self._sent_at = 0.0
         self._sent = 0
         self._unsent: bytes | memoryview = b""
-        self._send_error: OSError | None = None
         self.first_byte_at: float | None = None
         """When the first byte of the body came, in seconds of time.monotonic(). None: none has come."""
         self.used_before = False
@@ -104,18 +102,18 @@ class Connection:
         """
         self._timeouts = timeouts
         self._deadline = deadline
-        self._began = self._sent_at = time.monotonic()
-        self._send_error, self.first_byte_at = None, None
+        self._sent_at = time.monotonic()
+        self.first_byte_at = None
         try:
-            if self._began >= deadline:
+            if self._sent_at >= deadline:
                 raise self._timed_out("", 0, in_total=True)
             try:
                 sent = self._socket.send_now(request)
-            except OSError as error:  # it may have responded before it hung up: 408, or 413 to a long body
-                sent, self._send_error = 0, error
+                if sent < len(request):
+                    self._unsent = memoryview(request)[sent:]
+            except OSError:
+                sent = 0  # it may have responded before it hung up: 408, or 413 to a long body
             self._sent = sent
-            if sent < len(request) and self._send_error is None:
-                self._unsent = memoryview(request)[sent:]
             return self._read_head(method)
         except BaseException:
             self.close()
@@ -159,8 +157,7 @@ class Connection:
                 data = None if sent else self._socket.recv_unless_writable(_READ_BYTES, min(idle_s, left))
             except TimeoutError as error:
                 raise self._timed_out("the request was not taken", idle_s, in_total=left < idle_s) from error
-            except OSError as error:  # as in `exchange`
-                self._send_error = error
+            except OSError:  # as in `exchange`
                 self._unsent = b""
                 break
             if data is not None:
@@ -197,7 +194,7 @@ class Connection:
             try:
                 head = reader.feed(self._more_of_head(reader))
             except UpstreamBroken as error:
-                if self.used_before and not reader.heard and self._may_be_repeated(method, error.__cause__):
+                if self.used_before and not reader.heard and self._may_be_repeated(method):
                     raise ConnectionClosedUnanswered from error
                 raise
         self._buffer, self._left, self._chunked, self._keep = reader.rest, head.length, head.chunked, head.keep
@@ -219,23 +216,25 @@ class Connection:
             raise UpstreamBroken("it hung up before the head of the response was complete")
         return data
 
-    def _may_be_repeated(self, method: str, cause: BaseException | None) -> bool:
+    def _may_be_repeated(self, method: str) -> bool:
         """Whether a request whose connection ended without a response can be sent again (RFC 9110 section 9.2.2).
 
-        A safe request can. Any other can if the server can't have processed it. That is what TCP tells:
+        A safe request can. Any other can if the server has not read it. TCP tells that in two ways:
 
-        - **It was closed.** The server's FIN acknowledges everything that its kernel had received before. If nothing of
-          the request is acknowledged, the connection was closed before it arrived, and the kernel discards it. If
-          something is, then nothing was left unread when it was closed, or the kernel would have sent a reset: the
-          server has read it. A server that crashes on a request closes the connection in this way.
-        - **It was reset.** The request came to a closed connection, or it was closed with the request unread. But a
-          server, or a proxy before it, can reset a connection at any time. So the reset must come within milliseconds.
+        - **Nothing of it is acknowledged**: the connection was closed before the request came, as servers do with idle
+          ones, and the server's kernel discards it. A server that crashes on a request has acknowledged it, because its
+          FIN acknowledges all that came before. (Its reset does not, and Linux delays acknowledgements by 40 ms. So a
+          server that reads a request and resets the connection within that time can't be told apart.)
+        - **A reset within `_RACE_S`**: a kernel sends it, also after a FIN, when a connection is closed with something
+          unread. A later one may come from a server, or a proxy before it, that gave up its work.
         """
-        if method in _SAFE_METHODS or not self._sent:
+        if method in _SAFE_METHODS or self._socket.unacknowledged() >= self._sent:
             return True
-        if isinstance(cause, ConnectionError) or isinstance(self._send_error, ConnectionError):
-            return time.monotonic() - self._began <= _RESET_S + self._socket.round_trip_s()
-        return self._socket.unacknowledged() >= self._sent
+        while time.monotonic() <= self._sent_at + _RACE_S:
+            if any(events & (select.POLLERR | select.POLLHUP) for _, events in self._arrivals.poll(0)):
+                return True
+            gevent.sleep(_RACE_S / 10)
+        return False
 
     def _plain(self) -> Iterator[bytes]:
         """Yields a body of known length, or one up to the end of the connection."""

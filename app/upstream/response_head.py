@@ -37,36 +37,33 @@ class HeadReader:
     The work is linear in the number of bytes, however they are cut: none is copied or searched again for each piece.
     """
 
-    __slots__ = ("_buffer", "_interim_bytes", "_method", "heard", "rest")
+    __slots__ = ("_buffer", "_interim_bytes", "_method", "begun", "heard", "rest")
 
     def __init__(self, method: str) -> None:
         self._method = method
-        self._buffer = bytearray()
+        self._buffer: bytearray | None = None  # made for what does not come in one piece
         self._interim_bytes = 0
         self.heard = False
         """Whether anything came at all."""
+        self.begun = False
+        """Whether a part of a head is there."""
         self.rest = b""
         """The bytes that follow the head."""
-
-    @property
-    def begun(self) -> bool:
-        """Whether a part of a head is there."""
-        return bool(self._buffer)
 
     def feed(self, data: bytes) -> Head | None:
         """Returns the head once it is complete. Raises UpstreamBroken."""
         self.heard = True
-        if not self._buffer:
+        if self._buffer is None:
             end = data.find(_END)
             if 0 <= end <= _MAX_BYTES:  # nearly always: the whole head in one piece
                 head = parse_head(data[:end], self._method)
                 if head.status >= 200:
                     self.rest = data[end + len(_END) :]
                     return head
-        return self._continue(data)
+            self._buffer = bytearray()
+        return self._continue(self._buffer, data)
 
-    def _continue(self, data: bytes) -> Head | None:
-        buffer = self._buffer
+    def _continue(self, buffer: bytearray, data: bytes) -> Head | None:
         begin, search = 0, max(0, len(buffer) - len(_END) + 1)
         buffer += data
         while (end := buffer.find(_END, search)) >= 0 and end - begin <= _MAX_BYTES:
@@ -80,6 +77,7 @@ class HeadReader:
         if end >= 0 or len(buffer) - begin - len(_END) >= _MAX_BYTES:
             raise UpstreamBroken(f"the head of the response is longer than {_MAX_BYTES} bytes")
         del buffer[:begin]
+        self.begun = bool(buffer)
         return None
 
     def _skip(self, head: Head, size: int) -> None:
