@@ -233,7 +233,7 @@ class Connection:
         while time.monotonic() <= self._sent_at + _RACE_S:
             if any(events & (select.POLLERR | select.POLLHUP) for _, events in self._arrivals.poll(0)):
                 return True
-            gevent.sleep(_RACE_S / 10)
+            gevent.sleep(0.001)
         return False
 
     def _plain(self) -> Iterator[bytes]:

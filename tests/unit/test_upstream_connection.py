@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from app.upstream import dialer as dialer_module
 from app.upstream.connection import Connection, ConnectionClosedUnanswered
 from app.upstream.dialer import Address
 from app.upstream.resolver import Resolver
-from app.upstream.response_head import Head
+from app.upstream.response_head import Head, HeadReader
 from tests.support.certificates import Key, certificate
 from tests.support.scripted_server import (
     Peer,
@@ -425,6 +426,79 @@ def test_every_wait_has_its_own_time(sent: bytes, which: str, message: str, used
     assert failure(answer(sent), UpstreamTimeout, timeouts=limits(**{which: 0.05}), used=used) == message
 
 
+def test_interim_responses_are_bounded_together() -> None:
+    """A server that sends interim responses for ever is broken, long before all of its time is over."""
+    script = partial(Peer.send_until_hung_up, piece=b"HTTP/1.1 100 C\r\n\r\n")
+    assert "interim responses (1xx) are longer than 65536 bytes" in failure(script, UpstreamBroken)
+    few = b"HTTP/1.1 102 P\r\n\r\n" * 3000
+    with ScriptedServer(answer(few + EMPTY)) as server:
+        connection = connect(server)
+        assert ask(connection)[0].status == 200
+        connection.close()
+
+
+@pytest.mark.alone
+def test_head_that_drips_costs_the_same_for_each_byte() -> None:
+    """The work for a byte does not grow with what came before it, or one server could hold a core."""
+
+    def cost(before: int) -> float:
+        reader = HeadReader("GET")
+        assert reader.feed(head_of(before)) is None
+        began = time.thread_time()
+        for _ in range(2000):
+            reader.feed(b"a")
+        return time.thread_time() - began
+
+    assert min(cost(60_000) for _ in range(5)) < 5 * max(cost(100) for _ in range(5))
+
+
+# How the body of a stream begins: its head, what is not a byte of the body yet, and its first byte with what follows.
+STREAMS = [
+    (OK + b"transfer-encoding: chunked\r\n\r\n", b"5;ext=", b"1\r\nhello\r\n0\r\n\r\n"),
+    (OK + b"content-length: 5\r\n\r\n", b"", b"hello"),
+    (OK + b"\r\n", b"", b"hello"),
+]
+
+
+@pytest.mark.parametrize(("head", "before", "body"), STREAMS, ids=["chunked", "length", "to the end"])
+def test_first_byte_of_the_body_has_its_own_time(head: bytes, before: bytes, body: bytes) -> None:
+    """`first_byte_s` lasts from the request to the first byte of the body, be the head there at once."""
+    go, timeouts = threading.Event(), limits(idle_s=0.2)
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head)
+        assert not go.wait(0.3)  # longer than `idle_s`
+        peer.send(before)
+        assert not go.wait(0.3)
+        peer.send(body)
+        peer.close()
+
+    with ScriptedServer(script) as server:
+        connection = connect(server)
+        began = time.monotonic()
+        connection.exchange(GET, "GET", timeouts, time.monotonic() + 20)
+        assert connection.first_byte_at is None
+        assert b"".join(connection.body()) == b"hello"
+        assert connection.first_byte_at is not None
+        assert connection.first_byte_at - began >= 0.6
+        connection.close()
+
+
+def test_first_byte_is_waited_for_from_the_end_of_the_request() -> None:
+    """The time of the head is part of it: head and first byte don't have `first_byte_s` each."""
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        assert not threading.Event().wait(0.9)
+        peer.send(OK + b"transfer-encoding: chunked\r\n\r\n")
+
+    began = time.monotonic()
+    message = failure(script, UpstreamTimeout, timeouts=limits(first_byte_s=1))
+    assert message == "no first byte of the response's body within 1 s"
+    assert time.monotonic() - began < 1.8
+
+
 @pytest.mark.parametrize("head", [OK + b"\r\n", OK + b"transfer-encoding: chunked\r\n\r\n"])
 def test_answer_that_never_ends_is_cut_off(head: bytes) -> None:
     """A server that goes on for ever is never idle, but the time in total runs out all the same."""
@@ -758,6 +832,108 @@ def test_tls_connection_that_was_closed_while_idle_is_told_apart(trusting: Certi
         connection.used_before = True
         with pytest.raises(ConnectionClosedUnanswered):
             ask(connection)
+
+
+TOO_LONG = b"HTTP/1.1 413 Too Long\r\ncontent-length: 4\r\n\r\nlong"
+EARLY = {
+    "413": (TOO_LONG,),
+    "401, in pieces": (b"HTTP/1.1 401 Un", b"authorized\r\ncontent-length: 4\r\n", b"\r\nlo", b"ng"),
+    "307": (b"HTTP/1.1 307 Elsewhere\r\ncontent-length: 4\r\n\r\nlong",),
+    "413, chunked": (b"HTTP/1.1 413 Too Long\r\ntransfer-encoding: chunked\r\n\r\n4\r\nlong\r\n0\r\n\r\n",),
+    "413 after 100": (b"HTTP/1.1 100 Continue\r\n\r\n", TOO_LONG),
+    "200": (OK + b"content-length: 4\r\n\r\nlong",),
+}
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize(("status", "pieces"), [(int(n[:3]), p) for n, p in EARLY.items()], ids=EARLY)
+def test_early_response_is_read_while_the_request_is_sent(
+    trusting: Certificates, status: int, pieces: tuple[bytes, ...], tls: bool
+) -> None:
+    """A server that responds without reading the body is heard at once (RFC 9112 section 9.5), and then hung up on."""
+    done = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        for piece in pieces:
+            peer.send(piece)
+        assert done.wait(20)  # nothing more is read until the client has heard of it
+
+    with ScriptedServer(script, tls=trusting.good if tls else None) as server:
+        connection = connect(server, tls=tls)
+        head, body = ask(connection, "POST", LONG_REQUEST)
+        assert (head.status, body) == (status, b"long")
+        assert not connection.may_be_kept()
+        connection.close()
+        done.set()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_interim_response_does_not_end_the_request(trusting: Certificates, tls: bool) -> None:
+    """100 Continue and 103 Early Hints come while the request is sent: the rest of it is sent all the same."""
+    taken = []
+
+    def script(peer: Peer) -> None:
+        body = peer.read_request(after_head=lambda: peer.send(b"HTTP/1.1 100 C\r\n\r\n", b"HTTP/1.1 103 E\r\n\r\n"))
+        taken.append(len(body))
+        peer.send(EMPTY)
+
+    with ScriptedServer(script, tls=trusting.good if tls else None) as server:
+        connection = connect(server, tls=tls)
+        assert ask(connection, "POST", LONG_REQUEST)[0].status == 200
+        assert connection.may_be_kept()
+        connection.close()
+    assert taken == [len(LONG_BODY)]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_server_that_responds_while_it_reads_gets_the_whole_request(trusting: Certificates, tls: bool) -> None:
+    """A server that has accepted the request may read and respond in turn: neither side waits for the other."""
+    taken = []
+    piece = b"y" * (1 << 20)
+
+    def script(peer: Peer) -> None:
+        body = peer.read_request(after_head=lambda: peer.send(OK + b"\r\n", *[piece] * 16))
+        taken.append(len(body))
+        peer.send(b"end")
+        if tls:
+            peer.say_goodbye()
+        else:
+            peer.close()
+
+    with ScriptedServer(script, tls=trusting.good if tls else None) as server:
+        connection = connect(server, tls=tls)
+        head, body = ask(connection, "POST", LONG_REQUEST)
+        assert head.status == 200
+        assert body == piece * 16 + b"end"
+        assert not connection.may_be_kept()
+        connection.close()
+    assert taken == [len(LONG_BODY)]
+
+
+def test_ordinary_request_is_sent_by_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading while sending costs nothing where nothing is left to send: one send, one wait, one recv."""
+    calls = []
+
+    class Counting(TimedSocket):
+        def send_now(self, data: Any) -> int:
+            calls.append("send")
+            return super().send_now(data)
+
+        def recv(self, size: int, timeout_s: float) -> bytes:
+            calls.append("recv")
+            return super().recv(size, timeout_s)
+
+        def recv_unless_writable(self, size: int, timeout_s: float) -> bytes | None:
+            calls.append("either")
+            return super().recv_unless_writable(size, timeout_s)
+
+    monkeypatch.setattr(dialer_module, "TimedSocket", Counting)
+    with ScriptedServer(answer(EMPTY)) as server:
+        connection = connect(server)
+        assert ask(connection)[0].status == 200
+        connection.close()
+    assert calls == ["send", "recv"]
 
 
 def test_errors_are_upstream_errors() -> None:
