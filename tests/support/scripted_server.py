@@ -161,11 +161,13 @@ class ScriptedServer:
     The last script serves all connections that follow.
     """
 
-    def __init__(self, *scripts: Script, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *scripts: Script, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.host = host
         self._scripts = scripts
         self._tls = tls
-        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.port: int = self._listener.getsockname()[1]
         self.seen: list[tuple[int, bytes]] = []
         """The head of every request, and which connection it came on, counted from 0."""

@@ -1,6 +1,7 @@
 """The pool of connections to a model server: which are kept, which is taken, and what is sent a second time."""
 
 import random
+import socket
 import threading
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from app.upstream import pool as pool_module
 from app.upstream.connection import Connection
 from app.upstream.dialer import Address
 from app.upstream.pool import Pool, Response
-from app.upstream.resolver import Resolver
+from app.upstream.resolver import Resolver, SocketAddress
 from tests.support.scripted_server import (
     Peer,
     Script,
@@ -145,6 +146,94 @@ def test_old_ones_are_closed_and_younger_kept(monkeypatch: pytest.MonkeyPatch) -
         now += pool_module.MAX_IDLE_S + 1
         client.pool.prune()
         server.wait_done()
+
+
+def test_connection_is_renewed_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection serves no request after its maximum age, be it ever so busy, nor is it kept until the next one."""
+    now = 1000.0
+    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: now))
+    timeouts = Timeouts(total_s=1e6, connection_max_age_s=100)
+    with ScriptedServer(forever) as server:
+        client = Client(server)
+
+        def ask() -> None:
+            taken = client.pool.send(GET, "GET", timeouts, now + 1e6, lambda: False)
+            assert b"".join(taken.body()) == b"hello"
+            taken.close()
+
+        for _ in range(9):  # up to 80 s
+            ask()
+            now += 10
+        assert set(connections_of(server)) == {0}
+        now += 20
+        ask()  # closed when it is given back
+        assert connections_of(server)[-1] == 0
+        ask()
+        assert connections_of(server)[-1] == 1
+        for _ in range(5):
+            now += 22
+            client.pool.prune()  # closed although it has not been idle for long
+            ask()
+        assert connections_of(server)[-1] == 2
+        client.pool.close()
+
+
+def test_ages_differ() -> None:
+    """Connections that are made together are not renewed together."""
+    with ScriptedServer(forever) as server:
+        made = [
+            Connection(Address(server.host, server.port), TIMEOUTS, time.monotonic() + 20, Resolver())
+            for _ in range(20)
+        ]
+        ages = [connection.expires_at - time.monotonic() for connection in made]
+        assert max(ages) - min(ages) > 1
+        assert all(250 < age < 350 for age in ages)
+        for connection in made:
+            connection.close()
+
+
+class Moving(Resolver):
+    """A resolver whose names have all the address that the test says."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__()
+        self.host = host
+
+    def resolve(self, host: str, within: float) -> list[SocketAddress]:
+        """See Resolver."""
+        return [SocketAddress(socket.AF_INET, self.host)]
+
+    def hosts(self, host: str) -> frozenset[str]:
+        """See Resolver."""
+        return frozenset([self.host] if self.host else [])
+
+
+def test_connections_to_a_former_address_are_not_used() -> None:
+    """After a name has moved, its idle connections are closed, and those in use when they are given back."""
+    with ScriptedServer(forever) as before, ScriptedServer(forever, host="127.0.0.2", port=before.port) as after:
+        client = Client(before)
+        resolver = client.pool._resolver = Moving(before.host)
+        held, idle = client.send(), client.send()
+        assert b"".join(idle.body()) == b"hello"
+        idle.close()
+        client.pool.prune()
+        client.ask()
+        assert connections_of(before) == [0, 1, 1]
+        resolver.host = ""  # the lookup fails
+        client.pool.prune()
+        client.ask()
+        assert connections_of(before) == [0, 1, 1, 1]
+        resolver.host = after.host
+        client.pool.prune()
+        assert b"".join(held.body()) == b"hello"
+        held.close()
+        for _ in range(3):
+            client.ask()
+        assert len(before.seen) == 4
+        assert connections_of(after) == [0, 0, 0]
+        before.wait_done()
+        client.pool.close()
 
 
 @pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n"])
