@@ -202,7 +202,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         CountOrZero, _means("For `prefix`: a load up to this many requests is always accepted, whatever the mean.")
     ] = 8
     retry_budget: Annotated[
-        Share, _means("Retries after an error response, as a share of all requests; 0 disables them.")
+        Share,
+        _means("Retries after an error response or on a closed connection, as a share of requests; 0 disables them."),
     ] = 0.2
     forward_credentials: Annotated[Flag, _means("Whether the client's own credentials are passed on.")] = False
     timeouts: Annotated[Timeouts, _means("See *Timeouts*.")] = Timeouts()

@@ -32,6 +32,7 @@ class HealthChecks:
         self._next: dict[str, float] = {}
         self._in_a_row: dict[str, tuple[bool, int]] = {}
         self._running: set[str] = set()
+        self._unchecked: set[str] = set()
 
     def run_due(self, spawn: Callable[..., object] = gevent.spawn) -> None:
         """Start the checks that are due. They run beside the caller."""
@@ -57,10 +58,13 @@ class HealthChecks:
         try:
             reason = check_endpoint(endpoint, path, check.timeout_s, self._registry.resolver)
         except UpstreamUnreachable as error:
-            _log.warning("endpoint not checked", endpoint=endpoint.url, reason=str(error))
+            if endpoint.url not in self._unchecked:
+                self._unchecked.add(endpoint.url)
+                _log.warning("endpoint can't be checked", endpoint=endpoint.url, reason=str(error))
             return
         finally:
             self._running.discard(endpoint.url)
+        self._unchecked.discard(endpoint.url)
         before, count = self._in_a_row.get(endpoint.url, (True, 0))
         healthy = reason is None
         count = count + 1 if healthy == before else 1

@@ -24,9 +24,9 @@ from app.upstream.resolver import Resolver, SocketAddress
 
 _PlainSocket = get_original("socket", "socket")
 
-_DELAY_S = 0.25  # the Connection Attempt Delay that RFC 8305 section 8 recommends
+DELAY_S = 0.25  # the Connection Attempt Delay that RFC 8305 section 8 recommends
 _LEAST_DELAY_S = 0.01  # the least that it allows
-_MOST_ADDRESSES = 16
+MOST_ADDRESSES = 16
 """No more addresses of a name are tried for one request: each takes a descriptor."""
 _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -57,7 +57,7 @@ def dial(address: Address, resolver: Resolver, within: float) -> tuple[TimedSock
     deadline = time.monotonic() + within
     addresses = resolver.resolve(address.host, within)
     try:
-        sock, host = _connect_first(addresses[:_MOST_ADDRESSES], address.port, deadline)
+        sock, host = _connect_first(addresses[:MOST_ADDRESSES], address.port, deadline)
         return (_with_tls(sock, address.host, deadline) if address.tls else TimedSocket(sock)), host
     except TimeoutError as error:
         resolver.doubt(address.host)
@@ -71,7 +71,7 @@ def _connect_first(addresses: Sequence[SocketAddress], port: int, deadline: floa
     """Returns the first socket that is connected, and its address. Raises TimeoutError, or OSError if all failed."""
     now = time.monotonic()
     # Shortened so that the last of many addresses has at least half of the time.
-    delay = max(_LEAST_DELAY_S, min(_DELAY_S, (deadline - now) / (2 * len(addresses))))
+    delay = max(_LEAST_DELAY_S, min(DELAY_S, (deadline - now) / (2 * len(addresses))))
     waiting = iter(addresses)
     attempts: dict[int, tuple[Any, str]] = {}
     error, next_at, exhausted = OSError("it has no address"), now, False

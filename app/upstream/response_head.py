@@ -11,7 +11,7 @@ from app.errors import UpstreamBroken
 from app.net.http_fields import FIELD_VALUE, FIELDS, Headers
 
 _END = b"\r\n\r\n"
-_MAX_BYTES = 1 << 16
+MAX_BYTES = 1 << 16
 _STATUS_LINE = rb"HTTP/1\.([01]) ([1-5]\d\d)(?: " + FIELD_VALUE.encode() + rb")?"
 _HEAD = re.compile(_STATUS_LINE + b"(" + FIELDS.encode() + b")")
 _FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
@@ -55,7 +55,7 @@ class HeadReader:
         self.heard = True
         if self._buffer is None:
             end = data.find(_END)
-            if 0 <= end <= _MAX_BYTES:  # nearly always: the whole head in one piece
+            if 0 <= end <= MAX_BYTES:  # nearly always: the whole head in one piece
                 head = parse_head(data[:end], self._method)
                 if head.status >= 200:
                     self.rest = data[end + len(_END) :]
@@ -66,7 +66,7 @@ class HeadReader:
     def _continue(self, buffer: bytearray, data: bytes) -> Head | None:
         begin, search = 0, max(0, len(buffer) - len(_END) + 1)
         buffer += data
-        while (end := buffer.find(_END, search)) >= 0 and end - begin <= _MAX_BYTES:
+        while (end := buffer.find(_END, search)) >= 0 and end - begin <= MAX_BYTES:
             head = parse_head(bytes(buffer[begin:end]), self._method)
             after = end + len(_END)
             if head.status >= 200:
@@ -74,8 +74,8 @@ class HeadReader:
                 return head
             self._skip(head, after - begin)
             begin = search = after
-        if end >= 0 or len(buffer) - begin - len(_END) >= _MAX_BYTES:
-            raise UpstreamBroken(f"the head of the response is longer than {_MAX_BYTES} bytes")
+        if end >= 0 or len(buffer) - begin - len(_END) >= MAX_BYTES:
+            raise UpstreamBroken(f"the head of the response is longer than {MAX_BYTES} bytes")
         del buffer[:begin]
         self.begun = bool(buffer)
         return None
@@ -85,8 +85,8 @@ class HeadReader:
         if head.status == 101:
             raise UpstreamBroken("it switched protocols without a request to do so")
         self._interim_bytes += size
-        if self._interim_bytes > _MAX_BYTES:
-            raise UpstreamBroken(f"the interim responses (1xx) are longer than {_MAX_BYTES} bytes together")
+        if self._interim_bytes > MAX_BYTES:
+            raise UpstreamBroken(f"the interim responses (1xx) are longer than {MAX_BYTES} bytes together")
 
 
 def parse_head(data: bytes, method: str) -> Head:

@@ -93,7 +93,7 @@ def test_all_addresses_together_have_the_time_that_one_has() -> None:
 
 def test_next_address_is_tried_at_once_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address that refuses costs no delay."""
-    monkeypatch.setattr(dialer_module, "_DELAY_S", LONG_S)
+    monkeypatch.setattr(dialer_module, "DELAY_S", LONG_S)
     with ScriptedServer(hang_up) as server:
         sock, host = dial(Address("name", server.port), Fixed(*refusing(server), server.host), 2 * LONG_S)
         assert host == server.host
@@ -102,7 +102,7 @@ def test_next_address_is_tried_at_once_after_a_failure(monkeypatch: pytest.Monke
 
 def test_first_connection_wins_although_its_attempt_began_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attempts go on together: one that begins later and is quicker is used."""
-    monkeypatch.setattr(dialer_module, "_DELAY_S", 0.01)
+    monkeypatch.setattr(dialer_module, "DELAY_S", 0.01)
     with ScriptedServer(hang_up) as server, swallowing(server.port, "127.0.0.2", "127.0.0.3"):
         sock, host = dial(Address("name", server.port), Fixed("127.0.0.2", server.host, "127.0.0.3"), LONG_S)
         assert host == server.host
@@ -144,7 +144,7 @@ def test_no_more_than_so_many_addresses_are_tried(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(dialer_module, "_begin", refuse)
     with pytest.raises(UpstreamUnreachable):
         dial(Address("name", 1), Fixed(*(f"10.0.0.{number}" for number in range(200))), LONG_S)
-    assert len(tried) == dialer_module._MOST_ADDRESSES
+    assert len(tried) == dialer_module.MOST_ADDRESSES
 
 
 def test_client_that_goes_away_leaves_no_attempt_behind() -> None:
