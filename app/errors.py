@@ -137,9 +137,18 @@ class UpstreamError(RouterError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No connection to a model server could be made; none has seen the request."""
+    """No connection to a model server could be made; none has seen the request.
+
+    `not_tried`: the trouble is the router's own, such as a lookup that failed, and tells nothing about the model
+    server. `no_such_name`: the lookup found that the name does not exist.
+    """
 
     code = "upstream_unreachable"
+
+    def __init__(self, message: str, *, not_tried: bool = False, no_such_name: bool = False) -> None:
+        super().__init__(message)
+        self.not_tried = not_tried
+        self.no_such_name = no_such_name
 
 
 class UpstreamTimeout(UpstreamError):

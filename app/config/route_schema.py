@@ -65,11 +65,16 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Seconds that each step of a request to an endpoint may take."""
 
     connect_s: Annotated[Seconds, _means("To connect: name lookup, TCP and TLS together. At most `total_s`.")] = 5.0
-    first_byte_s: Annotated[Seconds, _means("From the end of the request to the first byte of the response.")] = 300.0
+    first_byte_s: Annotated[
+        Seconds, _means("From the end of the request to the first byte of the response's body.")
+    ] = 300.0
     idle_s: Annotated[
-        Seconds, _means("Between two pieces of the response, or of the request while it is being sent.")
+        Seconds, _means("Between two pieces of the response after that, or of the request while it is being sent.")
     ] = 60.0
     total_s: Annotated[Seconds, _means("From the first attempt to the last byte of the response.")] = 3600.0
+    connection_max_age_s: Annotated[
+        Seconds, _means("Age, more or less 10 %, at which a connection is not used for another request.")
+    ] = 300.0
 
 
 class Ejection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -197,7 +202,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         CountOrZero, _means("For `prefix`: a load up to this many requests is always accepted, whatever the mean.")
     ] = 8
     retry_budget: Annotated[
-        Share, _means("Retries after an error response, as a share of all requests; 0 disables them.")
+        Share,
+        _means("Retries after an error response or on a closed connection, as a share of requests; 0 disables them."),
     ] = 0.2
     forward_credentials: Annotated[Flag, _means("Whether the client's own credentials are passed on.")] = False
     timeouts: Annotated[Timeouts, _means("See *Timeouts*.")] = Timeouts()

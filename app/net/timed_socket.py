@@ -6,6 +6,10 @@ docs/performance.md says what that saves.
 """
 
 import ssl
+import struct
+import termios
+import time
+from fcntl import ioctl
 from typing import Any
 
 from gevent import get_hub, getcurrent
@@ -15,13 +19,14 @@ from gevent.ssl import SSLSocket
 _READABLE, _WRITABLE = 1, 2  # libev's EV_READ and EV_WRITE
 _NOT_YET_READABLE = (BlockingIOError, ssl.SSLWantReadError)
 _NOT_YET_WRITABLE = (BlockingIOError, ssl.SSLWantWriteError)
+_INT = struct.Struct("i")
 _PlainSocket = get_original("socket", "socket")
 
 
 class TimedSocket:
     """Takes over a socket of gevent's, plain or TLS. One greenlet uses it at a time. It may be closed twice."""
 
-    __slots__ = ("_reads", "_tls", "_writes", "sock")
+    __slots__ = ("_either", "_needs_input", "_reads", "_tls", "_writes", "sock")
 
     def __init__(self, sock: Any) -> None:
         self._tls = isinstance(sock, (ssl.SSLSocket, SSLSocket))
@@ -31,6 +36,20 @@ class TimedSocket:
         self.sock = sock
         self._reads: Any = get_hub().loop.io(sock.fileno(), _READABLE)
         self._writes: Any = None
+        self._either: Any = None
+        self._needs_input = False  # whether TLS has to read before it can send
+
+    def handshake(self, deadline: float) -> None:
+        """Begin TLS. `deadline` is in seconds of time.monotonic(). Raises TimeoutError or OSError."""
+        while True:
+            try:
+                self.sock.do_handshake()
+            except ssl.SSLWantReadError:
+                _wait(self._reads, deadline - time.monotonic())
+            except ssl.SSLWantWriteError:
+                self._wait_to_write(deadline - time.monotonic())
+            else:
+                return
 
     def recv(self, size: int, timeout_s: float) -> bytes:
         """Returns the next bytes, b"" at the end. Raises TimeoutError if none come within `timeout_s`, or OSError."""
@@ -49,19 +68,62 @@ class TimedSocket:
     def send(self, data: bytes | memoryview, timeout_s: float) -> int:
         """Send some of the data. Returns how many bytes. Raises TimeoutError or OSError."""
         while True:
-            try:
-                sent: int = self.sock.send(data)
-            except _NOT_YET_WRITABLE:
-                sent = 0
+            sent = self.send_now(data)
             if sent or not data:
                 return sent
-            self._wait_to_write(timeout_s)  # gevent's TLS sockets return 0 instead of raising
+            if self._needs_input:
+                _wait(self._reads, timeout_s)
+            else:
+                self._wait_to_write(timeout_s)
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Send what the socket takes without a wait. Returns how many bytes, 0 if none. Raises OSError."""
+        try:
+            # `send` of gevent's TLS sockets does not tell whether it needs to read or to write.
+            sent: int = self.sock.write(data) if self._tls else self.sock.send(data)
+        except _NOT_YET_WRITABLE:
+            self._needs_input = False
+            return 0
+        except ssl.SSLWantReadError:
+            self._needs_input = True
+            return 0
+        return sent
+
+    def recv_unless_writable(self, size: int, timeout_s: float) -> bytes | None:
+        """To be called when `send_now` returned 0.
+
+        Returns what has been received, b"" at the end. If there is nothing, waits until something comes or the socket
+        takes more, and returns None. Raises TimeoutError or OSError.
+        """
+        try:
+            data: bytes = self.sock.recv(size)
+        except (*_NOT_YET_READABLE, ssl.SSLWantWriteError):
+            pass
+        else:
+            return data
+        if self._needs_input:
+            _wait(self._reads, timeout_s)
+        else:
+            if self._either is None:
+                self._either = get_hub().loop.io(self.sock.fileno(), _READABLE | _WRITABLE)
+            _wait(self._either, timeout_s)
+        return None
+
+    def unacknowledged(self) -> int:
+        """Returns how many bytes were sent that the other side's kernel has not acknowledged (SIOCOUTQ of tcp(7)).
+
+        This holds for a connection that has ended too: the count stays as it was at the end.
+        """
+        count: int = _INT.unpack(ioctl(self.sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
+        return count
 
     def close(self) -> None:
         """Close the socket and its watchers."""
         self._reads.close()
         if self._writes is not None:
             self._writes.close()
+        if self._either is not None:
+            self._either.close()
         self.sock.close()
 
     def _wait_to_write(self, timeout_s: float) -> None:

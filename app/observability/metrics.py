@@ -92,7 +92,7 @@ RETRIED = Family("counter", "router_retries_total", "Requests sent to an endpoin
 FIRST_BYTE_SECONDS = Family(
     "histogram",
     "router_time_to_first_byte_seconds",
-    "From the choice of an endpoint to the head of its response.",
+    "From the choice of an endpoint to the first byte of the body of its response, or to its end if it has no body.",
     ("model",),
 )
 UPSTREAM_SECONDS = Family(

@@ -6,11 +6,12 @@ from functools import partial
 
 import structlog
 
-from app.errors import ClientGone, UpstreamError
+from app.errors import ClientGone, UpstreamError, UpstreamUnreachable
 from app.net.http_fields import Headers
 from app.protocols.interfaces import Call, Reply
 from app.routing.endpoint import Endpoint, Target
 from app.routing.outlier_detection import Outcome
+from app.routing.retry_budget import RetryBudget
 from app.upstream.headers import retry_after_s, to_client
 from app.upstream.pool import Response
 
@@ -38,25 +39,26 @@ class Attempt:
         state = "finished" if self._finished else "trial" if self._trial else "in progress"
         return f"<Attempt {self.endpoint.url} {state}>"
 
-    def send(self, call: Call, deadline: float) -> Reply:
-        """Send the call. Returns once the head of the response is there. Raises an UpstreamError."""
-        route, metrics = self._target.route, self._target.shared.metrics
+    def send(self, call: Call, deadline: float, budget: RetryBudget) -> Reply:
+        """Send the call. Returns once the head of the response is there. Raises an UpstreamError.
+
+        The budget is that of a request that is repeated because its connection had been closed.
+        """
         try:
             response = self.endpoint.connections.send(
                 _encoded(call, self._target, self.endpoint),
                 call.method,
-                route.timeouts,
+                self._target.route.timeouts,
                 deadline,
-                on_stale=metrics.retries["stale_connection"].inc,
+                may_repeat=partial(self._may_repeat, budget),
             )
             status, headers, length, *_ = response.head
-            metrics.first_byte_seconds(route.name).observe(time.monotonic() - self._began)
             if status in _BACK_OFF_STATUSES:
                 self._back_off(status, headers)
             if length is None or length > _READ_WHOLE_BYTES:
                 close = partial(self._abandon, response)
                 return Reply(status, to_client(headers), length, self._pieces(response), close)
-            whole = response.whole()
+            whole = self._whole(response)
         except BaseException as error:
             self.finish(*_outcome_of(error))
             raise
@@ -92,9 +94,33 @@ class Attempt:
         if seconds:
             self._target.shared.outliers.back_off(self.endpoint.shared_id, seconds)
 
+    def _may_repeat(self, budget: RetryBudget) -> bool:
+        if not budget.try_withdraw():
+            return False
+        self._target.shared.metrics.retries["stale_connection"].inc()
+        return True
+
+    def _observe_first_byte(self, at: float | None) -> None:
+        """`at` is the time of the first byte of the body. None: there is no body, and its end counts."""
+        seconds = (time.monotonic() if at is None else at) - self._began
+        self._target.shared.metrics.first_byte_seconds(self._target.route.name).observe(seconds)
+
+    def _whole(self, response: Response) -> bytes:
+        try:
+            whole = b"".join(response.body())
+            self._observe_first_byte(response.first_byte_at)
+        finally:
+            response.close()
+        return whole
+
     def _pieces(self, response: Response) -> Iterator[bytes]:
         try:
-            yield from response.body()
+            body = response.body()
+            first = next(body, None)
+            self._observe_first_byte(response.first_byte_at)
+            if first is not None:
+                yield first
+                yield from body
         except BaseException as error:
             self.finish(*_outcome_of(error))
             raise
@@ -112,6 +138,8 @@ def _outcome_of_status(status: int) -> tuple[Outcome, str]:
 
 
 def _outcome_of(error: BaseException) -> tuple[Outcome, str]:
+    if isinstance(error, UpstreamUnreachable) and error.not_tried:
+        return Outcome.ABANDONED, error.code
     if isinstance(error, UpstreamError):
         return Outcome.FAILURE, error.code
     return Outcome.ABANDONED, "499" if isinstance(error, (ClientGone, GeneratorExit)) else "500"

@@ -11,11 +11,12 @@ import gevent
 import structlog
 
 from app.config import route_schema
-from app.errors import UpstreamError
+from app.errors import UpstreamError, UpstreamUnreachable
 from app.protocols.adapters import adapter_of
 from app.routing.outlier_detection import OutlierDetector
 from app.routing.registry import ModelRegistry, address_of
 from app.upstream.connection import Connection
+from app.upstream.resolver import Resolver
 
 _RUNNING_STATUSES = frozenset((401, 403, 404, 405))
 
@@ -31,6 +32,7 @@ class HealthChecks:
         self._next: dict[str, float] = {}
         self._in_a_row: dict[str, tuple[bool, int]] = {}
         self._running: set[str] = set()
+        self._unchecked: set[str] = set()
 
     def run_due(self, spawn: Callable[..., object] = gevent.spawn) -> None:
         """Start the checks that are due. They run beside the caller."""
@@ -54,9 +56,15 @@ class HealthChecks:
         check = model.health_check
         path = check.path or adapter_of(model.protocol).health_path
         try:
-            reason = check_endpoint(endpoint, path, check.timeout_s)
+            reason = check_endpoint(endpoint, path, check.timeout_s, self._registry.resolver)
+        except UpstreamUnreachable as error:
+            if endpoint.url not in self._unchecked:
+                self._unchecked.add(endpoint.url)
+                _log.warning("endpoint can't be checked", endpoint=endpoint.url, reason=str(error))
+            return
         finally:
             self._running.discard(endpoint.url)
+        self._unchecked.discard(endpoint.url)
         before, count = self._in_a_row.get(endpoint.url, (True, 0))
         healthy = reason is None
         count = count + 1 if healthy == before else 1
@@ -70,18 +78,23 @@ class HealthChecks:
                 _log.warning("endpoint is unhealthy", endpoint=endpoint.url, reason=reason)
 
 
-def check_endpoint(endpoint: route_schema.Endpoint, path: str, timeout_s: float) -> str | None:
-    """Returns in a few words what is wrong with an endpoint, or None if it is healthy."""
+def check_endpoint(endpoint: route_schema.Endpoint, path: str, timeout_s: float, resolver: Resolver) -> str | None:
+    """Returns in a few words what is wrong with an endpoint, or None if it is healthy.
+
+    Raises UpstreamUnreachable if the router could not check it: its lookup of the name failed, for example.
+    """
     timeouts = route_schema.Timeouts(connect_s=timeout_s, first_byte_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
     deadline = time.monotonic() + timeout_s
     url = urlsplit(endpoint.url)
     request = f"GET {url.path}{path} HTTP/1.1\r\nhost: {url.netloc}\r\nconnection: close\r\n\r\n".encode()
     try:
-        connection = Connection(address_of(endpoint.url), timeouts, deadline)
+        connection = Connection(address_of(endpoint.url), timeouts, deadline, resolver)
         try:
             status = connection.exchange(request, "GET", timeouts, deadline).status
         finally:
             connection.close()
     except UpstreamError as error:
+        if isinstance(error, UpstreamUnreachable) and error.not_tried and not error.no_such_name:
+            raise
         return str(error)
     return None if 200 <= status < 300 or status in _RUNNING_STATUSES else f"it returned {status} to {path}"

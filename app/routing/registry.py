@@ -21,8 +21,9 @@ from app.routing.endpoint_pool import EndpointPool
 from app.routing.remote_model import RemoteModel
 from app.routing.route_store import RouteStore
 from app.simulated.model import SimulatedModel
-from app.upstream.connection import Address
+from app.upstream.dialer import Address
 from app.upstream.pool import Pool
+from app.upstream.resolver import Resolver
 
 
 class RegisteredModel(NamedTuple):
@@ -44,6 +45,8 @@ class ModelRegistry:
         simulated_latency_s: float,
         simulated_token_s: float,
     ) -> None:
+        self.resolver = Resolver()
+        """The names of all endpoints."""
         self._store = store
         self._shared = shared
         self._simulated_latency_s = simulated_latency_s
@@ -90,7 +93,7 @@ class ModelRegistry:
             yield EndpointState(endpoint.url, counters.total(shared_id), outliers.is_usable(shared_id))
 
     def prune(self) -> None:
-        """Close connections that have been idle for too long."""
+        """Close connections that are too old or have been idle for too long."""
         for connections in self._connections.values():
             connections.prune()
 
@@ -109,7 +112,10 @@ class ModelRegistry:
             self._build()
             return
         heads = {e: _head(e, secret) for e, secret in zip(endpoints, document.credentials, strict=True)}
-        kept = {url: self._connections.get(url) or Pool(address_of(url)) for url in {e.url for e in endpoints}}
+        kept = {
+            url: self._connections.get(url) or Pool(address_of(url), self.resolver)
+            for url in {e.url for e in endpoints}
+        }
         for url in self._connections.keys() - kept.keys():
             self._connections[url].close()
         self._connections = kept

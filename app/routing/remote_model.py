@@ -3,7 +3,8 @@
 A request is sent again only while nothing of a response has been passed on, and only after a failure that is safe to
 repeat: there was no connection, so no endpoint saw the request; or the response was 429, 502 or 503 and the retry
 budget allows it. A request that timed out is not repeated: the model server may still be working on it.
-(upstream/pool.py replaces a reused connection that was closed without a response.)
+(upstream/pool.py repeats a request on a reused connection that was closed before the request came, within the same
+budget.)
 """
 
 import random
@@ -62,7 +63,7 @@ class RemoteModel:
         while True:
             tried.append(attempt.endpoint.shared_id)
             try:
-                reply = attempt.send(call, deadline)
+                reply = attempt.send(call, deadline, self._budget)
             except UpstreamUnreachable:
                 other = _begin_attempt(pools, call, tried)
                 if other is None:

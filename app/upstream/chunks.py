@@ -15,12 +15,12 @@ _TRAILER = re.compile(FIELDS.encode())
 class ChunkReader:
     """Returns the content of what it is fed, and knows when the body has ended. Trailer fields are dropped."""
 
-    __slots__ = ("_in_trailer", "_left", "_rest", "ended")
+    __slots__ = ("_left", "_rest", "_trailer", "ended")
 
     def __init__(self) -> None:
         self._rest = b""
         self._left = 0  # bytes of the current chunk still to come, plus 2 for its line end; 0 between chunks
-        self._in_trailer = False
+        self._trailer: bytearray | None = None  # after the last chunk
         self.ended = False
 
     @property
@@ -30,11 +30,15 @@ class ChunkReader:
 
     def feed(self, data: bytes) -> bytes:
         """Returns the content of these bytes, possibly none. Raises UpstreamBroken."""
-        data = self._rest + data
+        if self._trailer is not None:
+            self._read_trailer(self._trailer, data)
+            return b""
+        if self._rest:
+            data = self._rest + data
         at = 0
         pieces = []
-        while at < len(data) and not self.ended:
-            if not (self._left or self._in_trailer) and (one := _SIZE.match(data, at)):
+        while at < len(data) and self._trailer is None:
+            if not self._left and (one := _SIZE.match(data, at)):
                 begin, end = one.end(), one.end() + int(one[1], 16)
                 if data[end : end + 2] == b"\r\n":  # a complete chunk
                     pieces.append(data[begin:end])
@@ -46,11 +50,14 @@ class ChunkReader:
                 pieces.append(piece)
                 after = at + len(piece)
             else:
-                after = self._read_trailer(data, at) if self._in_trailer else self._read_line(data, at)
+                after = self._read_line(data, at)
             if after == at:
                 break
             at = after
         self._rest = data[at:]
+        if self._trailer is not None:
+            rest, self._rest = self._rest, b""
+            self._read_trailer(self._trailer, rest)
         return b"".join(pieces)
 
     def _read_line(self, data: bytes, at: int) -> int:
@@ -70,18 +77,22 @@ class ChunkReader:
             if size is None or end - at > _MAX_LINE_BYTES:
                 raise UpstreamBroken("the head of a chunk is malformed")
             length = int(size[1], 16)
-            self._in_trailer = length == 0
-            self._left = length + 2 if length else 0
+            if length:
+                self._left = length + 2
+            else:
+                self._trailer = bytearray(b"\r\n")  # as if the last chunk's line end were part of it
         return end + 2
 
-    def _read_trailer(self, data: bytes, at: int) -> int:
-        """Read the trailer. Returns where it ends, or `at` if it is not complete."""
-        fields, end, _ = (b"\r\n" + data[at:]).partition(b"\r\n\r\n")
-        if len(fields) - (0 if end else 3) > _MAX_TRAILER_BYTES:  # 3: possibly of its end
+    def _read_trailer(self, trailer: bytearray, data: bytes) -> None:
+        """Read more of the trailer. None of it is copied or searched again for each piece."""
+        search = max(0, len(trailer) - 3)
+        trailer += data
+        end = trailer.find(b"\r\n\r\n", search)
+        if (end if end >= 0 else len(trailer) - 3) > _MAX_TRAILER_BYTES:  # 3: possibly of its end
             raise UpstreamBroken("the trailer is too long")
-        if not end:
-            return at
-        if not _TRAILER.fullmatch(fields):
+        if end < 0:
+            return
+        if not _TRAILER.fullmatch(trailer, 0, end):
             raise UpstreamBroken("the trailer is malformed")
+        self._rest = bytes(trailer[end + 4 :])
         self.ended = True
-        return at + len(fields) + 2

@@ -1,46 +1,44 @@
 """One connection to a model server: a request out, its response in, by HTTP/1.1 (RFC 9112), strictly.
 
 - **Every step has a timeout**: connecting, the first byte, each wait between two pieces, and all together.
+- **The first byte is one of the body.** Servers that stream send the head before the model has produced anything, so
+  the head says nothing of the model. `first_byte_s` lasts from the end of the request to the first byte of the body,
+  and `idle_s` begins after it.
+- **The response is read while the request is sent** (RFC 9112 section 9.5). After an early response with an error, the
+  rest of the request is not sent.
 - **Errors are exact.** UpstreamUnreachable: the model server never saw the request. UpstreamTimeout: a timeout ran out.
   UpstreamBroken: it hung up or sent something other than HTTP. ConnectionClosedUnanswered: a connection that was used
-  before was closed before a byte of a response came, as servers do with idle ones; such a request may be sent again.
+  before was closed before a byte of a response came, and the request may be sent again (`_may_be_repeated`).
 - **Nothing is guessed.** A head or a chunk that does not match the grammar is broken (response_head.py, chunks.py).
 - Any exception closes the connection, so that the model server stops working for nobody.
 """
 
+import random
 import select
-import socket
-import ssl
 import time
 from collections.abc import Iterator
-from functools import cache
-from typing import NamedTuple
 
 import gevent
 from gevent.monkey import get_original
 
 from app.config.route_schema import Timeouts
-from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from app.net.timed_socket import TimedSocket
+from app.errors import UpstreamBroken, UpstreamTimeout
 from app.upstream.chunks import ChunkReader
-from app.upstream.response_head import END, Head, parse_head
+from app.upstream.dialer import Address, dial
+from app.upstream.resolver import Resolver
+from app.upstream.response_head import Head, HeadReader
 
 _poll = get_original("select", "poll")
 
 _READ_BYTES = 1 << 16
-_MAX_HEAD_BYTES = 1 << 16
-
-
-class Address(NamedTuple):
-    """Where a model server listens."""
-
-    host: str
-    port: int
-    tls: bool = False
+_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+_RACE_S = 0.01
+"""How long after a request a reset shows that its server closed the connection at the same moment, without reading."""
+_AGE_JITTER = 0.1
 
 
 class ConnectionClosedUnanswered(Exception):
-    """A connection that was used before was closed before a byte of the response came."""
+    """A connection that was used before was closed before a byte of the response came. The request may be repeated."""
 
 
 class Connection:
@@ -53,13 +51,19 @@ class Connection:
         "_deadline",
         "_keep",
         "_left",
+        "_sent",
+        "_sent_at",
         "_socket",
         "_timeouts",
+        "_unsent",
+        "expires_at",
+        "first_byte_at",
+        "host",
         "idle_since",
         "used_before",
     )
 
-    def __init__(self, address: Address, timeouts: Timeouts, deadline: float) -> None:
+    def __init__(self, address: Address, timeouts: Timeouts, deadline: float, resolver: Resolver) -> None:
         """Connect. Raises UpstreamUnreachable, or UpstreamTimeout when no time is left."""
         self._timeouts = timeouts
         self._deadline = deadline
@@ -67,37 +71,24 @@ class Connection:
         self._chunked = False
         self._keep = False
         self._left: int | None = 0
+        self._sent_at = 0.0
+        self._sent = 0
+        self._unsent: bytes | memoryview = b""
+        self.first_byte_at: float | None = None
+        """When the first byte of the body came, in seconds of time.monotonic(). None: none has come."""
         self.used_before = False
         self.idle_since = 0.0
-        within = min(timeouts.connect_s, deadline - time.monotonic())
+        now = time.monotonic()
+        within = min(timeouts.connect_s, deadline - now)
         if within <= 0:
             raise UpstreamTimeout(f"no response within {timeouts.total_s:g} s in total")
-        try:
-            with gevent.Timeout(within, TimeoutError):  # name lookup, every address, and TLS together
-                self._connect(address, within)
-        except TimeoutError as error:
-            raise UpstreamUnreachable(f"{_name(address)}: not connected within {within:.3g} s") from error
-        except (OSError, UnicodeError) as error:  # the latter for a host name that IDNA can't encode
-            raise UpstreamUnreachable(f"{_name(address)}: {error}") from error
-
-    def _connect(self, address: Address, within: float) -> None:
-        sock = socket.create_connection((address.host, address.port), within)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if address.tls:
-                sock = tls = _tls_context().wrap_socket(
-                    sock,
-                    server_hostname=address.host,
-                    do_handshake_on_connect=False,
-                    suppress_ragged_eofs=False,  # without TLS's own end, a response may be cut short
-                )
-                tls.do_handshake()
-            self._arrivals = _poll()
-            self._arrivals.register(sock.fileno(), select.POLLIN)
-            self._socket = TimedSocket(sock)
-        except BaseException:
-            sock.close()
-            raise
+        # Connections that were made together must not be renewed together.
+        age_s = timeouts.connection_max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311
+        self.expires_at = now + age_s
+        self._socket, self.host = dial(address, resolver, within)
+        """`host` is the IP address of the other side."""
+        self._arrivals = _poll()
+        self._arrivals.register(self._socket.sock.fileno(), select.POLLIN)
 
     def __repr__(self) -> str:
         descriptor = self._socket.sock.fileno()
@@ -111,11 +102,18 @@ class Connection:
         """
         self._timeouts = timeouts
         self._deadline = deadline
+        self._sent_at = time.monotonic()
+        self.first_byte_at = None
         try:
+            if self._sent_at >= deadline:
+                raise self._timed_out("", 0, in_total=True)
             try:
-                self._send(request)
+                sent = self._socket.send_now(request)
+                if sent < len(request):
+                    self._unsent = memoryview(request)[sent:]
             except OSError:
-                pass  # it may have responded before it hung up: 413 to a long body
+                sent = 0  # it may have responded before it hung up: 408, or 413 to a long body
+            self._sent = sent
             return self._read_head(method)
         except BaseException:
             self.close()
@@ -132,10 +130,6 @@ class Connection:
             self.close()
             raise
 
-    def whole(self) -> bytes:
-        """Returns the whole body. Raises UpstreamTimeout or UpstreamBroken."""
-        return b"".join(self.body())
-
     def may_be_kept(self) -> bool:
         """Whether the response was read to its end and another request may follow."""
         return self._keep and self._left == 0 and not self._buffer
@@ -149,83 +143,111 @@ class Connection:
         self._keep = False
         self._socket.close()
 
-    def _send(self, request: bytes) -> None:
-        sent = self._send_some(request)
-        while sent < len(request):
-            sent += self._send_some(memoryview(request)[sent:])
+    def _send_rest(self) -> bytes | None:
+        """Send what is left of the request. Returns what comes of the response meanwhile, or None once all is sent."""
+        idle_s = self._timeouts.idle_s
+        while self._unsent:
+            left = self._deadline - time.monotonic()
+            try:
+                if left <= 0:
+                    raise TimeoutError
+                sent = self._socket.send_now(self._unsent)
+                self._sent += sent
+                self._unsent = self._unsent[sent:]
+                data = None if sent else self._socket.recv_unless_writable(_READ_BYTES, min(idle_s, left))
+            except TimeoutError as error:
+                raise self._timed_out("the request was not taken", idle_s, in_total=left < idle_s) from error
+            except OSError:  # as in `exchange`
+                self._unsent = b""
+                break
+            if data is not None:
+                return data
+        self._sent_at = time.monotonic()
+        return None
 
-    def _send_some(self, data: bytes | memoryview) -> int:
-        within = self._within(self._timeouts.idle_s)
+    def _receive(self, what: str, *, first: bool = False) -> bytes:
+        """Returns more of the response, b"" at its end. `first`: waits for the first byte, within `first_byte_s`."""
+        if self._unsent and (early := self._send_rest()) is not None:
+            return early
+        now = time.monotonic()
+        seconds = self._timeouts.first_byte_s if first else self._timeouts.idle_s
+        limit = self._sent_at + seconds - now if first else seconds
+        left = self._deadline - now
         try:
-            return self._socket.send(data, within)
+            if limit <= 0 or left <= 0:
+                raise TimeoutError
+            return self._socket.recv(_READ_BYTES, min(limit, left))
         except TimeoutError as error:
-            raise self._timed_out("the request was not taken", self._timeouts.idle_s, within) from error
-
-    def _receive(self, seconds: float, what: str) -> bytes:
-        """Returns more of the response, b"" at its end."""
-        within = self._within(seconds)
-        try:
-            return self._socket.recv(_READ_BYTES, within)
-        except TimeoutError as error:
-            raise self._timed_out(what, seconds, within) from error
+            raise self._timed_out(what, seconds, in_total=left < limit) from error
         except OSError as error:
             raise UpstreamBroken(f"the connection broke: {error}") from error
 
-    def _within(self, seconds: float) -> float:
-        """Returns how much of these seconds the total timeout leaves."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise self._timed_out("", seconds, left)
-        return min(seconds, left)
-
-    def _timed_out(self, what: str, seconds: float, within: float) -> UpstreamTimeout:
-        if within < seconds:
+    def _timed_out(self, what: str, seconds: float, *, in_total: bool) -> UpstreamTimeout:
+        if in_total:
             return UpstreamTimeout(f"not done within {self._timeouts.total_s:g} s in total")
         return UpstreamTimeout(f"{what} within {seconds:g} s")
 
     def _read_head(self, method: str) -> Head:
-        buffer = b""
-        unanswered = self.used_before
-        while True:
+        reader = HeadReader(method)
+        head = None
+        while head is None:
             try:
-                buffer += self._more_of_head(begun=bool(buffer))
-            except UpstreamBroken:
-                if unanswered:
-                    raise ConnectionClosedUnanswered from None
+                head = reader.feed(self._more_of_head(reader))
+            except UpstreamBroken as error:
+                if self.used_before and not reader.heard and self._may_be_repeated(method):
+                    raise ConnectionClosedUnanswered from error
                 raise
-            unanswered = False
-            end = buffer.find(END)
-            while 0 <= end <= _MAX_HEAD_BYTES:
-                head = parse_head(buffer[:end], method)
-                buffer = buffer[end + len(END) :]
-                if head.status >= 200:
-                    self._buffer, self._left, self._chunked, self._keep = buffer, head.length, head.chunked, head.keep
-                    return head
-                if head.status == 101:
-                    raise UpstreamBroken("it switched protocols without a request to do so")
-                end = buffer.find(END)  # after 100 Continue or 103 Early Hints the response is still to come
-            if end >= 0 or len(buffer) - len(END) >= _MAX_HEAD_BYTES:
-                raise UpstreamBroken(f"the head of the response is longer than {_MAX_HEAD_BYTES} bytes")
+        self._buffer, self._left, self._chunked, self._keep = reader.rest, head.length, head.chunked, head.keep
+        if self._unsent:
+            # The server may not read the rest, so no other request can follow on this connection. After an error or a
+            # redirection nothing more is sent. A server that has accepted the request may read and respond in turn.
+            self._keep = False
+            if head.status >= 300:
+                self._unsent = b""
+                self._sent_at = time.monotonic()
+        return head
 
-    def _more_of_head(self, *, begun: bool) -> bytes:
-        if begun:
-            data = self._receive(self._timeouts.idle_s, "nothing more of the head of the response")
+    def _more_of_head(self, reader: HeadReader) -> bytes:
+        if reader.begun:
+            data = self._receive("nothing more of the head of the response")
         else:
-            data = self._receive(self._timeouts.first_byte_s, "no first byte of a response")
+            data = self._receive("no first byte of a response", first=True)
         if not data:
             raise UpstreamBroken("it hung up before the head of the response was complete")
         return data
+
+    def _may_be_repeated(self, method: str) -> bool:
+        """Whether a request whose connection ended without a response can be sent again (RFC 9110 section 9.2.2).
+
+        A safe request can. Any other can if the server has not read it. TCP tells that in two ways:
+
+        - **Nothing of it is acknowledged**: the connection was closed before the request came, as servers do with idle
+          ones, and the server's kernel discards it. A server that crashes on a request has acknowledged it, because its
+          FIN acknowledges all that came before. (Its reset does not, and Linux delays acknowledgements by 40 ms. So a
+          server that reads a request and resets the connection within that time can't be told apart.)
+        - **A reset within `_RACE_S`**: a kernel sends it, also after a FIN, when a connection is closed with something
+          unread. A later one may come from a server, or a proxy before it, that gave up its work.
+        """
+        if method in _SAFE_METHODS or self._socket.unacknowledged() >= self._sent:
+            return True
+        while time.monotonic() <= self._sent_at + _RACE_S:
+            if any(events & (select.POLLERR | select.POLLHUP) for _, events in self._arrivals.poll(0)):
+                return True
+            gevent.sleep(0.001)
+        return False
 
     def _plain(self) -> Iterator[bytes]:
         """Yields a body of known length, or one up to the end of the connection."""
         while self._left != 0:
             data, self._buffer = self._buffer, b""
-            data = data or self._receive(self._timeouts.idle_s, "nothing more of the response")
+            data = data or self._more_of_body()
             if not data:
                 if self._left is None:
                     self._left = 0
                     return
                 raise UpstreamBroken(f"it hung up {self._left} bytes before the end of the response")
+            if self.first_byte_at is None:
+                self.first_byte_at = time.monotonic()
             if self._left is not None:
                 data, self._buffer = data[: self._left], data[self._left :]
                 self._left -= len(data)
@@ -240,21 +262,16 @@ class Connection:
             if reader.ended:
                 self._left, self._buffer = 0, reader.rest
             if content:
+                if self.first_byte_at is None:
+                    self.first_byte_at = time.monotonic()
                 yield content
             if reader.ended:
                 return
-            data = self._receive(self._timeouts.idle_s, "nothing more of the response")
+            data = self._more_of_body()
             if not data:
                 raise UpstreamBroken("it hung up before the last chunk of the response")
 
-
-@cache
-def _tls_context() -> ssl.SSLContext:
-    """Certificates are verified against the system's authorities, or those of SSL_CERT_FILE."""
-    context = ssl.create_default_context()
-    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # set by Python before 3.11.4; see suppress_ragged_eofs above
-    return context
-
-
-def _name(address: Address) -> str:
-    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+    def _more_of_body(self) -> bytes:
+        if self.first_byte_at is None:
+            return self._receive("no first byte of the response's body", first=True)
+        return self._receive("nothing more of the response")

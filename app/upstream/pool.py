@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken
-from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered
+from app.upstream.connection import Connection, ConnectionClosedUnanswered
+from app.upstream.dialer import Address
+from app.upstream.resolver import Resolver
 from app.upstream.response_head import Head
 
 MAX_IDLE = 256
@@ -26,18 +28,15 @@ class Response:
     def __repr__(self) -> str:
         return f"<Response {self.head.status} {'closed' if self._connection is None else 'open'}>"
 
+    @property
+    def first_byte_at(self) -> float | None:
+        """When the first byte of the body came, in seconds of time.monotonic(). None: none has come."""
+        return None if self._connection is None else self._connection.first_byte_at
+
     def body(self) -> Iterator[bytes]:
         """Yields the pieces as they come. Raises UpstreamTimeout or UpstreamBroken."""
         assert self._connection is not None
         return self._connection.body()
-
-    def whole(self) -> bytes:
-        """Returns the whole body and closes the response. Raises UpstreamTimeout or UpstreamBroken."""
-        assert self._connection is not None
-        try:
-            return self._connection.whole()
-        finally:
-            self.close()
 
     def close(self) -> None:
         """Keep the connection if the response was read to its end, else close it. May be called again."""
@@ -47,32 +46,43 @@ class Response:
 
 
 class Pool:
-    """At most `MAX_IDLE` idle connections, none idle for longer than `MAX_IDLE_S`. The one used last is used next."""
+    """At most `MAX_IDLE` idle connections, none idle for longer than `MAX_IDLE_S`. The one used last is used next.
 
-    def __init__(self, address: Address) -> None:
+    A connection is not kept when it is older than `connection_max_age_s`, or when the name no longer has the address
+    that it is to: the model server may have moved.
+    """
+
+    def __init__(self, address: Address, resolver: Resolver) -> None:
         self._address = address
+        self._resolver = resolver
         self._idle: deque[Connection] = deque()
+        self._hosts: frozenset[str] = frozenset()
+        """The addresses of the name, when they were last looked at; empty if they are not known."""
+        self._in_use = False
+        """Whether a connection was given back since then."""
         self._closed = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._idle)} idle"
-        return f"<Pool {self._address.host}:{self._address.port} {state}>"
+        return f"<Pool {self._address} {state}>"
 
     def send(
-        self, request: bytes, method: str, timeouts: Timeouts, deadline: float, on_stale: Callable[[], object]
+        self, request: bytes, method: str, timeouts: Timeouts, deadline: float, may_repeat: Callable[[], bool]
     ) -> Response:
         """Send a request, on an idle connection if one is usable. Returns as soon as the head is there.
 
-        `deadline` is in seconds of time.monotonic(). A server may close an idle connection at any moment: then
-        `on_stale` is called, and the request is sent on a new one. Raises an UpstreamError.
+        `deadline` is in seconds of time.monotonic(). A server may close an idle connection at any moment. If the
+        request can't have been processed then and `may_repeat` returns true, it is sent on a new connection. Raises an
+        UpstreamError.
         """
         connection = self._take()
         if connection is not None:
             try:
                 return Response(connection.exchange(request, method, timeouts, deadline), connection, self)
-            except ConnectionClosedUnanswered:
-                on_stale()
-        connection = Connection(self._address, timeouts, deadline)
+            except ConnectionClosedUnanswered as error:
+                if not may_repeat():
+                    raise UpstreamBroken("it closed a kept connection, and the retry budget is used up") from error
+        connection = Connection(self._address, timeouts, deadline, self._resolver)
         try:
             return Response(connection.exchange(request, method, timeouts, deadline), connection, self)
         except ConnectionClosedUnanswered as error:  # never of a new one
@@ -80,18 +90,30 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection if it may be kept, else close it."""
-        if self._closed or not connection.may_be_kept() or len(self._idle) >= MAX_IDLE:
+        self._in_use = True
+        now = time.monotonic()
+        if (
+            self._closed
+            or not connection.may_be_kept()
+            or len(self._idle) >= MAX_IDLE
+            or self._is_outdated(connection, now)
+        ):
             connection.close()
             return
         connection.used_before = True
-        connection.idle_since = time.monotonic()
+        connection.idle_since = now
         self._idle.append(connection)
 
     def prune(self) -> None:
-        """Close connections that have been idle for too long."""
-        oldest = time.monotonic() - MAX_IDLE_S
-        while self._idle and self._idle[0].idle_since < oldest:
-            self._idle.popleft().close()
+        """Close connections that are outdated or have been idle for too long. To be called every second or so."""
+        self._close_idle()
+        if self._idle or self._in_use:
+            self._in_use = False
+            self._hosts = self._resolver.hosts(self._address.host)
+            now = time.monotonic()
+            for connection in [one for one in self._idle if self._is_outdated(one, now)]:
+                self._idle.remove(connection)
+                connection.close()
 
     def close(self) -> None:
         """Close the idle connections, and keep none from now on."""
@@ -99,8 +121,16 @@ class Pool:
         while self._idle:
             self._idle.pop().close()
 
+    def _is_outdated(self, connection: Connection, now: float) -> bool:
+        return now >= connection.expires_at or (bool(self._hosts) and connection.host not in self._hosts)
+
+    def _close_idle(self) -> None:
+        oldest = time.monotonic() - MAX_IDLE_S
+        while self._idle and self._idle[0].idle_since < oldest:
+            self._idle.popleft().close()
+
     def _take(self) -> Connection | None:
-        self.prune()
+        self._close_idle()
         while self._idle:
             connection = self._idle.pop()
             if connection.is_quiet():

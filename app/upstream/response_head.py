@@ -10,8 +10,8 @@ from typing import NamedTuple
 from app.errors import UpstreamBroken
 from app.net.http_fields import FIELD_VALUE, FIELDS, Headers
 
-END = b"\r\n\r\n"
-"""What follows the last field."""
+_END = b"\r\n\r\n"
+MAX_BYTES = 1 << 16
 _STATUS_LINE = rb"HTTP/1\.([01]) ([1-5]\d\d)(?: " + FIELD_VALUE.encode() + rb")?"
 _HEAD = re.compile(_STATUS_LINE + b"(" + FIELDS.encode() + b")")
 _FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
@@ -31,8 +31,66 @@ class Head(NamedTuple):
     """Whether the connection may serve another request after this response."""
 
 
+class HeadReader:
+    """Returns the head of the final response out of the pieces that it is fed; interim ones (1xx) are skipped.
+
+    The work is linear in the number of bytes, however they are cut: none is copied or searched again for each piece.
+    """
+
+    __slots__ = ("_buffer", "_interim_bytes", "_method", "begun", "heard", "rest")
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._buffer: bytearray | None = None  # made for what does not come in one piece
+        self._interim_bytes = 0
+        self.heard = False
+        """Whether anything came at all."""
+        self.begun = False
+        """Whether a part of a head is there."""
+        self.rest = b""
+        """The bytes that follow the head."""
+
+    def feed(self, data: bytes) -> Head | None:
+        """Returns the head once it is complete. Raises UpstreamBroken."""
+        self.heard = True
+        if self._buffer is None:
+            end = data.find(_END)
+            if 0 <= end <= MAX_BYTES:  # nearly always: the whole head in one piece
+                head = parse_head(data[:end], self._method)
+                if head.status >= 200:
+                    self.rest = data[end + len(_END) :]
+                    return head
+            self._buffer = bytearray()
+        return self._continue(self._buffer, data)
+
+    def _continue(self, buffer: bytearray, data: bytes) -> Head | None:
+        begin, search = 0, max(0, len(buffer) - len(_END) + 1)
+        buffer += data
+        while (end := buffer.find(_END, search)) >= 0 and end - begin <= MAX_BYTES:
+            head = parse_head(bytes(buffer[begin:end]), self._method)
+            after = end + len(_END)
+            if head.status >= 200:
+                self.rest = bytes(buffer[after:])
+                return head
+            self._skip(head, after - begin)
+            begin = search = after
+        if end >= 0 or len(buffer) - begin - len(_END) >= MAX_BYTES:
+            raise UpstreamBroken(f"the head of the response is longer than {MAX_BYTES} bytes")
+        del buffer[:begin]
+        self.begun = bool(buffer)
+        return None
+
+    def _skip(self, head: Head, size: int) -> None:
+        """After 100 Continue or 103 Early Hints the response is still to come."""
+        if head.status == 101:
+            raise UpstreamBroken("it switched protocols without a request to do so")
+        self._interim_bytes += size
+        if self._interim_bytes > MAX_BYTES:
+            raise UpstreamBroken(f"the interim responses (1xx) are longer than {MAX_BYTES} bytes together")
+
+
 def parse_head(data: bytes, method: str) -> Head:
-    """Parse the head, without END, of the response to a request of this method. Raises UpstreamBroken."""
+    """Parse the head of the response to a request of this method, without the empty line. Raises UpstreamBroken."""
     found = _HEAD.fullmatch(data)
     if found is None:
         is_http = re.match(_STATUS_LINE + rb"(\r\n|\Z)", data)

@@ -50,8 +50,9 @@ import gevent  # noqa: E402
 from gevent.server import StreamServer  # noqa: E402
 
 from app.config.route_schema import Timeouts  # noqa: E402
-from app.upstream.connection import Address  # noqa: E402
+from app.upstream.dialer import Address  # noqa: E402
 from app.upstream.pool import Pool  # noqa: E402
+from app.upstream.resolver import Resolver  # noqa: E402
 from tests.bench.machine import raise_file_limit  # noqa: E402
 from tests.bench.options import at_least  # noqa: E402
 from tests.bench.table import print_cells, ratio  # noqa: E402
@@ -155,12 +156,12 @@ def request(port: int, path: str) -> bytes:
 
 def own(port: int, path: str, stack: ExitStack) -> Ask:
     """Our own."""
-    pool = Pool(Address(HOST, port))
+    pool = Pool(Address(HOST, port), Resolver())
     stack.callback(pool.close)
 
     def ask() -> Iterator[bytes]:
         deadline = time.monotonic() + TIMEOUTS.total_s
-        answer = pool.send(request(port, path), "POST", TIMEOUTS, deadline, on_stale=lambda: None)
+        answer = pool.send(request(port, path), "POST", TIMEOUTS, deadline, may_repeat=lambda: True)
         try:
             yield from answer.body()
         finally:

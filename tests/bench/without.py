@@ -10,6 +10,8 @@ _CONFIGURATION = Path(__file__).parents[2] / "gunicorn.conf.py"
 exec(compile(_CONFIGURATION.read_text(), str(_CONFIGURATION), "exec"))  # first: it patches the standard library
 
 import gc  # noqa: E402
+import socket  # noqa: E402
+import ssl  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -19,13 +21,15 @@ from app.observability.metric_cells import Count, Distribution  # noqa: E402
 from app.server import client_connection  # noqa: E402
 from app.server.fast_path import FastPath  # noqa: E402
 from app.server.pacing import RequestPacer  # noqa: E402
-from app.upstream import connection as upstream_connection  # noqa: E402
+from app.upstream import dialer  # noqa: E402
 
 
 class GeventsOwn:
     """In the place of TimedSocket: gevent's socket, which tries first, and makes a Timeout for each wait."""
 
     def __init__(self, sock: Any) -> None:
+        if not isinstance(sock, (socket.socket, ssl.SSLSocket)):  # to a model server, not gevent's yet
+            sock = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self.sock = sock
         self.close = sock.close
 
@@ -39,10 +43,13 @@ class GeventsOwn:
         sent: int = self.sock.send(data)
         return sent
 
+    def send_now(self, data: bytes | memoryview) -> int:
+        return self.send(data, 60)
+
 
 def _timed_sockets() -> None:
     _put(client_connection, "TimedSocket", GeventsOwn)
-    _put(upstream_connection, "TimedSocket", GeventsOwn)
+    _put(dialer, "TimedSocket", GeventsOwn)
 
 
 def _metric_cells() -> None:

@@ -22,7 +22,7 @@ from app.errors import RouterError
 from app.observability import metrics as metrics_module
 from app.routing import attempt, health_checks, outlier_detection, remote_model, retry_budget, route_store
 from app.shared_memory import counters
-from app.upstream import pool
+from app.upstream import dialer, pool, resolver, response_head
 from tests.support.malformed import MALFORMED
 
 FAMILIES = [one for one in vars(metrics_module).values() if isinstance(one, metrics_module.Family)]
@@ -149,6 +149,15 @@ def fixed_values() -> list[str]:
         ("Most endpoints and models together", f"{counters.MAX_IDS}"),
         ("Largest response that is read to its end before it is sent", f"{attempt._READ_WHOLE_BYTES >> 10} KiB"),
         ("Most idle connections of a worker to an endpoint", idle),
+        ("Age at which the addresses of a name are looked up again", f"{resolver.FRESH_S:g} s"),
+        (
+            "Most addresses of a name that a request tries",
+            f"{dialer.MOST_ADDRESSES}, at most {dialer.DELAY_S:g} s apart",
+        ),
+        (
+            "Longest head of a response, longest interim responses together, longest trailer",
+            f"{response_head.MAX_BYTES >> 10} KiB each",
+        ),
         ("Reserve of a retry budget", f"{retry_budget._RESERVE_MILLI // 1000} retries"),
         ("Statuses after which a request is retried", _listed(remote_model._RETRIED_STATUSES)),
         ("Statuses that count as failures of an endpoint", _listed(attempt._FAILURES)),

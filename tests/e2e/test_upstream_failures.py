@@ -364,7 +364,15 @@ def test_endpoint_that_is_killed_and_comes_back_under_load(start: Start, serve: 
 
 
 def test_reused_connection_that_was_closed_is_replaced(start: Start, serve: Serve, routes: Routes) -> None:
-    """A server that closes idle connections, or just when a request comes, costs no client anything."""
+    """A server that closes connections after a response without a word costs no client anything, nor a second POST."""
+    upstream = serve(lambda seen, reply: reply.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"))  # kept, it says
+    router = start(ROUTES_FILE=routes(model(upstream)), WEB_CONCURRENCY=1)
+    assert [chat(router).status_code for _ in range(100)] == [200] * 100
+    assert len(upstream.seen) == 100
+
+
+def test_repeats_on_closed_connections_are_counted(start: Start, serve: Serve, routes: Routes) -> None:
+    """A safe request is repeated whatever its server had read, each at the cost of the retry budget."""
     count = 0
 
     def answer(seen: Seen, reply: Reply) -> None:
@@ -376,7 +384,10 @@ def test_reused_connection_that_was_closed_is_replaced(start: Start, serve: Serv
             reply.raw(b"")  # closed when the next request is there
 
     upstream = serve(answer)
-    router = start(ROUTES_FILE=routes(model(upstream)), WEB_CONCURRENCY=1)
-    assert [chat(router).status_code for _ in range(10)] == [200] * 10
-    assert router.metrics()['router_retries_total{reason="stale_connection"}'] >= 5
-    assert json.loads(upstream.seen[0].body)["model"] == "m"
+    router = start(ROUTES_FILE=routes(model(upstream, protocol="v2", retry_budget=0.01)), WEB_CONCURRENCY=1)
+    statuses = [requests.get(f"{router.url}/v2/models/m", timeout=20).status_code for _ in range(30)]
+    retries = router.metrics()['router_retries_total{reason="stale_connection"}']
+    assert retries == 10  # the reserve
+    assert statuses.count(502) >= 5
+    assert statuses.count(200) + statuses.count(502) == 30
+    assert len(upstream.seen) == 30 + retries

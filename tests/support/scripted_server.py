@@ -4,6 +4,7 @@ A script is a function of a `Peer`. When it returns, the server waits until the 
 block fails if a client hasn't, and raises what went wrong in a script. So every test shows that nothing leaks.
 """
 
+import select
 import socket
 import ssl
 import struct
@@ -35,14 +36,20 @@ class Peer:
         self._note(head)
         return head
 
-    def read_request(self) -> bytes:
-        """A whole request; answers its body."""
+    def read_request(self, after_head: Callable[[], object] = lambda: None) -> bytes:
+        """A whole request; answers its body. `after_head` is called before the body is read."""
         head = self.read_head().lower()
+        after_head()
         _, _, length = head.partition(b"content-length: ")
         left = int(length.partition(b"\r\n")[0] or b"0")
-        while len(self._buffer) < left:
+        pieces, have = [self._buffer], len(self._buffer)
+        while have < left:
+            self._buffer = b""
             self._read()
-        body, self._buffer = self._buffer[:left], self._buffer[left:]
+            pieces.append(self._buffer)
+            have += len(self._buffer)
+        whole = b"".join(pieces)
+        body, self._buffer = whole[:left], whole[left:]
         return body
 
     def _read(self) -> None:
@@ -66,6 +73,14 @@ class Peer:
                 self._sock.sendall(piece)
         except _GONE:
             pass
+
+    def wait_readable(self, seconds: float = TIMEOUT_S) -> bool:
+        """Whether something comes within this time. It is not read."""
+        return bool(select.select([self._sock], [], [], seconds)[0])
+
+    def shut_down(self) -> None:
+        """Send FIN, and leave the other direction open."""
+        self._sock.shutdown(socket.SHUT_WR)
 
     def say_goodbye(self) -> None:
         """End TLS in its own words, then hang up."""
@@ -146,11 +161,13 @@ class ScriptedServer:
     The last script serves all connections that follow.
     """
 
-    def __init__(self, *scripts: Script, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *scripts: Script, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.host = host
         self._scripts = scripts
         self._tls = tls
-        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.port: int = self._listener.getsockname()[1]
         self.seen: list[tuple[int, bytes]] = []
         """The head of every request, and which connection it came on, counted from 0."""

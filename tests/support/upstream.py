@@ -71,7 +71,7 @@ def send_empty(seen: Seen, reply: Reply) -> None:
 class Upstream:
     """`with Upstream(answer) as upstream:` serves on a free port, or on `port`, with a thread for each connection."""
 
-    def __init__(self, answer: Answer = send_empty, port: int = 0) -> None:
+    def __init__(self, answer: Answer = send_empty, port: int = 0, host: str = "127.0.0.1") -> None:
         self.answer = answer
         self.seen: list[Seen] = []
         self.checks = 0
@@ -118,9 +118,9 @@ class Upstream:
             def handle_error(self, request: object, client_address: object) -> None:
                 """The router may hang up at any moment."""
 
-        self._server = Server(("127.0.0.1", port), Handler)
+        self._server = Server((host, port), Handler)
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> "Upstream":

@@ -238,13 +238,13 @@ def test_health_path_is_the_protocols(server: Server, monkeypatch: pytest.Monkey
     """An endpoint whose route names no path is checked at the protocol's."""
     checked = []
 
-    def note(endpoint: routes.Endpoint, path: str, timeout_s: float) -> None:
+    def note(endpoint: routes.Endpoint, path: str, timeout_s: float, resolver: object) -> None:
         checked.append((endpoint.url, path))
 
     monkeypatch.setattr(health_checks, "check_endpoint", note)
     endpoint = routes.Endpoint(url="http://127.0.0.1:1")
     model = routes.Model(name="toy", protocol="toy", versions=(routes.Version(endpoints=(endpoint,)),))
-    registry: Any = SimpleNamespace(checks=lambda: [(endpoint, 0, model)])
+    registry: Any = SimpleNamespace(checks=lambda: [(endpoint, 0, model)], resolver=None)
     outliers: Any = SimpleNamespace(set_healthy=lambda shared_id, *, healthy: False)
     health_checks.HealthChecks(registry, outliers).run_due(lambda run, *arguments: run(*arguments))
     assert checked == [("http://127.0.0.1:1", "/toy/health")]

@@ -61,7 +61,10 @@ MEMBERS = [
     ("timeouts = { idle_s = 86401 }", ".timeouts.idle_s must be a number, above 0, up to 86400"),
     ("timeouts = { connect_s = 9, total_s = 8 }", ".timeouts.connect_s is 9: it must be at most total_s, 8"),
     ("timeouts = { total_s = 4 }", ".timeouts.total_s is 4: it must be at least connect_s, 5"),
-    ("timeouts = { idle = 4 }", ".timeouts.idle is no member: connect_s, first_byte_s, idle_s, total_s may be there"),
+    (
+        "timeouts = { idle = 4 }",
+        ".timeouts.idle is no member: connect_s, first_byte_s, idle_s, total_s, connection_max_age_s may be there",
+    ),
     ("ejection = { base_s = 301 }", ".ejection.base_s is 301: it must be at most max_s, 300"),
     ("ejection = { max_s = 1 }", ".ejection.max_s is 1: it must be at least base_s, 5"),
     ("ejection = { failure_rate = 0 }", ".ejection.failure_rate must be a number, above 0, up to 1"),

@@ -1,5 +1,6 @@
 """Chunked bodies: cut anywhere they read alike, and what isn't exactly one is refused."""
 
+import time
 from itertools import combinations_with_replacement, pairwise
 
 import pytest
@@ -157,6 +158,21 @@ def test_content_is_given_as_it_comes() -> None:
     assert reader.feed(b"second") == b"second"
     assert reader.feed(b"x" * (255 - 11) + b"\r\n2\r\ny") == b"x" * (255 - 11) + b"y"
     assert not reader.ended
+
+
+@pytest.mark.alone
+def test_trailer_that_drips_costs_the_same_for_each_byte() -> None:
+    """The work for a byte of a trailer does not grow with what came before it, or one server could hold a core."""
+
+    def cost(before: int) -> float:
+        reader = ChunkReader()
+        reader.feed(b"0\r\nX: " + b"a" * before)
+        began = time.thread_time()
+        for _ in range(2000):
+            reader.feed(b"a")
+        return time.thread_time() - began
+
+    assert min(cost(60_000) for _ in range(5)) < 5 * max(cost(100) for _ in range(5))
 
 
 EXTENSIONS = st.sampled_from([b"", b";", b";a", b" ;a=1", b';q="v w"', b" "])

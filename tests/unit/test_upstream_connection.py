@@ -7,11 +7,11 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import gevent
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -20,8 +20,11 @@ from app.config.route_schema import Timeouts
 from app.errors import ClientGone, UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from app.net.timed_socket import TimedSocket
 from app.upstream import connection as connection_module
-from app.upstream.connection import Address, Connection, ConnectionClosedUnanswered
-from app.upstream.response_head import Head
+from app.upstream import dialer as dialer_module
+from app.upstream.connection import Connection, ConnectionClosedUnanswered
+from app.upstream.dialer import Address
+from app.upstream.resolver import Resolver
+from app.upstream.response_head import Head, HeadReader
 from tests.support.certificates import Key, certificate
 from tests.support.scripted_server import (
     Peer,
@@ -56,7 +59,12 @@ def connect(
     server: ScriptedServer, timeouts: Timeouts = GENEROUS, *, host: str | None = None, tls: bool = False
 ) -> Connection:
     """A connection to the server."""
-    return Connection(Address(host or server.host, server.port, tls), timeouts, time.monotonic() + timeouts.total_s)
+    return connect_to(Address(host or server.host, server.port, tls), timeouts)
+
+
+def connect_to(address: Address, timeouts: Timeouts = GENEROUS, resolver: Resolver | None = None) -> Connection:
+    """A connection to this address."""
+    return Connection(address, timeouts, time.monotonic() + timeouts.total_s, resolver or Resolver())
 
 
 def ask(
@@ -369,7 +377,24 @@ WAITS = [
     ("first byte", b"", "first_byte_s", "no first byte of a response within 0.05 s"),
     ("first byte after 100", b"HTTP/1.1 100 C\r\n\r\n", "first_byte_s", "no first byte of a response within 0.05 s"),
     ("rest of the head", b"HTTP/1.1", "idle_s", "nothing more of the head of the response within 0.05 s"),
-    ("first piece", OK + b"content-length: 9\r\n\r\n", "idle_s", "nothing more of the response within 0.05 s"),
+    (
+        "first piece",
+        OK + b"content-length: 9\r\n\r\n",
+        "first_byte_s",
+        "no first byte of the response's body within 0.05 s",
+    ),
+    (
+        "first piece of a stream",
+        OK + b"\r\n",
+        "first_byte_s",
+        "no first byte of the response's body within 0.05 s",
+    ),
+    (
+        "first byte of a chunk",
+        OK + b"transfer-encoding: chunked\r\n\r\n9\r\n",
+        "first_byte_s",
+        "no first byte of the response's body within 0.05 s",
+    ),
     ("rest of a body", OK + b"content-length: 9\r\n\r\nx", "idle_s", "nothing more of the response within 0.05 s"),
     ("rest of a stream", OK + b"\r\nx", "idle_s", "nothing more of the response within 0.05 s"),
     (
@@ -401,16 +426,87 @@ def test_every_wait_has_its_own_time(sent: bytes, which: str, message: str, used
     assert failure(answer(sent), UpstreamTimeout, timeouts=limits(**{which: 0.05}), used=used) == message
 
 
-@pytest.mark.parametrize("head", [OK, OK + b"\r\n", OK + b"transfer-encoding: chunked\r\n\r\n"])
-def test_answer_that_never_ends_is_cut_off(head: bytes) -> None:
-    """A server that goes on for ever is never idle, but the time in total runs out all the same."""
-    piece = b"1\r\nx\r\n" if b"chunked" in head else b"HTTP/1.1 100 C\r\n\r\n" if head == OK else b"x"
+def test_interim_responses_are_bounded_together() -> None:
+    """A server that sends interim responses for ever is broken, long before all of its time is over."""
+    script = partial(Peer.send_until_hung_up, piece=b"HTTP/1.1 100 C\r\n\r\n")
+    assert "interim responses (1xx) are longer than 65536 bytes" in failure(script, UpstreamBroken)
+    few = b"HTTP/1.1 102 P\r\n\r\n" * 3000
+    with ScriptedServer(answer(few + EMPTY)) as server:
+        connection = connect(server)
+        assert ask(connection)[0].status == 200
+        connection.close()
+
+
+@pytest.mark.alone
+def test_head_that_drips_costs_the_same_for_each_byte() -> None:
+    """The work for a byte does not grow with what came before it, or one server could hold a core."""
+
+    def cost(before: int) -> float:
+        reader = HeadReader("GET")
+        assert reader.feed(head_of(before)) is None
+        began = time.thread_time()
+        for _ in range(2000):
+            reader.feed(b"a")
+        return time.thread_time() - began
+
+    assert min(cost(60_000) for _ in range(5)) < 5 * max(cost(100) for _ in range(5))
+
+
+# How the body of a stream begins: its head, what is not a byte of the body yet, and its first byte with what follows.
+STREAMS = [
+    (OK + b"transfer-encoding: chunked\r\n\r\n", b"5;ext=", b"1\r\nhello\r\n0\r\n\r\n"),
+    (OK + b"content-length: 5\r\n\r\n", b"", b"hello"),
+    (OK + b"\r\n", b"", b"hello"),
+]
+
+
+@pytest.mark.parametrize(("head", "before", "body"), STREAMS, ids=["chunked", "length", "to the end"])
+def test_first_byte_of_the_body_has_its_own_time(head: bytes, before: bytes, body: bytes) -> None:
+    """`first_byte_s` lasts from the request to the first byte of the body, be the head there at once."""
+    go, timeouts = threading.Event(), limits(idle_s=0.2)
 
     def script(peer: Peer) -> None:
         peer.read_request()
-        if head != OK:
-            peer.send(head)
-        peer.send_until_hung_up(piece)
+        peer.send(head)
+        assert not go.wait(0.3)  # longer than `idle_s`
+        peer.send(before)
+        assert not go.wait(0.3)
+        peer.send(body)
+        peer.close()
+
+    with ScriptedServer(script) as server:
+        connection = connect(server)
+        began = time.monotonic()
+        connection.exchange(GET, "GET", timeouts, time.monotonic() + 20)
+        assert connection.first_byte_at is None
+        assert b"".join(connection.body()) == b"hello"
+        assert connection.first_byte_at is not None
+        assert connection.first_byte_at - began >= 0.6
+        connection.close()
+
+
+def test_first_byte_is_waited_for_from_the_end_of_the_request() -> None:
+    """The time of the head is part of it: head and first byte don't have `first_byte_s` each."""
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        assert not threading.Event().wait(0.9)
+        peer.send(OK + b"transfer-encoding: chunked\r\n\r\n")
+
+    began = time.monotonic()
+    message = failure(script, UpstreamTimeout, timeouts=limits(first_byte_s=1))
+    assert message == "no first byte of the response's body within 1 s"
+    assert time.monotonic() - began < 1.8
+
+
+@pytest.mark.parametrize("head", [OK + b"\r\n", OK + b"transfer-encoding: chunked\r\n\r\n"])
+def test_answer_that_never_ends_is_cut_off(head: bytes) -> None:
+    """A server that goes on for ever is never idle, but the time in total runs out all the same."""
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head)
+        peer.send_until_hung_up(b"1\r\nx\r\n" if b"chunked" in head else b"x")
 
     assert "in total" in failure(script, UpstreamTimeout, timeouts=limits(total_s=0.2))
 
@@ -436,8 +532,8 @@ def test_request_that_is_not_taken_is_given_up(which: str, used: bool) -> None:
 class SlowlyTaken(TimedSocket):
     """A socket of which the kernel never takes more than a little at once."""
 
-    def send(self, data: Any, seconds: float) -> int:
-        return super().send(data[: 1 << 16], seconds)
+    def send_now(self, data: Any) -> int:
+        return super().send_now(data[: 1 << 16])
 
 
 def test_request_that_is_taken_in_small_pieces_has_its_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,7 +544,7 @@ def test_request_that_is_taken_in_small_pieces_has_its_time_too(monkeypatch: pyt
         peer.send(EMPTY)  # the rest is read until the client hangs up
 
     with ScriptedServer(script) as server:
-        monkeypatch.setattr(connection_module, "TimedSocket", SlowlyTaken)
+        monkeypatch.setattr(dialer_module, "TimedSocket", SlowlyTaken)
         connection = connect(server)
         seconds = itertools.count()
         monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
@@ -515,14 +611,14 @@ def test_refused_connection_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(UpstreamUnreachable, match=rf"127\.0\.0\.1:{port}: .*refused"):
-        Connection(Address("127.0.0.1", port), GENEROUS, time.monotonic() + 20)
+        connect_to(Address("127.0.0.1", port))
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "two..dots.invalid", f"{'x' * 64}.invalid", "\udcff.invalid"])
 def test_name_without_an_address_is_unreachable(host: str) -> None:
     """A name that can't be resolved, or is none at all, is a server out of reach and no fault of the router's."""
     with pytest.raises(UpstreamUnreachable):
-        Connection(Address(host, 1), GENEROUS, time.monotonic() + 20)
+        connect_to(Address(host, 1))
 
 
 @pytest.mark.parametrize("which", ["connect_s", "total_s"])
@@ -539,23 +635,16 @@ def test_connecting_takes_no_longer_than_it_may(which: str) -> None:
             waiting[-1].setblocking(False)
             waiting[-1].connect_ex(listener.getsockname())
         with pytest.raises(UpstreamUnreachable, match=r"not connected within 0\.[01]"):
-            Connection(Address(*listener.getsockname()), timeouts, time.monotonic() + timeouts.total_s)
+            connect_to(Address(*listener.getsockname()), timeouts)
         for sock in waiting:
             sock.close()
-
-
-def test_looking_up_a_name_counts_as_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver has no time limit of its own, and every address is tried in turn: connect_s bounds it all together."""
-    monkeypatch.setattr(socket, "create_connection", lambda *_: gevent.sleep(60))
-    with gevent.Timeout(20), pytest.raises(UpstreamUnreachable, match=r"x:1: not connected within 0\.05 s"):
-        Connection(Address("x", 1), limits(connect_s=0.05), time.monotonic() + 20)
 
 
 def test_nothing_is_begun_when_no_time_is_left() -> None:
     """With the time in total used up by earlier attempts, the server is neither connected to nor asked."""
     with ScriptedServer(answer(EMPTY)) as server:
         with pytest.raises(UpstreamTimeout, match="in total"):
-            Connection(Address(server.host, server.port), GENEROUS, time.monotonic())
+            Connection(Address(server.host, server.port), GENEROUS, time.monotonic(), Resolver())
         server.wait_done()
         assert server.connections == 0
         connection = connect(server)
@@ -569,7 +658,7 @@ def test_nothing_is_begun_when_no_time_is_left() -> None:
 def test_client_that_goes_away_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is thrown into a wait for the model server, it is hung up on, so that it stops working for nobody."""
 
-    def gone(*_: object) -> bytes:
+    def gone(*_: object, **__: object) -> bytes:
         raise ClientGone
 
     with ScriptedServer(answer(OK + b"\r\nx"), answer(OK + b"\r\nx")) as server:
@@ -642,9 +731,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def trusting(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Iterator[Certificates]:
     """The authority is trusted, as operators do it: by SSL_CERT_FILE."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
-    connection_module._tls_context.cache_clear()
+    dialer_module._tls_context.cache_clear()
     yield certificates
-    connection_module._tls_context.cache_clear()
+    dialer_module._tls_context.cache_clear()
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
@@ -743,6 +832,108 @@ def test_tls_connection_that_was_closed_while_idle_is_told_apart(trusting: Certi
         connection.used_before = True
         with pytest.raises(ConnectionClosedUnanswered):
             ask(connection)
+
+
+TOO_LONG = b"HTTP/1.1 413 Too Long\r\ncontent-length: 4\r\n\r\nlong"
+EARLY = {
+    "413": (TOO_LONG,),
+    "401, in pieces": (b"HTTP/1.1 401 Un", b"authorized\r\ncontent-length: 4\r\n", b"\r\nlo", b"ng"),
+    "307": (b"HTTP/1.1 307 Elsewhere\r\ncontent-length: 4\r\n\r\nlong",),
+    "413, chunked": (b"HTTP/1.1 413 Too Long\r\ntransfer-encoding: chunked\r\n\r\n4\r\nlong\r\n0\r\n\r\n",),
+    "413 after 100": (b"HTTP/1.1 100 Continue\r\n\r\n", TOO_LONG),
+    "200": (OK + b"content-length: 4\r\n\r\nlong",),
+}
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize(("status", "pieces"), [(int(n[:3]), p) for n, p in EARLY.items()], ids=EARLY)
+def test_early_response_is_read_while_the_request_is_sent(
+    trusting: Certificates, status: int, pieces: tuple[bytes, ...], tls: bool
+) -> None:
+    """A server that responds without reading the body is heard at once (RFC 9112 section 9.5), and then hung up on."""
+    done = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        for piece in pieces:
+            peer.send(piece)
+        assert done.wait(20)  # nothing more is read until the client has heard of it
+
+    with ScriptedServer(script, tls=trusting.good if tls else None) as server:
+        connection = connect(server, tls=tls)
+        head, body = ask(connection, "POST", LONG_REQUEST)
+        assert (head.status, body) == (status, b"long")
+        assert not connection.may_be_kept()
+        connection.close()
+        done.set()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_interim_response_does_not_end_the_request(trusting: Certificates, tls: bool) -> None:
+    """100 Continue and 103 Early Hints come while the request is sent: the rest of it is sent all the same."""
+    taken = []
+
+    def script(peer: Peer) -> None:
+        body = peer.read_request(after_head=lambda: peer.send(b"HTTP/1.1 100 C\r\n\r\n", b"HTTP/1.1 103 E\r\n\r\n"))
+        taken.append(len(body))
+        peer.send(EMPTY)
+
+    with ScriptedServer(script, tls=trusting.good if tls else None) as server:
+        connection = connect(server, tls=tls)
+        assert ask(connection, "POST", LONG_REQUEST)[0].status == 200
+        assert connection.may_be_kept()
+        connection.close()
+    assert taken == [len(LONG_BODY)]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_server_that_responds_while_it_reads_gets_the_whole_request(trusting: Certificates, tls: bool) -> None:
+    """A server that has accepted the request may read and respond in turn: neither side waits for the other."""
+    taken = []
+    piece = b"y" * (1 << 20)
+
+    def script(peer: Peer) -> None:
+        body = peer.read_request(after_head=lambda: peer.send(OK + b"\r\n", *[piece] * 16))
+        taken.append(len(body))
+        peer.send(b"end")
+        if tls:
+            peer.say_goodbye()
+        else:
+            peer.close()
+
+    with ScriptedServer(script, tls=trusting.good if tls else None) as server:
+        connection = connect(server, tls=tls)
+        head, body = ask(connection, "POST", LONG_REQUEST)
+        assert head.status == 200
+        assert body == piece * 16 + b"end"
+        assert not connection.may_be_kept()
+        connection.close()
+    assert taken == [len(LONG_BODY)]
+
+
+def test_ordinary_request_is_sent_by_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading while sending costs nothing where nothing is left to send: one send, one wait, one recv."""
+    calls = []
+
+    class Counting(TimedSocket):
+        def send_now(self, data: Any) -> int:
+            calls.append("send")
+            return super().send_now(data)
+
+        def recv(self, size: int, timeout_s: float) -> bytes:
+            calls.append("recv")
+            return super().recv(size, timeout_s)
+
+        def recv_unless_writable(self, size: int, timeout_s: float) -> bytes | None:
+            calls.append("either")
+            return super().recv_unless_writable(size, timeout_s)
+
+    monkeypatch.setattr(dialer_module, "TimedSocket", Counting)
+    with ScriptedServer(answer(EMPTY)) as server:
+        connection = connect(server)
+        assert ask(connection)[0].status == 200
+        connection.close()
+    assert calls == ["send", "recv"]
 
 
 def test_errors_are_upstream_errors() -> None:

@@ -1,16 +1,22 @@
 """The pool of connections to a model server: which are kept, which is taken, and what is sent a second time."""
 
+import random
+import socket
 import threading
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from app.upstream import connection as connection_module
 from app.upstream import pool as pool_module
-from app.upstream.connection import Address
+from app.upstream.connection import Connection
+from app.upstream.dialer import Address
 from app.upstream.pool import Pool, Response
+from app.upstream.resolver import Resolver, SocketAddress
 from tests.support.scripted_server import (
     Peer,
     Script,
@@ -28,26 +34,32 @@ CHUNKED_HELLO = OK + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n
 TIMEOUTS = Timeouts(connect_s=20, first_byte_s=20, idle_s=20, total_s=20)
 
 
+POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello"
+
+
 class Client:
     """A pool of connections to a server, and how many of them were found stale."""
 
-    def __init__(self, server: ScriptedServer) -> None:
-        self.pool = Pool(Address(server.host, server.port))
+    def __init__(self, server: ScriptedServer, *, repeats: bool = True) -> None:
+        self.pool = Pool(Address(server.host, server.port), Resolver())
         self.stale = 0
+        self._repeats = repeats
 
     def send(self, request: bytes = GET, timeouts: Timeouts = TIMEOUTS) -> Response:
         """The answer to a request, still to be read."""
-        return self.pool.send(request, "GET", timeouts, time.monotonic() + timeouts.total_s, self._count)
+        method = request.partition(b" ")[0].decode()
+        return self.pool.send(request, method, timeouts, time.monotonic() + timeouts.total_s, self._count)
 
-    def ask(self) -> bytes:
+    def ask(self, request: bytes = GET) -> bytes:
         """The body of the answer to a request, read and closed."""
-        taken = self.send()
+        taken = self.send(request)
         body = b"".join(taken.body())
         taken.close()
         return body
 
-    def _count(self) -> None:
+    def _count(self) -> bool:
         self.stale += 1
+        return self._repeats
 
 
 def forever(peer: Peer) -> None:
@@ -136,6 +148,94 @@ def test_old_ones_are_closed_and_younger_kept(monkeypatch: pytest.MonkeyPatch) -
         server.wait_done()
 
 
+def test_connection_is_renewed_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection serves no request after its maximum age, be it ever so busy, nor is it kept until the next one."""
+    now = 1000.0
+    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: now))
+    timeouts = Timeouts(total_s=1e6, connection_max_age_s=100)
+    with ScriptedServer(forever) as server:
+        client = Client(server)
+
+        def ask() -> None:
+            taken = client.pool.send(GET, "GET", timeouts, now + 1e6, lambda: False)
+            assert b"".join(taken.body()) == b"hello"
+            taken.close()
+
+        for _ in range(9):  # up to 80 s
+            ask()
+            now += 10
+        assert set(connections_of(server)) == {0}
+        now += 20
+        ask()  # closed when it is given back
+        assert connections_of(server)[-1] == 0
+        ask()
+        assert connections_of(server)[-1] == 1
+        for _ in range(5):
+            now += 22
+            client.pool.prune()  # closed although it has not been idle for long
+            ask()
+        assert connections_of(server)[-1] == 2
+        client.pool.close()
+
+
+def test_ages_differ() -> None:
+    """Connections that are made together are not renewed together."""
+    with ScriptedServer(forever) as server:
+        made = [
+            Connection(Address(server.host, server.port), TIMEOUTS, time.monotonic() + 20, Resolver())
+            for _ in range(20)
+        ]
+        ages = [connection.expires_at - time.monotonic() for connection in made]
+        assert max(ages) - min(ages) > 1
+        assert all(250 < age < 350 for age in ages)
+        for connection in made:
+            connection.close()
+
+
+class Moving(Resolver):
+    """A resolver whose names have all the address that the test says."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__()
+        self.host = host
+
+    def resolve(self, host: str, within: float) -> list[SocketAddress]:
+        """See Resolver."""
+        return [SocketAddress(socket.AF_INET, self.host)]
+
+    def hosts(self, host: str) -> frozenset[str]:
+        """See Resolver."""
+        return frozenset([self.host] if self.host else [])
+
+
+def test_connections_to_a_former_address_are_not_used() -> None:
+    """After a name has moved, its idle connections are closed, and those in use when they are given back."""
+    with ScriptedServer(forever) as before, ScriptedServer(forever, host="127.0.0.2", port=before.port) as after:
+        client = Client(before)
+        resolver = client.pool._resolver = Moving(before.host)
+        held, idle = client.send(), client.send()
+        assert b"".join(idle.body()) == b"hello"
+        idle.close()
+        client.pool.prune()
+        client.ask()
+        assert connections_of(before) == [0, 1, 1]
+        resolver.host = ""  # the lookup fails
+        client.pool.prune()
+        client.ask()
+        assert connections_of(before) == [0, 1, 1, 1]
+        resolver.host = after.host
+        client.pool.prune()
+        assert b"".join(held.body()) == b"hello"
+        held.close()
+        for _ in range(3):
+            client.ask()
+        assert len(before.seen) == 4
+        assert connections_of(after) == [0, 0, 0]
+        before.wait_done()
+        client.pool.close()
+
+
 @pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n"])
 def test_connection_that_ended_while_idle_is_not_used(last_words: bytes) -> None:
     """A connection that its server closed, or spoke on unasked, is replaced before anything is sent on it."""
@@ -180,6 +280,134 @@ def test_request_on_a_connection_that_ends_unanswered_is_sent_once_more(hang_up:
         assert client.stale == 1
         client.pool.close()
     assert connections_of(server) == [0, 0, 1]
+
+
+def test_post_that_was_read_is_not_sent_again() -> None:
+    """A server that reads a request and hangs up, at once or after some work, may have processed it: 502, once."""
+    for work_s in (0.0, 0.005, 0.2):
+
+        def crash(peer: Peer, work_s: float = work_s) -> None:
+            peer.read_request()
+            assert not threading.Event().wait(work_s)
+            peer.close()
+
+        with ScriptedServer(then(answer(HELLO), crash), forever) as server:
+            client = Client(server)
+            client.ask(POST)
+            with pytest.raises(UpstreamBroken, match="hung up before the head"):
+                client.ask(POST)
+            assert client.stale == 0
+        assert connections_of(server) == [0, 0]
+
+
+def test_post_that_was_worked_on_is_not_sent_again_after_a_reset() -> None:
+    """A reset that comes later than the race of an idle connection may end the work of a server, or of a proxy."""
+
+    def give_up(peer: Peer) -> None:
+        peer.read_request()
+        assert not threading.Event().wait(0.3)  # longer than Linux delays an acknowledgement
+        peer.reset()
+
+    with ScriptedServer(then(answer(HELLO), give_up), forever) as server:
+        client = Client(server)
+        client.ask(POST)
+        with pytest.raises(UpstreamBroken, match="the connection broke"):
+            client.ask(POST)
+        assert client.stale == 0
+    assert connections_of(server) == [0, 0]
+
+
+@pytest.mark.parametrize("hang_up", [Peer.close, Peer.reset], ids=["FIN", "RST"])
+@pytest.mark.parametrize("length", [5, 1 << 20, 32 << 20])
+def test_post_to_a_connection_that_was_closed_before_is_sent_again(
+    hang_up: Script, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that ended just before the request came has not carried it, however long it is."""
+    go, done = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        answer(HELLO)(peer)
+        assert go.wait(20)
+        hang_up(peer)
+        done.set()
+
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % length + b"x" * length
+    with ScriptedServer(script, answer(HELLO)) as server:
+        client = Client(server)
+        client.ask(POST)
+        go.set()
+        assert done.wait(20)
+        monkeypatch.setattr(Connection, "is_quiet", lambda _: True)  # as if it had ended just after the look
+        assert client.ask(request) == b"hello"
+        assert client.stale == 1
+        client.pool.close()
+    assert connections_of(server) == [0, 1]
+
+
+@pytest.mark.parametrize("half_first", [False, True], ids=["at once", "half first"])
+def test_post_that_was_not_read_is_sent_again(half_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is closed at the moment at which the request comes, and with it unread, has not carried it."""
+    monkeypatch.setattr(connection_module, "_RACE_S", 5.0)  # however slow this machine is
+
+    def script(peer: Peer) -> None:
+        answer(HELLO)(peer)
+        peer.wait_readable()
+        if half_first:
+            peer.shut_down()
+        peer.close()
+
+    with ScriptedServer(script, answer(HELLO)) as server:
+        client = Client(server)
+        client.ask(POST)
+        assert client.ask(POST) == b"hello"
+        assert client.stale == 1
+        client.pool.close()
+    assert connections_of(server) == [0, 1]
+
+
+def test_repeat_needs_the_retry_budget() -> None:
+    """A request that could be repeated is not when the budget is used up: the failure is reported."""
+    with ScriptedServer(then(answer(HELLO), answer_and_close()), forever) as server:
+        client = Client(server, repeats=False)
+        client.ask()
+        with pytest.raises(UpstreamBroken, match="retry budget is used up"):
+            client.ask()
+        assert client.stale == 1
+    assert connections_of(server) == [0, 0]
+
+
+@pytest.mark.parametrize("half_first", [False, True], ids=["at once", "half first"])
+def test_idle_connections_that_end_at_random_cost_no_request(half_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that closes idle connections at any moment: each POST is served, and read by the server once."""
+    monkeypatch.setattr(connection_module, "_RACE_S", 5.0)
+    served: Counter[bytes] = Counter()
+    gap_s = 0.0001
+
+    def impatient(peer: Peer) -> None:
+        try:
+            served[peer.read_request()] += 1
+            peer.send(HELLO)
+            while peer.wait_readable(random.uniform(0, 2 * gap_s)):
+                served[peer.read_request()] += 1
+                peer.send(HELLO)
+        except AssertionError:
+            return  # the client hung up: the test is over
+        if half_first:
+            peer.shut_down()
+        peer.close()
+
+    with ScriptedServer(impatient) as server:
+        client = Client(server)
+        for number in range(1000):
+            until = time.monotonic() + random.uniform(0, 2 * gap_s)
+            while time.monotonic() < until:
+                pass
+            request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n%05d" % number
+            assert client.ask(request) == b"hello"
+        client.pool.close()
+    assert len(served) == 1000
+    assert set(served.values()) == {1}
+    assert client.stale > 0
 
 
 @pytest.mark.parametrize("hang_up", [answer_and_close(), answer_and_reset()], ids=["FIN", "RST"])

@@ -1,0 +1,154 @@
+"""Connecting to a model server: the name, TCP and TLS, all within one time.
+
+Several addresses are tried as RFC 8305 ("Happy Eyeballs") has it: an attempt begins when the one before it failed, or
+after a delay, and the attempts before go on. The first connection that is made is used, and the others are closed. So
+an address that swallows connections costs the delay, and not all of the time.
+"""
+
+import errno
+import os
+import select
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from gevent.monkey import get_original
+from gevent.select import poll
+
+from app.errors import UpstreamUnreachable
+from app.net.timed_socket import TimedSocket
+from app.upstream.resolver import Resolver, SocketAddress
+
+_PlainSocket = get_original("socket", "socket")
+
+DELAY_S = 0.25  # the Connection Attempt Delay that RFC 8305 section 8 recommends
+_LEAST_DELAY_S = 0.01  # the least that it allows
+MOST_ADDRESSES = 16
+"""No more addresses of a name are tried for one request: each takes a descriptor."""
+_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    # A connection on which nothing is sent must not be forgotten by a NAT or a load balancer, of which some do so after
+    # 350 s: a model may be silent for longer. A host that is gone is noticed after 2 minutes.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+_OWN_TROUBLE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+"""Nothing of these is the model server's: descriptors, memory, or ports of this host are used up."""
+
+
+class Address(NamedTuple):
+    """Where a model server listens."""
+
+    host: str
+    port: int
+    tls: bool = False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def dial(address: Address, resolver: Resolver, within: float) -> tuple[TimedSocket, str]:
+    """Returns a connection, and the IP address that it is to. Raises UpstreamUnreachable."""
+    deadline = time.monotonic() + within
+    addresses = resolver.resolve(address.host, within)
+    try:
+        sock, host = _connect_first(addresses[:MOST_ADDRESSES], address.port, deadline)
+        return (_with_tls(sock, address.host, deadline) if address.tls else TimedSocket(sock)), host
+    except TimeoutError as error:
+        resolver.doubt(address.host)
+        raise UpstreamUnreachable(f"{address}: not connected within {within:.3g} s") from error
+    except OSError as error:
+        resolver.doubt(address.host)
+        raise UpstreamUnreachable(f"{address}: {error}", not_tried=error.errno in _OWN_TROUBLE) from error
+
+
+def _connect_first(addresses: Sequence[SocketAddress], port: int, deadline: float) -> tuple[Any, str]:
+    """Returns the first socket that is connected, and its address. Raises TimeoutError, or OSError if all failed."""
+    now = time.monotonic()
+    # Shortened so that the last of many addresses has at least half of the time.
+    delay = max(_LEAST_DELAY_S, min(DELAY_S, (deadline - now) / (2 * len(addresses))))
+    waiting = iter(addresses)
+    attempts: dict[int, tuple[Any, str]] = {}
+    error, next_at, exhausted = OSError("it has no address"), now, False
+    poller = poll()
+    try:
+        while attempts or not exhausted:
+            now = time.monotonic()
+            if now >= deadline:
+                raise TimeoutError
+            if not exhausted and (now >= next_at or not attempts):
+                if (address := next(waiting, None)) is None:
+                    exhausted = True
+                    continue
+                try:
+                    sock = _begin(address, port)
+                except OSError as failure:
+                    error = failure
+                    continue
+                attempts[sock.fileno()] = sock, address.host
+                poller.register(sock.fileno(), select.POLLOUT)
+                next_at = now + delay
+            wake_at = deadline if exhausted else min(next_at, deadline)
+            for descriptor, _ in poller.poll(max(0.0, wake_at - now) * 1000):
+                sock, host = attempts.pop(descriptor)
+                poller.unregister(descriptor)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if not code:
+                    return sock, host
+                sock.close()
+                error, next_at = OSError(code, os.strerror(code)), now  # the next one at once
+        raise error
+    finally:
+        for sock, _ in attempts.values():
+            sock.close()
+
+
+def _begin(address: SocketAddress, port: int) -> Any:
+    """Returns a socket that connects. Raises OSError."""
+    sock = _PlainSocket(address.family, socket.SOCK_STREAM)
+    try:
+        for option in _OPTIONS:
+            sock.setsockopt(*option)
+        sock.setblocking(False)
+        code = sock.connect_ex(address.with_port(port))
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _with_tls(sock: Any, host: str, deadline: float) -> TimedSocket:
+    made = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())  # as gevent's TLS sockets take it
+    try:
+        made.setblocking(False)
+        made = _tls_context().wrap_socket(
+            made,
+            server_hostname=host,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # without TLS's own end, a response may be cut short
+        )
+        timed = TimedSocket(made)
+    except BaseException:
+        made.close()
+        raise
+    try:
+        timed.handshake(deadline)
+    except BaseException:
+        timed.close()
+        raise
+    return timed
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """Certificates are verified against the system's authorities, or those of SSL_CERT_FILE."""
+    context = ssl.create_default_context()
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # set by Python before 3.11.4; see suppress_ragged_eofs above
+    return context
