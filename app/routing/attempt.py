@@ -9,15 +9,19 @@ import structlog
 from app.errors import ClientGone, UpstreamError
 from app.net.http_fields import Headers
 from app.protocols.interfaces import Call, Reply
+from app.routing.back_off import pair
 from app.routing.endpoint import Endpoint, Target
-from app.routing.outlier_detection import Outcome
+from app.routing.outlier_detection import Ended, Outcome
 from app.upstream.headers import retry_after_s, to_client
 from app.upstream.pool import Response
 
 _READ_WHOLE_BYTES = 1 << 16
 """A response of up to this length is read before any of it is passed on: one write, and never half a response."""
 _FAILURES = frozenset((500, 502, 503, 504))
-_BACK_OFF_STATUSES = frozenset((429, 503))
+_BACK_OFF_STATUSES = frozenset((401, 429, 503))
+"""Statuses of an endpoint that others may spare their clients: it lacks a credential, a quota or room."""
+_ABOUT_CREDENTIAL = frozenset((401, 429))
+"""Where clients use credentials of their own, these say nothing about the endpoint."""
 
 _log = structlog.get_logger("router.endpoints")
 
@@ -25,7 +29,7 @@ _log = structlog.get_logger("router.endpoints")
 class Attempt:
     """A request with one endpoint. It counts there from its making until `finish`."""
 
-    __slots__ = ("_began", "_finished", "_target", "_trial", "endpoint")
+    __slots__ = ("_awaits_first_byte", "_began", "_finished", "_first_byte_us", "_target", "_trial", "endpoint")
 
     def __init__(self, target: Target, endpoint: Endpoint, trial: bool) -> None:
         self.endpoint = endpoint
@@ -33,6 +37,8 @@ class Attempt:
         self._trial = trial
         self._began = time.monotonic()
         self._finished = False
+        self._awaits_first_byte = True
+        self._first_byte_us = 0
 
     def __repr__(self) -> str:
         state = "finished" if self._finished else "trial" if self._trial else "in progress"
@@ -53,14 +59,18 @@ class Attempt:
             metrics.first_byte_seconds(route.name).observe(time.monotonic() - self._began)
             if status in _BACK_OFF_STATUSES:
                 self._back_off(status, headers)
+            serves = status < 300 and call.method == "POST"
+            self._awaits_first_byte = serves  # the head of a stream may come long before anything is generated
             if length is None or length > _READ_WHOLE_BYTES:
                 close = partial(self._abandon, response)
-                return Reply(status, to_client(headers), length, self._pieces(response), close)
+                return Reply(status, to_client(headers), length, self._pieces(response, serves), close)
             whole = response.whole()
         except BaseException as error:
-            self.finish(*_outcome_of(error))
+            self.finish(*self._outcome_of(error))
             raise
-        self.finish(*_outcome_of_status(status))
+        if serves:
+            self._served()
+        self.finish(*self._outcome_of_status(status, whole))
         return Reply(status, to_client(headers), length, (whole,) if whole else (), _nothing)
 
     def finish(self, outcome: Outcome, code: str | None) -> None:
@@ -73,48 +83,79 @@ class Attempt:
         self._finished = True
         route, shared, shared_id = self._target.route, self._target.shared, self.endpoint.shared_id
         shared.counters.remove(shared_id)
-        ejected = shared.outliers.end(
-            shared_id, outcome, trial=self._trial, peers=self._target.shared_ids, rules=route.ejection
-        )
+        began_ms = int(self._began * 1000)
+        ended = Ended(outcome, self._trial, began_ms, self._first_byte_us)
+        ejected = shared.outliers.end(shared_id, ended, self._target.rules)
         if code is None:
             return
         shared.metrics.endpoint_requests(self.endpoint.url, code).inc()
         shared.metrics.upstream_seconds(route.name).observe(time.monotonic() - self._began)
         if ejected:
-            _log.warning("endpoint ejected", endpoint=self.endpoint.url, model=route.name, reason=code)
+            reason = "clients leave before the first byte" if outcome is Outcome.UNANSWERED else code
+            _log.warning("endpoint ejected", endpoint=self.endpoint.url, model=route.name, reason=reason)
 
     def _back_off(self, status: int, headers: Headers) -> None:
-        """Let the endpoint back off if it asks for that.
+        """Let the endpoint back off, unless the status is about the client's own credentials."""
+        if not (status in _ABOUT_CREDENTIAL and self._target.route.forward_credentials):
+            self._target.shared.back_offs.refused(self._pair(), retry_after_s(headers))
 
-        With the client's own credentials, a 429 is about that client and not about the endpoint.
-        """
-        seconds = None if status == 429 and self._target.route.forward_credentials else retry_after_s(headers)
-        if seconds:
-            self._target.shared.outliers.back_off(self.endpoint.shared_id, seconds)
+    def _served(self) -> None:
+        """Record that the endpoint serves: a piece of a successful response to an inference request is there."""
+        shared = self._target.shared
+        if self._awaits_first_byte:
+            self._awaits_first_byte = False
+            self._first_byte_us = int((time.monotonic() - self._began) * 1e6) or 1
+            shared.back_offs.served(self._pair())
+        shared.health.served(self.endpoint.shared_id)
 
-    def _pieces(self, response: Response) -> Iterator[bytes]:
+    def _pair(self) -> int:
+        return pair(self.endpoint.shared_id, self._target.model_id)
+
+    def _pieces(self, response: Response, serves: bool) -> Iterator[bytes]:
+        status, error_text = response.head.status, b""
         try:
-            yield from response.body()
+            for piece in response.body():
+                if serves:
+                    self._served()
+                elif len(error_text) < _READ_WHOLE_BYTES:
+                    error_text += piece
+                yield piece
         except BaseException as error:
-            self.finish(*_outcome_of(error))
+            self.finish(*self._outcome_of(error))
             raise
         response.close()
-        self.finish(*_outcome_of_status(response.head.status))
+        self.finish(*self._outcome_of_status(status, error_text))
 
     def _abandon(self, response: Response) -> None:
         """Stop the response wherever it stands. Does nothing after its end."""
         response.close()
-        self.finish(Outcome.ABANDONED, "499")
+        if response.head.status >= 400:  # it was said before anybody left: the client, or a retry elsewhere
+            self.finish(*self._outcome_of_status(response.head.status, b""))
+        else:
+            self.finish(self._left(), "499")
 
+    def _outcome_of_status(self, status: int, body: bytes) -> tuple[Outcome, str]:
+        failure = status in _FAILURES and not self._is_ignored(status, body)
+        return Outcome.FAILURE if failure else Outcome.SUCCESS, str(status)
 
-def _outcome_of_status(status: int) -> tuple[Outcome, str]:
-    return Outcome.FAILURE if status in _FAILURES else Outcome.SUCCESS, str(status)
+    def _is_ignored(self, status: int, body: bytes) -> bool:
+        """Whether the route says that such an error is the client's."""
+        rules = self._target.route.ejection
+        if status in rules.ignored_statuses:
+            return True
+        text = body[:_READ_WHOLE_BYTES].decode(errors="replace").casefold()
+        return any(ignored.casefold() in text for ignored in rules.ignored_texts)
 
+    def _outcome_of(self, error: BaseException) -> tuple[Outcome, str]:
+        if isinstance(error, UpstreamError):
+            return Outcome.FAILURE, error.code
+        if isinstance(error, (ClientGone, GeneratorExit)):
+            return self._left(), "499"
+        return Outcome.ABANDONED, "500"
 
-def _outcome_of(error: BaseException) -> tuple[Outcome, str]:
-    if isinstance(error, UpstreamError):
-        return Outcome.FAILURE, error.code
-    return Outcome.ABANDONED, "499" if isinstance(error, (ClientGone, GeneratorExit)) else "500"
+    def _left(self) -> Outcome:
+        """Returns the outcome of an attempt whose client leaves now."""
+        return Outcome.UNANSWERED if self._awaits_first_byte else Outcome.ABANDONED
 
 
 def _nothing() -> None:

@@ -20,7 +20,7 @@ from app.config.routes_file.value_types import ValueType, members
 from app.config.settings import Settings
 from app.errors import RouterError
 from app.observability import metrics as metrics_module
-from app.routing import attempt, health_checks, outlier_detection, remote_model, retry_budget, route_store
+from app.routing import attempt, back_off, health_checks, outlier_detection, remote_model, retry_budget, route_store
 from app.shared_memory import counters
 from app.upstream import pool
 from tests.support.malformed import MALFORMED
@@ -54,6 +54,7 @@ _WORDS = {
     route_schema.HEADER_RULE: "a header's name",
 }
 """Short words for the rules that stand in several rows."""
+_LISTS = {route_schema.NAME_RULE: "a list of names"}
 
 
 def _table(head: str, rows: Iterable[Row]) -> list[str]:
@@ -127,6 +128,8 @@ def _default(field: msgspec.structs.FieldInfo, *, nothing: str) -> str:
         return "see below"
     if default in (None, ()):
         return nothing
+    if isinstance(default, tuple):
+        return ", ".join(f"`{item}`" for item in default)
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
@@ -134,7 +137,7 @@ def _default(field: msgspec.structs.FieldInfo, *, nothing: str) -> str:
 
 def _allowed(kind: ValueType) -> str:
     if kind.item is not None:
-        return "a list of tables" if kind.record else "a list of names"
+        return "a list of tables" if kind.record else _LISTS.get(kind.item.allowed, f"a list: {kind.item.allowed}")
     if kind.record is not None:
         return "a table"
     return _WORDS.get(kind.allowed, kind.allowed)
@@ -153,7 +156,7 @@ def fixed_values() -> list[str]:
         ("Statuses after which a request is retried", _listed(remote_model._RETRIED_STATUSES)),
         ("Statuses that count as failures of an endpoint", _listed(attempt._FAILURES)),
         ("Statuses with which a health check succeeds", f"2xx, {_listed(health_checks._RUNNING_STATUSES)}"),
-        ("Longest back-off for an endpoint's `Retry-After`", f"{outlier_detection._MAX_BACK_OFF_MS // 1000} s"),
+        ("Longest back-off for an endpoint's `Retry-After`", f"{back_off.MAX_BACK_OFF_MS // 1000} s"),
         ("Longest half-open trial", f"{outlier_detection._TRIAL_LEASE_MS // 1000} s"),
     ]
     return _table("What, Value", rows)
