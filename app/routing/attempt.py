@@ -9,7 +9,6 @@ import structlog
 from app.errors import ClientGone, UpstreamError
 from app.net.http_fields import Headers
 from app.protocols.interfaces import Call, Reply
-from app.routing.back_off import pair
 from app.routing.endpoint import Endpoint, Target
 from app.routing.outlier_detection import Ended, Outcome
 from app.upstream.headers import retry_after_s, to_client
@@ -22,6 +21,8 @@ _BACK_OFF_STATUSES = frozenset((401, 429, 503))
 """Statuses of an endpoint that others may spare their clients: it lacks a credential, a quota or room."""
 _ABOUT_CREDENTIAL = frozenset((401, 429))
 """Where clients use credentials of their own, these say nothing about the endpoint."""
+
+_SUCCESS = Outcome.SUCCESS
 
 _log = structlog.get_logger("router.endpoints")
 
@@ -68,8 +69,6 @@ class Attempt:
         except BaseException as error:
             self.finish(*self._outcome_of(error))
             raise
-        if serves:
-            self._served()
         self.finish(*self._outcome_of_status(status, whole))
         return Reply(status, to_client(headers), length, (whole,) if whole else (), _nothing)
 
@@ -81,6 +80,9 @@ class Attempt:
         if self._finished:
             return
         self._finished = True
+        took_s = time.monotonic() - self._began
+        if outcome is _SUCCESS and self._awaits_first_byte:
+            self._first_byte(took_s)  # it came with all the others
         route, shared, shared_id = self._target.route, self._target.shared, self.endpoint.shared_id
         shared.counters.remove(shared_id)
         began_ms = int(self._began * 1000)
@@ -89,7 +91,7 @@ class Attempt:
         if code is None:
             return
         shared.metrics.endpoint_requests(self.endpoint.url, code).inc()
-        shared.metrics.upstream_seconds(route.name).observe(time.monotonic() - self._began)
+        shared.metrics.upstream_seconds(route.name).observe(took_s)
         if ejected:
             reason = "clients leave before the first byte" if outcome is Outcome.UNANSWERED else code
             _log.warning("endpoint ejected", endpoint=self.endpoint.url, model=route.name, reason=reason)
@@ -97,26 +99,22 @@ class Attempt:
     def _back_off(self, status: int, headers: Headers) -> None:
         """Let the endpoint back off, unless the status is about the client's own credentials."""
         if not (status in _ABOUT_CREDENTIAL and self._target.route.forward_credentials):
-            self._target.shared.back_offs.refused(self._pair(), retry_after_s(headers))
+            self._target.shared.back_offs.refused(self.endpoint.back_off, retry_after_s(headers))
 
-    def _served(self) -> None:
-        """Record that the endpoint serves: a piece of a successful response to an inference request is there."""
-        shared = self._target.shared
-        if self._awaits_first_byte:
-            self._awaits_first_byte = False
-            self._first_byte_us = int((time.monotonic() - self._began) * 1e6) or 1
-            shared.back_offs.served(self._pair())
-        shared.health.served(self.endpoint.shared_id)
-
-    def _pair(self) -> int:
-        return pair(self.endpoint.shared_id, self._target.model_id)
+    def _first_byte(self, took_s: float) -> None:
+        """Record that the endpoint serves: the first byte of a successful response to an inference request is there."""
+        self._awaits_first_byte = False
+        self._first_byte_us = int(took_s * 1e6) or 1
+        self._target.shared.back_offs.served(self.endpoint.back_off)
 
     def _pieces(self, response: Response, serves: bool) -> Iterator[bytes]:
-        status, error_text = response.head.status, b""
+        health, status, error_text = self._target.shared.health, response.head.status, b""
         try:
             for piece in response.body():
                 if serves:
-                    self._served()
+                    if self._awaits_first_byte:
+                        self._first_byte(time.monotonic() - self._began)
+                    health.served(self.endpoint.shared_id)
                 elif len(error_text) < _READ_WHOLE_BYTES:
                     error_text += piece
                 yield piece

@@ -21,6 +21,8 @@ class Endpoint(NamedTuple):
     """As in metrics and logs."""
     shared_id: int
     """Under which its requests are counted and its state is kept."""
+    back_off: int
+    """Under which its back-off for the model is kept."""
     connections: Pool
     head: str
     """The fields that every request to it has: Host, and its credential if it has one."""
@@ -48,7 +50,5 @@ class Target(NamedTuple):
     """What the endpoints call the model."""
     upstream_version: str | None
     """The version to ask them for: "" for none, None for the one that the request names."""
-    model_id: int
-    """Under which the model's requests are counted, and endpoints back off for it."""
     rules: PoolRules
     shared: SharedRouting

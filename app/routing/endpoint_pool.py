@@ -9,7 +9,6 @@ from enum import IntEnum
 
 from app.config import route_schema
 from app.routing.attempt import Attempt
-from app.routing.back_off import pair
 from app.routing.endpoint import Endpoint, SharedRouting, Target
 from app.routing.endpoint_health import RECENTLY_MS
 from app.routing.outlier_detection import PoolRules
@@ -42,7 +41,6 @@ class EndpointPool:
         route: route_schema.Model,
         version: route_schema.Version,
         endpoints: Sequence[Endpoint],
-        model_id: int,
         shared: SharedRouting,
     ) -> None:
         self.name = version.name
@@ -50,7 +48,7 @@ class EndpointPool:
         self._endpoints = endpoints
         self._shared = shared
         self._shared_ids = [endpoint.shared_id for endpoint in endpoints]
-        self._pairs = [pair(shared_id, model_id) for shared_id in self._shared_ids]
+        self._back_offs = [endpoint.back_off for endpoint in endpoints]
         self._panic_threshold = route.health_check.panic_threshold
         self._hashes = [name_hash(endpoint.url) for endpoint in endpoints]
         self._policy = POLICIES[route.balancing]
@@ -59,7 +57,6 @@ class EndpointPool:
             route,
             version.upstream_model or route.name,
             version.upstream_version or (None if len(route.versions) == 1 else ""),
-            model_id,
             PoolRules(self._shared_ids, route.ejection, self._panic_threshold),
             shared,
         )
@@ -70,14 +67,14 @@ class EndpointPool:
         `tried` are the ids of the endpoints that this request has tried before.
         """
         counters, is_available = self._shared.counters, self._shared.health.is_available
-        backing_off_until = self._shared.back_offs.until_ms
+        until_ms, back_offs = self._shared.back_offs.until_ms, self._back_offs
         with self._shared.table.lock:
             # Reading the loads, choosing, and counting are one step: no other worker chooses in between. Counting is
             # one store into this worker's own row, so a worker that is killed here or later does not count any more.
             now = now_ms()
             available = [
                 at for at, shared_id in enumerate(self._shared_ids)
-                if shared_id not in tried and is_available(shared_id, now) and backing_off_until[self._pairs[at]] <= now
+                if shared_id not in tried and is_available(shared_id, now) and until_ms[back_offs[at]] <= now
             ]  # fmt: skip
             if len(available) < len(self._shared_ids):
                 available = self._widened(available, tried, reach, now)
@@ -120,17 +117,17 @@ class EndpointPool:
         panic = (available or reach >= Reach.PANIC) and self._panics(now)
         if not panic and (available or reach < Reach.BACKING_OFF):
             return available
-        health, until_ms = self._shared.health, self._shared.back_offs.until_ms
+        health, until_ms, back_offs = self._shared.health, self._shared.back_offs.until_ms, self._back_offs
         left = [
             at for at, shared_id in enumerate(self._shared_ids)
             if shared_id not in tried
             and not health.is_ejected(shared_id, now)
             and (panic or not health.is_unhealthy(shared_id))
         ]  # fmt: skip
-        at_once = [at for at in left if until_ms[self._pairs[at]] <= now]
+        at_once = [at for at in left if until_ms[back_offs[at]] <= now]
         if at_once or not left or reach < Reach.BACKING_OFF:
             return at_once
-        return [min(left, key=lambda at: until_ms[self._pairs[at]])]
+        return [min(left, key=lambda at: until_ms[back_offs[at]])]
 
     def _panics(self, now: int) -> bool:
         return self._shared.health.panics(self._shared_ids, self._panic_threshold, now)

@@ -5,7 +5,7 @@
 | the circuit and what it counts | outlier_detection.py | under the lock |
 | `first_byte_us`, `first_byte_deviation_us` | first_byte.py | under the lock |
 | `unhealthy`, `verified` | endpoint_health.py | by the leader, or as constants when routes are built |
-| `last_served_ms` | endpoint_health.py | by any worker, without the lock |
+| `last_served_ms` | endpoint_health.py, outlier_detection.py | by any worker, with or without the lock |
 
 `last_served_ms` is a time, and only ever overwritten by a later one, or by one that is as late to the millisecond: so a
 lost store changes nothing that matters. Times are milliseconds of the monotonic clock that all processes share.

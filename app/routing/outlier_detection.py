@@ -132,6 +132,7 @@ class OutlierDetector:
                 outcome = _FAILURE if _is_silent(record, began_ms, now) else _ABANDONED
             if first_byte_us and outcome is _SUCCESS:
                 learn(record, first_byte_us)
+                record.last_served_ms = now
             circuit = record.circuit
             trial = trial and circuit == _HALF_OPEN  # or else another trial has decided meanwhile
             if circuit != _CLOSED and not trial:

@@ -16,6 +16,7 @@ from app.config.routes_source import Document, counted_as, endpoints_of, names_i
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
 from app.protocols.interfaces import Model
+from app.routing.back_off import pair
 from app.routing.endpoint import Endpoint, SharedRouting
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.remote_model import RemoteModel
@@ -138,16 +139,17 @@ class ModelRegistry:
         model_id = self._shared_ids[counted_as(model)]
         pools = [
             EndpointPool(
-                model, version, [self._endpoint(e, heads[e]) for e in version.endpoints], model_id, self._shared
+                model, version, [self._endpoint(e, heads[e], model_id) for e in version.endpoints], self._shared
             )
             for version in model.versions
         ]
         budget = self._shared.budgets.of(model_id, model.retry_budget)
         return RemoteModel(model, pools, budget, self._shared.metrics)
 
-    def _endpoint(self, endpoint: route_schema.Endpoint, head: str) -> Endpoint:
+    def _endpoint(self, endpoint: route_schema.Endpoint, head: str, model_id: int) -> Endpoint:
         url = endpoint.url
-        return Endpoint(url, self._shared_ids[url], self._connections[url], head, urlsplit(url).path)
+        shared_id = self._shared_ids[url]
+        return Endpoint(url, shared_id, pair(shared_id, model_id), self._connections[url], head, urlsplit(url).path)
 
     def _limit(self, model: route_schema.Model) -> ModelLimit | None:
         if model.max_concurrency is None:

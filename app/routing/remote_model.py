@@ -107,11 +107,8 @@ class RemoteModel:
         return pinned
 
     def _begin_retry(self, pools: Sequence[EndpointPool], call: Call, tried: Sequence[int]) -> Attempt | None:
-        """Begin another attempt if an endpoint is available and the budget allows it.
-
-        None that backs off is: what the last one said is as good as what such an endpoint is going to say.
-        """
-        other = _begin_attempt(pools, call, tried, Reach.PANIC)
+        """Begin another attempt if an endpoint is available and the budget allows it."""
+        other = _begin_attempt(pools, call, tried)
         if other is not None and not self._budget.try_withdraw():
             other.finish(Outcome.ABANDONED, None)
             return None
@@ -123,11 +120,9 @@ class RemoteModel:
         return NoEndpoint(reason, min(times) if times else None)
 
 
-def _begin_attempt(
-    pools: Sequence[EndpointPool], call: Call, tried: Sequence[int], furthest: Reach = Reach.BACKING_OFF
-) -> Attempt | None:
-    """Begin an attempt in the first version that has an endpoint, in whichever has one without reaching further."""
-    for reach in _REACHES[: furthest + 1]:
+def _begin_attempt(pools: Sequence[EndpointPool], call: Call, tried: Sequence[int]) -> Attempt | None:
+    """Begin an attempt. The choice reaches further only where no version has an endpoint otherwise."""
+    for reach in _REACHES:
         for pool in pools:
             attempt = pool.choose(call.key, tried, reach)
             if attempt is not None:
