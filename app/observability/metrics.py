@@ -46,7 +46,9 @@ WORKERS = Family("gauge", "router_workers", "Worker processes alive.")
 ENDPOINT_INFLIGHT = Family(
     "gauge", "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", ("endpoint",)
 )
-ENDPOINT_UP = Family("gauge", "router_endpoint_up", "Whether an endpoint is healthy and not ejected.", ("endpoint",))
+ENDPOINT_UP = Family(
+    "gauge", "router_endpoint_up", "Whether an endpoint is known to be healthy, and not ejected.", ("endpoint",)
+)
 PERMITS_RECLAIMED = Family("counter", "router_permits_reclaimed_total", "Permits taken back from workers that died.")
 REQUESTS = Family(
     "counter",

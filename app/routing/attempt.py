@@ -23,6 +23,7 @@ _ABOUT_CREDENTIAL = frozenset((401, 429))
 """Where clients use credentials of their own, these say nothing about the endpoint."""
 
 _SUCCESS = Outcome.SUCCESS
+_PERHAPS_FAILED = (Outcome.FAILURE, Outcome.UNANSWERED)
 
 _log = structlog.get_logger("router.endpoints")
 
@@ -88,6 +89,12 @@ class Attempt:
         began_ms = int(self._began * 1000)
         ended = Ended(outcome, self._trial, began_ms, self._first_byte_us)
         ejected = shared.outliers.end(shared_id, ended, self._target.rules)
+        if (
+            outcome in _PERHAPS_FAILED
+            and not ejected
+            and shared.outliers.fails_too_often(shared_id, self._target.rules)
+        ):
+            shared.back_offs.refused(self.endpoint.back_off, None)  # too many are out already: at least prefer others
         if code is None:
             return
         shared.metrics.endpoint_requests(self.endpoint.url, code).inc()

@@ -8,6 +8,7 @@ that shuts down says so by its health check while it still finishes requests.
 The first check of an endpoint is made at once, and the next ones quickly until something is known of it.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -49,27 +50,28 @@ class HealthChecks:
         self._registry = registry
         self._health = health
         self._without_path: set[str] = set()
-        self._next: dict[str, float] = {}
+        self._began: dict[str, float] = {}  # when the last check of a URL began
         self._in_a_row: dict[str, tuple[bool, int]] = {}
         self._running: set[str] = set()
 
     def run_due(self, spawn: Callable[..., object] = gevent.spawn) -> None:
         """Start the checks that are due. They run beside the caller."""
         now = time.monotonic()
-        due = {}
+        began = {}
         for endpoint, shared_id, model in self._registry.checks():
             check = model.health_check
             if not check.interval_s:
                 continue
-            at = self._next.get(endpoint.url, 0.0)
-            if at <= now and endpoint.url not in self._running:
-                known = self._health.is_known(shared_id)
-                at = now + (check.interval_s if known else min(check.interval_s, _FIRST_INTERVAL_S))
+            known = self._health.is_known(shared_id)
+            interval_s = check.interval_s if known else min(check.interval_s, _FIRST_INTERVAL_S)
+            at = self._began.get(endpoint.url, -math.inf)
+            if at + interval_s <= now and endpoint.url not in self._running:
+                at = now
                 self._running.add(endpoint.url)
                 spawn(self._check, endpoint, shared_id, model)
-            due[endpoint.url] = at
-        self._next = due
-        self._in_a_row = {url: seen for url, seen in self._in_a_row.items() if url in due}
+            began[endpoint.url] = at
+        self._began = began
+        self._in_a_row = {url: seen for url, seen in self._in_a_row.items() if url in began}
 
     def _check(self, endpoint: route_schema.Endpoint, shared_id: int, model: route_schema.Model) -> None:
         check = model.health_check

@@ -148,6 +148,11 @@ class OutlierDetector:
                 _close(record, now, _Event.TRIAL_SUCCEEDS)
             return False
 
+    def fails_too_often(self, shared_id: int, pool: PoolRules) -> bool:
+        """Whether the endpoint is in use only because too many others are out."""
+        record = self._records[shared_id]
+        return record.circuit == _CLOSED and _fails_too_often(record, pool.ejection)
+
     def _fail(self, shared_id: int, now: int, trial: bool, pool: PoolRules) -> bool:
         """Eject the endpoint if it fails too often. Returns whether it did. The lock is held."""
         record, rules = self._records[shared_id], pool.ejection

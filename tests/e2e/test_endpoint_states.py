@@ -95,6 +95,25 @@ def test_rate_limit_of_one_model_is_not_the_others(start: Start, serve: Serve, r
     assert [sum(name_in(seen) == "c" for seen in upstream.seen) for upstream in (one, other)] == [5, 5]
 
 
+def test_quick_failures_attract_no_requests_where_no_more_may_be_ejected(
+    start: Start, serve: Serve, routes: Routes
+) -> None:
+    """Two of three fail at once, and one may be ejected: the third one, which takes its time, serves nearly all."""
+
+    def work(seen: Seen, reply: Reply) -> None:
+        time.sleep(0.05)
+        reply.send()
+
+    bad = [serve(lambda seen, reply: reply.send(500)) for _ in range(2)]
+    ejection = {"consecutive_failures": 3, "base_s": 60}
+    router = start(ROUTES_FILE=routes(model(*bad, serve(work), ejection=ejection)), MAX_CONCURRENCY=50)
+    crowd = Crowd(lambda _: [chat(router).status_code for _ in range(15)]).send(8).join()
+    counts = Counter(got for answer in crowd.answers.values() for got in answer)
+    assert counts[200] + counts[500] == 120
+    assert counts[500] <= 30, "least_inflight alone would send them four of five"
+    assert sum(is_up(router, upstream) for upstream in bad) == 1
+
+
 def test_quick_refusals_attract_no_requests(start: Start, serve: Serve, routes: Routes) -> None:
     """One of two refuses at once and the other one takes its time: nearly all requests are served."""
 
@@ -233,14 +252,11 @@ def test_version_in_panic_gives_way_to_a_healthy_one(start: Start, serve: Serve,
     assert len(canary.seen) == 1
 
 
-def test_router_is_ready_once_an_endpoint_was_reached(start: Start, routes: Routes, tmp_path: Any) -> None:
+def test_router_is_ready_once_an_endpoint_was_reached(routes: Routes, tmp_path: Any) -> None:
     """Nobody listens yet: not ready, and the gauge agrees; requests are tried all the same. Then a check succeeds."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    settings: dict[str, Any] = {"ROUTES_FILE": routes(model(url, protocol="v2", health_check={"interval_s": 1}))}
-    assumed = start(INITIAL_HEALTH="healthy", **settings)  # returns when it is ready
-    until(lambda: not is_up(assumed, url), "its checks have found that nobody is there")
-    router = Router(tmp_path, **settings)
+    router = Router(tmp_path, ROUTES_FILE=routes(model(url, protocol="v2", health_check={"interval_s": 1})))
     try:
         router.launch()
         until(lambda: listens(router), "it lives")
@@ -253,6 +269,27 @@ def test_router_is_ready_once_an_endpoint_was_reached(start: Start, routes: Rout
             assert is_up(router, url)
     finally:
         router.stop()
+
+
+@pytest.mark.parametrize(
+    ("check", "settings", "status"),
+    [
+        ({"interval_s": 60}, {}, 503),
+        ({"interval_s": 60}, {"INITIAL_HEALTH": "healthy"}, 200),
+        ({"interval_s": 0}, {}, 200),
+    ],
+)
+def test_router_is_ready_at_once_where_nothing_is_checked_or_health_is_assumed(
+    routes: Routes, tmp_path: Path, check: dict[str, Any], settings: dict[str, str], status: int
+) -> None:
+    """Before any endpoint was reached: without checks nothing could ever tell, and a setting says what to assume."""
+    url = f"http://127.0.0.1:{free_port()}"
+    file = routes(model(url, protocol="v2", health_check=check))
+    with LocalRouter(tmp_path, ROUTES_FILE=file, **settings) as local:
+        for path in ("/readyz", "/v2/health/ready", MODEL_READY):
+            assert local.ask("GET", path).status == status
+        up = f'router_endpoint_up{{endpoint="{url}"}} {float(status == 200)}'
+        assert up in local.ask("GET", "/metrics").body
 
 
 def test_router_is_ready_once_a_request_was_served(routes: Routes, serve: Serve, tmp_path: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from app.admission.limiter import Limiter
 from app.config.route_schema import Ejection
-from app.routing import endpoint_records, outlier_detection
+from app.routing import endpoint_records, first_byte, outlier_detection
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_records import EndpointRecords
 from app.routing.outlier_detection import Circuit, Ended, Outcome, OutlierDetector, PoolRules
@@ -143,7 +143,7 @@ def test_process_killed_while_it_reports_stops_nobody() -> None:
 
 
 NOW_MS = 50_000_000
-_FILES = {outlier_detection.__file__, endpoint_records.__file__}
+_FILES = {outlier_detection.__file__, endpoint_records.__file__, first_byte.__file__}
 
 
 def _die_at_store(step: int) -> Callable[[FrameType, str, Any], Any]:
@@ -203,6 +203,18 @@ CHANGES = {
     ),
     "trial is abandoned": _Change(
         _ON_TRIAL, lambda _, d: _end(d, Outcome.ABANDONED, trial=True), Circuit.HALF_OPEN, Circuit.HALF_OPEN
+    ),
+    "client leaves a silent endpoint": _Change(
+        {"consecutive_failures": 2},
+        lambda _, d: d.end(ID, Ended(Outcome.UNANSWERED, began_ms=NOW_MS - 600), PoolRules([ID], RULES)),
+        Circuit.CLOSED,
+        Circuit.OPEN,
+    ),
+    "first byte is learned": _Change(
+        {"first_byte_us": 1000},
+        lambda _, d: d.end(ID, Ended(Outcome.SUCCESS, first_byte_us=2000), PoolRules([ID], RULES)),
+        Circuit.CLOSED,
+        Circuit.CLOSED,
     ),
     "reset": _Change(_ON_TRIAL, _reset, Circuit.HALF_OPEN, Circuit.CLOSED),
 }
