@@ -21,9 +21,11 @@ from app.observability import metric_files as metric_files_module
 from app.observability.metric_files import MetricFiles
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.metrics_directory import MetricsDirectory, open_directory
-from app.routing import endpoint_pool, outlier_detection, retry_budget, route_store
+from app.routing import back_off, endpoint_pool, endpoint_records, retry_budget, route_store
 from app.routing.endpoint import SharedRouting
+from app.routing.endpoint_health import EndpointHealth
 from app.routing.health_checks import HealthChecks
+from app.routing.outlier_detection import OutlierDetector
 from app.routing.publisher import Publisher
 from app.routing.registry import ModelRegistry
 from app.shared_memory import counters as counters_module
@@ -122,18 +124,20 @@ def _build_models(
     settings: Settings, environ: Mapping[str, str], table: SharedTable, counters: InflightCounters, metrics: Metrics
 ) -> Models:
     """Publish the routes, and build the registry that makes models of them. Raises RoutesError."""
-    outliers, budgets = outlier_detection.OutlierDetector(table), retry_budget.RetryBudgets(table)
+    records, back_offs = endpoint_records.EndpointRecords(table), back_off.BackOffs(table)
+    outliers, health, budgets = OutlierDetector(records), EndpointHealth(records), retry_budget.RetryBudgets(table)
     limits = model_limit.ModelLimits(table, counters)
-    store = route_store.RouteStore(table, counters, (outliers, budgets, limits))
+    store = route_store.RouteStore(table, counters, (records, back_offs, budgets, limits))
     publisher = Publisher(RoutesSource(settings, environ), store, metrics)
     publisher.publish()
     registry = ModelRegistry(
         store,
-        SharedRouting(table, counters, outliers, budgets, limits, metrics),
+        SharedRouting(table, counters, outliers, health, back_offs, budgets, limits, metrics),
         simulated_latency_s=settings.simulated_latency_ms / 1000,
         simulated_token_s=settings.simulated_token_ms / 1000,
+        assume_healthy=settings.initial_health == "healthy",
     )
-    return Models(registry, publisher, HealthChecks(registry, outliers))
+    return Models(registry, publisher, HealthChecks(registry, health))
 
 
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:
@@ -147,7 +151,8 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             limiter_module.layout(queue_size),
             metric_files_module.LAYOUT,
             model_limit.LAYOUT,
-            outlier_detection.LAYOUT,
+            endpoint_records.LAYOUT,
+            back_off.LAYOUT,
             retry_budget.LAYOUT,
             endpoint_pool.LAYOUT,
             route_store.LAYOUT,

@@ -59,6 +59,11 @@ Share = Annotated[float, _within(0, 1)]
 Count = Annotated[int, _within(1, 1_000_000)]
 CountOrZero = Annotated[int, _within(0, 1_000_000)]
 Checks = Annotated[int, _within(1, 100)]
+ServerError = Annotated[int, _within(500, 599)]
+ErrorText = Annotated[str, _allows("text of 1 to 200 characters", min_length=1, max_length=200)]
+
+CONTEXT_TOO_LONG = ("maximum context length", "longer than the maximum model length", "too long to fit into the model")
+"""How vLLM, SGLang and others say that a prompt is too long for the model."""
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +103,16 @@ class Ejection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Share,
         _means("Largest share of a version's endpoints that may be ejected at the same time; 0 disables ejection."),
     ] = 0.5
+    ignored_statuses: Annotated[
+        tuple[ServerError, ...], _means("Statuses that are no failures of the endpoint, though they are 5xx.")
+    ] = ()
+    ignored_texts: Annotated[
+        tuple[ErrorText, ...],
+        _means(
+            "An error response that has one of these in its body is no failure of the endpoint, whatever its status. "
+            "Case is ignored. The default is what model servers say of a prompt that is too long."
+        ),
+    ] = CONTEXT_TOO_LONG
 
 
 class HealthCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,6 +131,13 @@ class HealthCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timeout_s: Annotated[Seconds, _means("Seconds after which a check without a response has failed.")] = 2.0
     unhealthy_after: Annotated[Checks, _means("Failed checks in a row that make an endpoint unhealthy.")] = 3
     healthy_after: Annotated[Checks, _means("Successful checks in a row that make it healthy again.")] = 1
+    panic_threshold: Annotated[
+        Share,
+        _means(
+            "If a smaller share than this of a version's endpoints is healthy and not ejected, "
+            "health checks are ignored; 0: they never are."
+        ),
+    ] = 0.5
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from app.config.base_urls import without_roots
 from app.config.route_schema import Endpoint, Model, Routes, Version
 from app.config.routes_file import parse_routes
 from app.config.settings import Settings
@@ -73,7 +74,7 @@ class RoutesSource:
         endpoints = tuple(Endpoint(url=url) for url in settings.backends)
         protocol = settings.backend_protocol if endpoints else "simulated"
         model = Model(name=settings.model_ref, protocol=protocol, versions=(Version(endpoints=endpoints),))
-        return Routes(models=(model,))
+        return without_roots(Routes(models=(model,)))
 
 
 def endpoints_of(routes: Routes) -> list[Endpoint]:

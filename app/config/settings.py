@@ -82,6 +82,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             pattern=rf"^({'|'.join(NAMES)})\Z",
         ),
     ] = "openai"
+    initial_health: Annotated[
+        Literal["unknown", "healthy"],
+        _setting(
+            "unknown or healthy",
+            "Health of an endpoint before its first health check. `unknown`: the router is ready once it has reached "
+            "an endpoint. `healthy`: it is ready at once.",
+        ),
+    ] = "unknown"
     routes_file: Annotated[
         str | None,
         _setting(

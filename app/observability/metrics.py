@@ -48,7 +48,9 @@ WORKERS = Family("gauge", "router_workers", "Worker processes alive.")
 ENDPOINT_INFLIGHT = Family(
     "gauge", "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", ("endpoint",)
 )
-ENDPOINT_UP = Family("gauge", "router_endpoint_up", "Whether an endpoint is healthy and not ejected.", ("endpoint",))
+ENDPOINT_UP = Family(
+    "gauge", "router_endpoint_up", "Whether an endpoint is known to be healthy, and not ejected.", ("endpoint",)
+)
 FILES_IN_MEMORY = Family(
     "gauge",
     "router_metric_files_in_memory",

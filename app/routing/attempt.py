@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 
 import structlog
 
@@ -10,7 +11,7 @@ from app.errors import ClientGone, UpstreamError, UpstreamUnreachable
 from app.net.http_fields import Headers
 from app.protocols.interfaces import Call, Reply
 from app.routing.endpoint import Endpoint, Target
-from app.routing.outlier_detection import Outcome
+from app.routing.outlier_detection import Ended, Outcome
 from app.routing.retry_budget import RetryBudget
 from app.upstream.headers import retry_after_s, to_client
 from app.upstream.pool import Response
@@ -18,7 +19,12 @@ from app.upstream.pool import Response
 _READ_WHOLE_BYTES = 1 << 16
 """A response of up to this length is read before any of it is passed on: one write, and never half a response."""
 _FAILURES = frozenset((500, 502, 503, 504))
-_BACK_OFF_STATUSES = frozenset((429, 503))
+_BACK_OFF_STATUSES = frozenset((401, 429, 503))
+"""Statuses of an endpoint that others may spare their clients: it lacks a credential, a quota or room."""
+_ABOUT_CREDENTIAL = frozenset((401, 429))
+"""Where clients use credentials of their own, these say nothing about the endpoint."""
+
+_PERHAPS_FAILED = (Outcome.FAILURE, Outcome.UNANSWERED)
 
 _log = structlog.get_logger("router.endpoints")
 
@@ -26,7 +32,7 @@ _log = structlog.get_logger("router.endpoints")
 class Attempt:
     """A request with one endpoint. It counts there from its making until `finish`."""
 
-    __slots__ = ("_began", "_finished", "_target", "_trial", "endpoint")
+    __slots__ = ("_awaits_first_byte", "_began", "_finished", "_first_byte_us", "_target", "_trial", "endpoint")
 
     def __init__(self, target: Target, endpoint: Endpoint, trial: bool) -> None:
         self.endpoint = endpoint
@@ -34,6 +40,8 @@ class Attempt:
         self._trial = trial
         self._began = time.monotonic()
         self._finished = False
+        self._awaits_first_byte = True
+        self._first_byte_us = 0
 
     def __repr__(self) -> str:
         state = "finished" if self._finished else "trial" if self._trial else "in progress"
@@ -55,14 +63,16 @@ class Attempt:
             status, headers, length, *_ = response.head
             if status in _BACK_OFF_STATUSES:
                 self._back_off(status, headers)
+            serves = status < 300 and call.method == "POST"
+            self._awaits_first_byte = serves  # the head of a stream may come long before anything is generated
             if length is None or length > _READ_WHOLE_BYTES:
                 close = partial(self._abandon, response)
-                return Reply(status, to_client(headers), length, self._pieces(response), close)
+                return Reply(status, to_client(headers), length, self._pieces(response, serves), close)
             whole = self._whole(response)
         except BaseException as error:
-            self.finish(*_outcome_of(error))
+            self.finish(*self._outcome_of(error))
             raise
-        self.finish(*_outcome_of_status(status))
+        self.finish(*self._outcome_of_status(status, whole))
         return Reply(status, to_client(headers), length, (whole,) if whole else (), _nothing)
 
     def finish(self, outcome: Outcome, code: str | None) -> None:
@@ -73,26 +83,36 @@ class Attempt:
         if self._finished:
             return
         self._finished = True
+        took_s = time.monotonic() - self._began
         route, shared, shared_id = self._target.route, self._target.shared, self.endpoint.shared_id
         shared.counters.remove(shared_id)
-        ejected = shared.outliers.end(
-            shared_id, outcome, trial=self._trial, peers=self._target.shared_ids, rules=route.ejection
-        )
+        began_ms = int(self._began * 1000)
+        ended = Ended(outcome, self._trial, began_ms, self._first_byte_us)
+        ejected = shared.outliers.end(shared_id, ended, self._target.rules)
+        if (
+            outcome in _PERHAPS_FAILED
+            and not ejected
+            and shared.outliers.fails_too_often(shared_id, self._target.rules)
+        ):
+            shared.back_offs.refused(self.endpoint.back_off, None)  # too many are out already: at least prefer others
         if code is None:
             return
         shared.metrics.endpoint_requests(self.endpoint.url, code).inc()
-        shared.metrics.upstream_seconds(route.name).observe(time.monotonic() - self._began)
+        shared.metrics.upstream_seconds(route.name).observe(took_s)
         if ejected:
-            _log.warning("endpoint ejected", endpoint=self.endpoint.url, model=route.name, reason=code)
+            reason = "clients leave before the first byte" if outcome is Outcome.UNANSWERED else code
+            _log.warning("endpoint ejected", endpoint=self.endpoint.url, model=route.name, reason=reason)
 
     def _back_off(self, status: int, headers: Headers) -> None:
-        """Let the endpoint back off if it asks for that.
+        """Let the endpoint back off, unless the status is about the client's own credentials."""
+        if not (status in _ABOUT_CREDENTIAL and self._target.route.forward_credentials):
+            self._target.shared.back_offs.refused(self.endpoint.back_off, retry_after_s(headers))
 
-        With the client's own credentials, a 429 is about that client and not about the endpoint.
-        """
-        seconds = None if status == 429 and self._target.route.forward_credentials else retry_after_s(headers)
-        if seconds:
-            self._target.shared.outliers.back_off(self.endpoint.shared_id, seconds)
+    def _first_byte(self, took_s: float) -> None:
+        """Record that the endpoint serves: the first byte of a successful response to an inference request is there."""
+        self._awaits_first_byte = False
+        self._first_byte_us = int(took_s * 1e6) or 1
+        self._target.shared.back_offs.served(self.endpoint.back_off)
 
     def _may_repeat(self, budget: RetryBudget) -> bool:
         if not budget.try_withdraw():
@@ -102,8 +122,10 @@ class Attempt:
 
     def _observe_first_byte(self, at: float | None) -> None:
         """`at` is the time of the first byte of the body. None: there is no body, and its end counts."""
-        seconds = (time.monotonic() if at is None else at) - self._began
-        self._target.shared.metrics.first_byte_seconds(self._target.route.name).observe(seconds)
+        took_s = (time.monotonic() if at is None else at) - self._began
+        self._target.shared.metrics.first_byte_seconds(self._target.route.name).observe(took_s)
+        if self._awaits_first_byte:
+            self._first_byte(took_s)
 
     def _whole(self, response: Response) -> bytes:
         try:
@@ -113,36 +135,56 @@ class Attempt:
             response.close()
         return whole
 
-    def _pieces(self, response: Response) -> Iterator[bytes]:
+    def _pieces(self, response: Response, serves: bool) -> Iterator[bytes]:
+        health, status, error_text = self._target.shared.health, response.head.status, b""
         try:
             body = response.body()
             first = next(body, None)
             self._observe_first_byte(response.first_byte_at)
-            if first is not None:
-                yield first
-                yield from body
+            for piece in body if first is None else chain((first,), body):
+                if serves:
+                    health.served(self.endpoint.shared_id)
+                elif len(error_text) < _READ_WHOLE_BYTES:
+                    error_text += piece
+                yield piece
         except BaseException as error:
-            self.finish(*_outcome_of(error))
+            self.finish(*self._outcome_of(error))
             raise
         response.close()
-        self.finish(*_outcome_of_status(response.head.status))
+        self.finish(*self._outcome_of_status(status, error_text))
 
     def _abandon(self, response: Response) -> None:
         """Stop the response wherever it stands. Does nothing after its end."""
         response.close()
-        self.finish(Outcome.ABANDONED, "499")
+        if response.head.status >= 400:  # it was said before anybody left: the client, or a retry elsewhere
+            self.finish(*self._outcome_of_status(response.head.status, b""))
+        else:
+            self.finish(self._left(), "499")
 
+    def _outcome_of_status(self, status: int, body: bytes) -> tuple[Outcome, str]:
+        failure = status in _FAILURES and not self._is_ignored(status, body)
+        return Outcome.FAILURE if failure else Outcome.SUCCESS, str(status)
 
-def _outcome_of_status(status: int) -> tuple[Outcome, str]:
-    return Outcome.FAILURE if status in _FAILURES else Outcome.SUCCESS, str(status)
+    def _is_ignored(self, status: int, body: bytes) -> bool:
+        """Whether the route says that such an error is the client's."""
+        rules = self._target.route.ejection
+        if status in rules.ignored_statuses:
+            return True
+        text = body[:_READ_WHOLE_BYTES].decode(errors="replace").casefold()
+        return any(ignored.casefold() in text for ignored in rules.ignored_texts)
 
+    def _outcome_of(self, error: BaseException) -> tuple[Outcome, str]:
+        if isinstance(error, UpstreamUnreachable) and error.not_tried:
+            return Outcome.ABANDONED, error.code
+        if isinstance(error, UpstreamError):
+            return Outcome.FAILURE, error.code
+        if isinstance(error, (ClientGone, GeneratorExit)):
+            return self._left(), "499"
+        return Outcome.ABANDONED, "500"
 
-def _outcome_of(error: BaseException) -> tuple[Outcome, str]:
-    if isinstance(error, UpstreamUnreachable) and error.not_tried:
-        return Outcome.ABANDONED, error.code
-    if isinstance(error, UpstreamError):
-        return Outcome.FAILURE, error.code
-    return Outcome.ABANDONED, "499" if isinstance(error, (ClientGone, GeneratorExit)) else "500"
+    def _left(self) -> Outcome:
+        """Returns the outcome of an attempt whose client leaves now."""
+        return Outcome.UNANSWERED if self._awaits_first_byte else Outcome.ABANDONED
 
 
 def _nothing() -> None:

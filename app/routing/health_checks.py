@@ -1,35 +1,57 @@
 """Health checks: the leading worker asks endpoints whether they are healthy, on a new connection each time.
 
 An endpoint is healthy if it returns 2xx; or 401, 403, 404 or 405, because then it runs and only does not tell more.
+A check that gets no response in time says only that the endpoint is slow to make one. If it has served an inference
+request since the check before, it is busy and healthy. Any other failure counts whatever else it serves: an endpoint
+that shuts down says so by its health check while it still finishes requests.
+
+The first check of an endpoint is made at once, and the next ones quickly until something is known of it.
 """
 
+import math
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import gevent
 import structlog
 
 from app.config import route_schema
-from app.errors import UpstreamError, UpstreamUnreachable
+from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from app.protocols.adapters import adapter_of
-from app.routing.outlier_detection import OutlierDetector
+from app.routing.endpoint_health import EndpointHealth
 from app.routing.registry import ModelRegistry, address_of
 from app.upstream.connection import Connection
 from app.upstream.resolver import Resolver
 
 _RUNNING_STATUSES = frozenset((401, 403, 404, 405))
+_NOT_FOUND = 404
+_FIRST_INTERVAL_S = 1.0
+"""From one check to the next while nothing is known of an endpoint; the leader looks every second."""
 
 _log = structlog.get_logger("router.endpoints")
+
+
+class CheckResult(NamedTuple):
+    """What a health check found."""
+
+    reason: str | None = None
+    """In a few words what is wrong with the endpoint, or None if it is healthy."""
+    slow: bool = False
+    """Whether all that is wrong is that no response came in time."""
+    status: int = 0
+    """The status of the response; 0: there was none."""
 
 
 class HealthChecks:
     """The health checks of all endpoints. The leader calls `run_due` every second, which is the shortest interval."""
 
-    def __init__(self, registry: ModelRegistry, outliers: OutlierDetector) -> None:
+    def __init__(self, registry: ModelRegistry, health: EndpointHealth) -> None:
         self._registry = registry
-        self._outliers = outliers
-        self._next: dict[str, float] = {}
+        self._health = health
+        self._without_path: set[str] = set()
+        self._began: dict[str, float] = {}  # when the last check of a URL began
         self._in_a_row: dict[str, tuple[bool, int]] = {}
         self._running: set[str] = set()
         self._unchecked: set[str] = set()
@@ -37,49 +59,72 @@ class HealthChecks:
     def run_due(self, spawn: Callable[..., object] = gevent.spawn) -> None:
         """Start the checks that are due. They run beside the caller."""
         now = time.monotonic()
-        due = {}
+        began = {}
         for endpoint, shared_id, model in self._registry.checks():
             check = model.health_check
             if not check.interval_s:
-                self._outliers.set_healthy(shared_id, healthy=True)
                 continue
-            at = self._next.get(endpoint.url, 0.0)
-            if at <= now and endpoint.url not in self._running:
-                at = now + check.interval_s
+            known = self._health.is_known(shared_id)
+            interval_s = check.interval_s if known else min(check.interval_s, _FIRST_INTERVAL_S)
+            at = self._began.get(endpoint.url, -math.inf)
+            if at + interval_s <= now and endpoint.url not in self._running:
+                at = now
                 self._running.add(endpoint.url)
                 spawn(self._check, endpoint, shared_id, model)
-            due[endpoint.url] = at
-        self._next = due
-        self._in_a_row = {url: seen for url, seen in self._in_a_row.items() if url in due}
+            began[endpoint.url] = at
+        self._began = began
+        self._in_a_row = {url: seen for url, seen in self._in_a_row.items() if url in began}
 
     def _check(self, endpoint: route_schema.Endpoint, shared_id: int, model: route_schema.Model) -> None:
         check = model.health_check
         path = check.path or adapter_of(model.protocol).health_path
         try:
-            reason = check_endpoint(endpoint, path, check.timeout_s, self._registry.resolver)
+            result = check_endpoint(endpoint, path, check.timeout_s, self._registry.resolver)
         except UpstreamUnreachable as error:
-            if endpoint.url not in self._unchecked:
-                self._unchecked.add(endpoint.url)
-                _log.warning("endpoint can't be checked", endpoint=endpoint.url, reason=str(error))
+            self._warn_of_check(endpoint.url, str(error))
             return
         finally:
             self._running.discard(endpoint.url)
         self._unchecked.discard(endpoint.url)
-        before, count = self._in_a_row.get(endpoint.url, (True, 0))
+        if result.status == _NOT_FOUND and not check.path:
+            self._warn_of_path(endpoint.url, path)
+        since_last_check_ms = int((check.interval_s + check.timeout_s) * 1000)
+        busy = result.slow and self._health.has_served(shared_id, since_last_check_ms)
+        self._record(endpoint.url, shared_id, None if busy else result.reason, check)
+
+    def _warn_of_check(self, url: str, reason: str) -> None:
+        """Warn, once until it can be checked again, that an endpoint can't be checked for want of an address."""
+        if url not in self._unchecked:
+            self._unchecked.add(url)
+            _log.warning("endpoint can't be checked", endpoint=url, reason=reason)
+
+    def _warn_of_path(self, url: str, path: str) -> None:
+        """Warn that an endpoint does not have the path that every server of its protocol should have."""
+        if url not in self._without_path:
+            self._without_path.add(url)
+            _log.warning(
+                "health check finds no such path; it counts as healthy, but the URL or health_check.path may be wrong",
+                endpoint=url,
+                path=path,
+            )
+
+    def _record(self, url: str, shared_id: int, reason: str | None, check: route_schema.HealthCheck) -> None:
+        """Count the results in a row, and change the endpoint's health when there are enough."""
+        before, count = self._in_a_row.get(url, (True, 0))
         healthy = reason is None
         count = count + 1 if healthy == before else 1
-        self._in_a_row[endpoint.url] = healthy, count
+        self._in_a_row[url] = healthy, count
         if count < (check.healthy_after if healthy else check.unhealthy_after):
             return
-        if self._outliers.set_healthy(shared_id, healthy=healthy):
+        if self._health.set_healthy(shared_id, healthy=healthy):
             if healthy:
-                _log.info("endpoint is healthy again", endpoint=endpoint.url)
+                _log.info("endpoint is healthy again", endpoint=url)
             else:
-                _log.warning("endpoint is unhealthy", endpoint=endpoint.url, reason=reason)
+                _log.warning("endpoint is unhealthy", endpoint=url, reason=reason)
 
 
-def check_endpoint(endpoint: route_schema.Endpoint, path: str, timeout_s: float, resolver: Resolver) -> str | None:
-    """Returns in a few words what is wrong with an endpoint, or None if it is healthy.
+def check_endpoint(endpoint: route_schema.Endpoint, path: str, timeout_s: float, resolver: Resolver) -> CheckResult:
+    """Returns whether an endpoint is healthy, and why not.
 
     Raises UpstreamUnreachable if the router could not check it: its lookup of the name failed, for example.
     """
@@ -96,5 +141,8 @@ def check_endpoint(endpoint: route_schema.Endpoint, path: str, timeout_s: float,
     except UpstreamError as error:
         if isinstance(error, UpstreamUnreachable) and error.not_tried and not error.no_such_name:
             raise
-        return str(error)
-    return None if 200 <= status < 300 or status in _RUNNING_STATUSES else f"it returned {status} to {path}"
+        slow = isinstance(error, UpstreamTimeout) or isinstance(error.__cause__, TimeoutError)
+        return CheckResult(str(error), slow)
+    if 200 <= status < 300 or status in _RUNNING_STATUSES:
+        return CheckResult(status=status)
+    return CheckResult(f"it returned {status} to {path}", status=status)

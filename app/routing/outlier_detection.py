@@ -1,8 +1,7 @@
 """Outlier detection: which endpoints are in use, which are ejected, and which request tries an ejected one again.
 
-All workers share the state, one record for each endpoint in the shared table. Records are written under the lock, but
-for `unhealthy`, which only the leader writes.
-The **circuit** of an endpoint has three states (`_TRANSITIONS` is the whole table):
+All workers share the state (endpoint_records.py), and write it under the lock. The **circuit** of an endpoint has
+three states (`_TRANSITIONS` is the whole table):
 - **CLOSED**: the endpoint is in use. Consecutive failures, and the failures of a window, are counted; either may eject.
 - **OPEN**: it is ejected until a time. Each ejection lasts twice as long as the one before, unless the endpoint was in
   use, since, for longer than it had been out. `max_share` bounds how many endpoints of a pool are ejected at once.
@@ -11,8 +10,12 @@ The **circuit** of an endpoint has three states (`_TRANSITIONS` is the whole tab
   worker dies or its client leaves, the next request is the trial. A trial that outlasts its lease may not be the only
   one: the first to end decides, and the others count as ordinary attempts.
 
-Two more reasons keep requests away: the endpoint failed its health checks (health_checks.py), or it is backing off
-because it asked for a pause by `Retry-After`. Times are milliseconds of the monotonic clock that all processes share.
+An endpoint that hangs may never make a request fail, if its clients lose patience first. So a client that leaves before
+the first byte counts as a failure if it waited for longer than the endpoint usually takes (first_byte.py), and if the
+endpoint has served nobody since the attempt began. An endpoint that is busy with a long prompt goes on serving others,
+and a client that leaves early says nothing.
+
+Two more reasons keep requests away: unhealthy endpoints (endpoint_health.py) and those that back off (back_off.py).
 
 A process may be SIGKILLed between any two stores. Invariant: `unavailable_until_ms` is 0 while the circuit is CLOSED,
 also between two stores. So a killed process leaves a record to which the rules above apply. Beside each sequence of
@@ -20,15 +23,16 @@ stores stands what its prefixes leave.
 """
 
 from collections.abc import Sequence
-from ctypes import Structure, c_int64
 from enum import Enum, IntEnum, auto
+from typing import NamedTuple
 
 from app.config.route_schema import Ejection
-from app.shared_memory.counters import MAX_IDS
-from app.shared_memory.table import Layout, SharedTable, now_ms
+from app.routing.endpoint_health import panics
+from app.routing.endpoint_records import EndpointRecords, Record
+from app.routing.first_byte import learn, too_long_us
+from app.shared_memory.table import now_ms
 
 _TRIAL_LEASE_MS = 10_000
-_MAX_BACK_OFF_MS = 60_000
 
 
 class Outcome(Enum):
@@ -38,6 +42,29 @@ class Outcome(Enum):
     FAILURE = auto()
     ABANDONED = auto()
     """The client left, or the worker stopped: it tells nothing."""
+    UNANSWERED = auto()
+    """The client left before the first byte: a failure if the wait was too long, or else it tells nothing."""
+
+
+class Ended(NamedTuple):
+    """An attempt that ended."""
+
+    outcome: Outcome
+    trial: bool = False
+    """What `OutlierDetector.begin` returned."""
+    began_ms: int = 0
+    first_byte_us: int = 0
+    """How long the first byte took; 0: there was none, or it was none of an inference."""
+
+
+class PoolRules(NamedTuple):
+    """What decides whether an endpoint of a pool may be ejected."""
+
+    shared_ids: Sequence[int]
+    """All endpoints of the pool."""
+    ejection: Ejection
+    panic_threshold: float = 0.0
+    """See `EndpointHealth.panics`."""
 
 
 class Circuit(IntEnum):
@@ -69,78 +96,19 @@ _TRANSITIONS: dict[tuple[Circuit, _Event], Circuit] = {
 
 # The members that every request is compared with, as names of the module: looking one up in its enum costs more.
 _CLOSED, _HALF_OPEN = Circuit.CLOSED, Circuit.HALF_OPEN
-_FAILURE, _ABANDONED = Outcome.FAILURE, Outcome.ABANDONED
-
-
-class _Record(Structure):
-    """An endpoint's state in the shared table. Every field is one aligned word, so every store is atomic."""
-
-    _fields_ = (
-        ("circuit", c_int64),
-        ("unavailable_until_ms", c_int64),  # end of the ejection, or of a trial's lease; 0 while closed
-        ("backing_off_until_ms", c_int64),
-        ("unhealthy", c_int64),
-        ("ejections", c_int64),  # in a row
-        ("closed_at_ms", c_int64),
-        ("consecutive_failures", c_int64),
-        ("window", c_int64),  # number of the window that the next two count
-        ("window_requests", c_int64),
-        ("window_failures", c_int64),
-    )
-
-    circuit: int
-    unavailable_until_ms: int
-    backing_off_until_ms: int
-    unhealthy: int
-    ejections: int
-    closed_at_ms: int
-    consecutive_failures: int
-    window: int
-    window_requests: int
-    window_failures: int
-
-
-_FIELDS = tuple(name for name, *_ in _Record._fields_)
-LAYOUT = Layout(arrays={"endpoints": MAX_IDS * len(_FIELDS)})
+_SUCCESS, _FAILURE, _ABANDONED, _UNANSWERED = Outcome
 
 
 class OutlierDetector:
-    """The state of all endpoints, in one process."""
+    """The circuits of all endpoints, in one process."""
 
-    def __init__(self, table: SharedTable) -> None:
-        self._lock = table.lock
-        self._records: list[_Record] = list((_Record * MAX_IDS).from_buffer(table.array("endpoints")))
-
-    def reset(self, shared_id: int) -> None:
-        """Forget what was known of the endpoint that had this id. The lock is held."""
-        record = self._records[shared_id]
-        # The circuit is the first field and is cleared last, for the invariant. If the process is killed before that,
-        # the id still has its old name, and whoever gives it to another name resets it again.
-        for name in reversed(_FIELDS):
-            setattr(record, name, 0)
-
-    def is_available(self, shared_id: int, now: int) -> bool:
-        """Whether a request may be sent there. The lock is held if an attempt follows."""
-        record = self._records[shared_id]
-        return record.unavailable_until_ms <= now and record.backing_off_until_ms <= now and not record.unhealthy
-
-    def is_usable(self, shared_id: int) -> bool:
-        """Whether the endpoint is healthy and not ejected.
-
-        An endpoint whose ejection is over is usable. Otherwise a router that has only such endpoints would be taken out
-        of service, and would never get the request that is the trial.
-        """
-        record = self._records[shared_id]
-        return not record.unhealthy and record.unavailable_until_ms <= now_ms()
+    def __init__(self, records: EndpointRecords) -> None:
+        self._lock = records.lock
+        self._records = records.of
 
     def circuit(self, shared_id: int) -> Circuit:
         """Returns the state of the endpoint's circuit."""
         return Circuit(self._records[shared_id].circuit)
-
-    def available_at(self, shared_id: int) -> int | None:
-        """Returns when the endpoint is available again, in ms, or None if a health check must decide that."""
-        record = self._records[shared_id]
-        return None if record.unhealthy else max(record.unavailable_until_ms, record.backing_off_until_ms)
 
     def begin(self, shared_id: int, now: int) -> bool:
         """Begin an attempt. Returns whether it is the trial. The lock is held."""
@@ -152,16 +120,19 @@ class OutlierDetector:
         _change(record, _Event.TRIAL_BEGINS)
         return True
 
-    def end(self, shared_id: int, outcome: Outcome, *, trial: bool, peers: Sequence[int], rules: Ejection) -> bool:
-        """Record how an attempt ended. Returns whether that ejected the endpoint.
-
-        `trial` is what `begin` returned, and `peers` are the ids of all endpoints of the pool.
-        """
+    def end(self, shared_id: int, ended: Ended, pool: PoolRules) -> bool:
+        """Record how an attempt ended. Returns whether that ejected the endpoint."""
+        outcome, trial, began_ms, first_byte_us = ended
         if outcome is _ABANDONED and not trial:
             return False  # it tells nothing
         record = self._records[shared_id]
-        now = now_ms()
         with self._lock:
+            now = now_ms()
+            if outcome is _UNANSWERED:
+                outcome = _FAILURE if _is_silent(record, began_ms, now) else _ABANDONED
+            if first_byte_us and outcome is _SUCCESS:
+                learn(record, first_byte_us)
+                record.last_served_ms = now
             circuit = record.circuit
             trial = trial and circuit == _HALF_OPEN  # or else another trial has decided meanwhile
             if circuit != _CLOSED and not trial:
@@ -170,51 +141,55 @@ class OutlierDetector:
                 if trial:
                     record.unavailable_until_ms = now  # the next request is the trial
                 return False
-            _count(record, now, rules, outcome is _FAILURE)
+            _count(record, now, pool.ejection, outcome is _FAILURE)
             if outcome is _FAILURE:
-                return self._fail(shared_id, now, trial, peers, rules)
+                return self._fail(shared_id, now, trial, pool)
             if trial:
                 _close(record, now, _Event.TRIAL_SUCCEEDS)
             return False
 
-    def _fail(self, shared_id: int, now: int, trial: bool, peers: Sequence[int], rules: Ejection) -> bool:
-        """Eject the endpoint if it fails too often. Returns whether it did. The lock is held."""
+    def fails_too_often(self, shared_id: int, pool: PoolRules) -> bool:
+        """Whether the endpoint is in use only because too many others are out."""
         record = self._records[shared_id]
+        return record.circuit == _CLOSED and _fails_too_often(record, pool.ejection)
+
+    def _fail(self, shared_id: int, now: int, trial: bool, pool: PoolRules) -> bool:
+        """Eject the endpoint if it fails too often. Returns whether it did. The lock is held."""
+        record, rules = self._records[shared_id], pool.ejection
         if not (trial or _fails_too_often(record, rules)):
             return False
-        if self._exceeds_max_share(shared_id, peers, rules):
+        if self._exceeds_max_share(shared_id, now, pool):
             if trial:
                 _close(record, now, _Event.TRIAL_FAILS_BEYOND_MAX_SHARE)
             return False
         _eject(record, now, rules, _Event.TRIAL_FAILS if trial else _Event.TOO_MANY_FAILURES)
         return True
 
-    def back_off(self, shared_id: int, seconds: float) -> None:
-        """Keep requests away for as long as the endpoint asked, at most a minute."""
-        until = now_ms() + min(_MAX_BACK_OFF_MS, int(seconds * 1000))
-        with self._lock:
-            self._records[shared_id].backing_off_until_ms = until
+    def _exceeds_max_share(self, shared_id: int, now: int, pool: PoolRules) -> bool:
+        """Whether too many of the pool were out if this endpoint were ejected.
 
-    def set_healthy(self, shared_id: int, *, healthy: bool) -> bool:
-        """Record what the health checks found; only the leader writes it. Returns whether it has changed."""
-        record = self._records[shared_id]
-        changed = bool(record.unhealthy) == healthy
-        record.unhealthy = not healthy
-        return changed
-
-    def _exceeds_max_share(self, shared_id: int, peers: Sequence[int], rules: Ejection) -> bool:
-        """Whether too many of the pool were out if this endpoint were ejected. Unhealthy endpoints count as out."""
-        others = (self._records[peer] for peer in peers if peer != shared_id)
-        out = sum(1 for other in others if other.circuit != _CLOSED or other.unhealthy)
-        return out + 1 > rules.max_share * len(peers)
+        Unhealthy endpoints count as out, but not in panic: then they are used.
+        """
+        records = [self._records[peer] for peer in pool.shared_ids]
+        panic = panics(records, pool.panic_threshold, now)
+        out = sum(1 for record in records if record.circuit != _CLOSED or (record.unhealthy and not panic))
+        itself = self._records[shared_id]
+        if itself.circuit == _CLOSED and (panic or not itself.unhealthy):
+            out += 1
+        return out > pool.ejection.max_share * len(records)
 
 
-def _change(record: _Record, event: _Event) -> None:
+def _is_silent(record: Record, began_ms: int, now: int) -> bool:
+    """Whether an attempt without a first byte waited for too long, and nobody else was served in that time."""
+    return record.last_served_ms < began_ms and (now - began_ms) * 1000 >= too_long_us(record)
+
+
+def _change(record: Record, event: _Event) -> None:
     """Take the circuit through a transition, by one store."""
     record.circuit = _TRANSITIONS[Circuit(record.circuit), event]
 
 
-def _count(record: _Record, now: int, rules: Ejection, failed: bool) -> None:
+def _count(record: Record, now: int, rules: Ejection, failed: bool) -> None:
     # Killed before the window's number is stored: the next attempt starts the window again. Killed later: this attempt
     # is counted in part or not at all. A window never has more failures than requests, also between two stores.
     window = int(now / (rules.window_s * 1000))
@@ -229,14 +204,14 @@ def _count(record: _Record, now: int, rules: Ejection, failed: bool) -> None:
         record.consecutive_failures = 0
 
 
-def _fails_too_often(record: _Record, rules: Ejection) -> bool:
+def _fails_too_often(record: Record, rules: Ejection) -> bool:
     if record.consecutive_failures >= rules.consecutive_failures:
         return True
     seen = record.window_requests
     return seen >= rules.min_requests and record.window_failures >= rules.failure_rate * seen
 
 
-def _close(record: _Record, now: int, event: _Event) -> None:
+def _close(record: Record, now: int, event: _Event) -> None:
     # The time is stored before the circuit, for the invariant. Killed before the circuit: it stays HALF_OPEN, and the
     # next request is the trial, at the latest when the lease runs out.
     record.closed_at_ms = now
@@ -244,7 +219,7 @@ def _close(record: _Record, now: int, event: _Event) -> None:
     _change(record, event)
 
 
-def _eject(record: _Record, now: int, rules: Ejection, event: _Event) -> None:
+def _eject(record: Record, now: int, rules: Ejection, event: _Event) -> None:
     # The circuit is stored before the time, for the invariant. Killed before the circuit: it stays as it was, failures
     # are counted from 0, and the next ejection may be one step longer or the first of a row. Killed before the time:
     # the circuit is OPEN, and the ejection ends at once or with the trial's lease.

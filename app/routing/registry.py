@@ -16,6 +16,7 @@ from app.config.routes_source import Document, counted_as, endpoints_of, names_i
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
 from app.protocols.interfaces import Model
+from app.routing.back_off import pair
 from app.routing.endpoint import Endpoint, SharedRouting
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.remote_model import RemoteModel
@@ -44,6 +45,7 @@ class ModelRegistry:
         *,
         simulated_latency_s: float,
         simulated_token_s: float,
+        assume_healthy: bool,
     ) -> None:
         self.resolver = Resolver()
         """The names of all endpoints."""
@@ -51,6 +53,7 @@ class ModelRegistry:
         self._shared = shared
         self._simulated_latency_s = simulated_latency_s
         self._simulated_token_s = simulated_token_s
+        self._assume_healthy = assume_healthy
         self._generation = 0
         self._document = Document(route_schema.Routes(models=()))
         self._models: dict[str, RegisteredModel] = {}
@@ -88,9 +91,9 @@ class ModelRegistry:
 
     def endpoint_states(self) -> Iterable[EndpointState]:
         """Yields what the gauges say of every endpoint."""
-        counters, outliers = self._shared.counters, self._shared.outliers
+        counters, health = self._shared.counters, self._shared.health
         for endpoint, shared_id, _ in self.checks():
-            yield EndpointState(endpoint.url, counters.total(shared_id), outliers.is_usable(shared_id))
+            yield EndpointState(endpoint.url, counters.total(shared_id), health.is_up(shared_id))
 
     def prune(self) -> None:
         """Close connections that are too old or have been idle for too long."""
@@ -124,21 +127,35 @@ class ModelRegistry:
             registered = RegisteredModel(self._model(model, heads), model, self._limit(model))
             models.update(dict.fromkeys((model.name, *model.aliases), registered))
         self._document, self._models = document, models
+        self._assume_health()
+
+    def _assume_health(self) -> None:
+        """Take endpoints for healthy where no health check is going to tell, or where the settings say so."""
+        health = self._shared.health
+        for _, shared_id, model in self.checks():
+            if not model.health_check.interval_s:
+                health.set_healthy(shared_id, healthy=True)  # also one that failed its checks while there were any
+            elif self._assume_healthy:
+                health.assume_healthy(shared_id)
 
     def _model(self, model: route_schema.Model, heads: Mapping[route_schema.Endpoint, str]) -> Model:
         if model.protocol == "simulated":
             versions = tuple(version.name for version in model.versions)
             return SimulatedModel(model.name, self._simulated_latency_s, self._simulated_token_s, versions)
+        model_id = self._shared_ids[counted_as(model)]
         pools = [
-            EndpointPool(model, version, [self._endpoint(e, heads[e]) for e in version.endpoints], self._shared)
+            EndpointPool(
+                model, version, [self._endpoint(e, heads[e], model_id) for e in version.endpoints], self._shared
+            )
             for version in model.versions
         ]
-        budget = self._shared.budgets.of(self._shared_ids[counted_as(model)], model.retry_budget)
+        budget = self._shared.budgets.of(model_id, model.retry_budget)
         return RemoteModel(model, pools, budget, self._shared.metrics)
 
-    def _endpoint(self, endpoint: route_schema.Endpoint, head: str) -> Endpoint:
+    def _endpoint(self, endpoint: route_schema.Endpoint, head: str, model_id: int) -> Endpoint:
         url = endpoint.url
-        return Endpoint(url, self._shared_ids[url], self._connections[url], head, urlsplit(url).path)
+        shared_id = self._shared_ids[url]
+        return Endpoint(url, shared_id, pair(shared_id, model_id), self._connections[url], head, urlsplit(url).path)
 
     def _limit(self, model: route_schema.Model) -> ModelLimit | None:
         if model.max_concurrency is None:

@@ -20,12 +20,13 @@ from app.protocols.adapters import adapter_of
 from app.protocols.infer import output_of, upstream_call
 from app.protocols.interfaces import Call, Inference, Reply
 from app.routing.attempt import Attempt
-from app.routing.endpoint_pool import EndpointPool
+from app.routing.endpoint_pool import EndpointPool, Reach
 from app.routing.outlier_detection import Outcome
 from app.routing.policies import key_hash
 from app.routing.retry_budget import RetryBudget
 
 _MAX_OUTPUT_BYTES = 64 << 20
+_REACHES = tuple(Reach)
 _RETRIED_STATUSES = {429: "status_429", 502: "status_502", 503: "status_503"}
 
 
@@ -83,7 +84,10 @@ class RemoteModel:
     def unusable(self, version: str = "") -> str | None:
         """See `Model`."""
         pools = self._pools if len(self._pools) == 1 or not version else self._pinned(version)
-        return None if any(pool.is_usable() for pool in pools) else f"no endpoint of {self.name} is up"
+        if any(pool.is_usable() for pool in pools):
+            return None
+        unknown = "" if any(pool.is_known() for pool in pools) else ": none has been reached yet"
+        return f"no endpoint of {self.name} is up{unknown}"
 
     def _in_order(self, call: Call) -> Sequence[EndpointPool]:
         """Returns the versions that may serve the call, the one to try first in front. Raises ModelNotFound."""
@@ -114,15 +118,17 @@ class RemoteModel:
 
     def _no_endpoint(self, pools: Sequence[EndpointPool]) -> NoEndpoint:
         times = [seconds for pool in pools if (seconds := pool.retry_after()) is not None]
-        reason = f"no endpoint of {self.name} takes requests now: each is unhealthy, ejected or backing off"
+        reason = f"no endpoint of {self.name} takes requests now: each is unhealthy or ejected"
         return NoEndpoint(reason, min(times) if times else None)
 
 
 def _begin_attempt(pools: Sequence[EndpointPool], call: Call, tried: Sequence[int]) -> Attempt | None:
-    for pool in pools:
-        attempt = pool.choose(call.key, tried)
-        if attempt is not None:
-            return attempt
+    """Begin an attempt. The choice reaches further only where no version has an endpoint otherwise."""
+    for reach in _REACHES:
+        for pool in pools:
+            attempt = pool.choose(call.key, tried, reach)
+            if attempt is not None:
+                return attempt
     return None
 
 

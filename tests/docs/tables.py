@@ -20,7 +20,17 @@ from app.config.routes_file.value_types import ValueType, members
 from app.config.settings import Settings
 from app.errors import RouterError
 from app.observability import metrics as metrics_module
-from app.routing import attempt, health_checks, outlier_detection, remote_model, retry_budget, route_store
+from app.routing import (
+    attempt,
+    back_off,
+    endpoint_health,
+    first_byte,
+    health_checks,
+    outlier_detection,
+    remote_model,
+    retry_budget,
+    route_store,
+)
 from app.shared_memory import counters
 from app.upstream import dialer, pool, resolver, response_head
 from tests.support.malformed import MALFORMED
@@ -54,6 +64,7 @@ _WORDS = {
     route_schema.HEADER_RULE: "a header's name",
 }
 """Short words for the rules that stand in several rows."""
+_LISTS = {route_schema.NAME_RULE: "a list of names"}
 
 
 def _table(head: str, rows: Iterable[Row]) -> list[str]:
@@ -127,6 +138,8 @@ def _default(field: msgspec.structs.FieldInfo, *, nothing: str) -> str:
         return "see below"
     if default in (None, ()):
         return nothing
+    if isinstance(default, tuple):
+        return ", ".join(f"`{item}`" for item in default)
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
@@ -134,7 +147,7 @@ def _default(field: msgspec.structs.FieldInfo, *, nothing: str) -> str:
 
 def _allowed(kind: ValueType) -> str:
     if kind.item is not None:
-        return "a list of tables" if kind.record else "a list of names"
+        return "a list of tables" if kind.record else _LISTS.get(kind.item.allowed, f"a list: {kind.item.allowed}")
     if kind.record is not None:
         return "a table"
     return _WORDS.get(kind.allowed, kind.allowed)
@@ -143,6 +156,7 @@ def _allowed(kind: ValueType) -> str:
 def fixed_values() -> list[str]:
     """The constants that no setting changes."""
     idle = f"{pool.MAX_IDLE}, each for {pool.MAX_IDLE_S:g} s"
+    cool_down = f"{back_off.FIRST_COOL_DOWN_MS} ms to {back_off.MAX_COOL_DOWN_MS // 1000} s"
     rows = [
         ("Largest routes file", f"{routes_source._MAX_FILE_BYTES >> 10} KiB"),
         ("Largest routes in memory", f"{route_store.MAX_BYTES >> 10} KiB"),
@@ -162,7 +176,13 @@ def fixed_values() -> list[str]:
         ("Statuses after which a request is retried", _listed(remote_model._RETRIED_STATUSES)),
         ("Statuses that count as failures of an endpoint", _listed(attempt._FAILURES)),
         ("Statuses with which a health check succeeds", f"2xx, {_listed(health_checks._RUNNING_STATUSES)}"),
-        ("Longest back-off for an endpoint's `Retry-After`", f"{outlier_detection._MAX_BACK_OFF_MS // 1000} s"),
+        ("Longest back-off for an endpoint's `Retry-After`", f"{back_off.MAX_BACK_OFF_MS // 1000} s"),
+        (
+            "Cool-down without `Retry-After`",
+            cool_down,
+        ),
+        ("Shortest wait of a client that leaves in vain", f"{first_byte.LEAST_US / 1e6:g} s"),
+        ("Readiness in panic after a request was served", f"{endpoint_health.RECENTLY_MS // 1000} s"),
         ("Longest half-open trial", f"{outlier_detection._TRIAL_LEASE_MS // 1000} s"),
     ]
     return _table("What, Value", rows)

@@ -9,8 +9,10 @@ import pytest
 
 from app.admission.limiter import Limiter
 from app.errors import RoutesError
-from app.routing import outlier_detection, route_store
-from app.routing.outlier_detection import OutlierDetector
+from app.routing import endpoint_records, route_store
+from app.routing.back_off import BackOffs
+from app.routing.endpoint_health import EndpointHealth
+from app.routing.endpoint_records import EndpointRecords
 from app.routing.retry_budget import RetryBudgets
 from app.routing.route_store import MAX_BYTES, RouteStore
 from app.shared_memory import counters as counters_module
@@ -30,7 +32,7 @@ def parent() -> Iterator[Parent]:
 
 
 def _store(table: SharedTable) -> RouteStore:
-    return RouteStore(table, InflightCounters(table), (OutlierDetector(table), RetryBudgets(table)))
+    return RouteStore(table, InflightCounters(table), (EndpointRecords(table), BackOffs(table), RetryBudgets(table)))
 
 
 def _document(number: int) -> bytes:
@@ -157,16 +159,16 @@ def test_two_publishers_lose_no_generation(parent: Parent) -> None:
 def test_new_name_with_a_used_id_knows_nothing_of_the_last(parent: Parent) -> None:
     """All ids have been used: a new endpoint is not unhealthy, and a new model's budget not spent, from before."""
     table = parent.table
-    store, counters, detector = _store(table), InflightCounters(table), OutlierDetector(table)
+    store, counters, health = _store(table), InflightCounters(table), EndpointHealth(EndpointRecords(table))
     store.publish(b"1", [f"old {n}" for n in range(MAX_IDS)])
     for shared_id in range(MAX_IDS):
-        detector.set_healthy(shared_id, healthy=False)
+        health.set_healthy(shared_id, healthy=False)
         assert RetryBudgets(table).of(shared_id, 0.5).try_withdraw()
     store.publish(b"2", ["old 0"])
     store.publish(b"3", ["old 0", "new"])
     ids = counters.ids(["old 0", "new"])
-    assert detector.is_usable(ids["new"])
-    assert not detector.is_usable(ids["old 0"])
+    assert not health.is_known(ids["new"])
+    assert health.is_known(ids["old 0"])
     spent = table.array("spent_retry_milli")
     assert (spent[ids["new"]], spent[ids["old 0"]]) == (0, 1000)
 
@@ -179,18 +181,18 @@ GONE = ["gone 0", "gone 1", "gone 2"]
 def _death_at(parent: Parent, step: int) -> tuple[int, bytes]:
     """Kill a publisher before that line, check what it leaves behind, and return how it ended and what it published."""
     table = parent.table
-    store, counters, detector = _store(table), InflightCounters(table), OutlierDetector(table)
+    store, counters, health = _store(table), InflightCounters(table), EndpointHealth(EndpointRecords(table))
     store.publish(b"little", ["stays"])
     store.publish(b"before", [*GONE, "stays"])
     for shared_id in counters.ids(GONE).values():
-        detector.set_healthy(shared_id, healthy=False)
+        health.set_healthy(shared_id, healthy=False)
     store.publish(b"old", OLD)  # now the new ones will have to take ids of those gone
     generation = store.generation
     stays = counters.ids(OLD)["stays"]
 
     def victim(_: Limiter) -> None:
         own = _store(table)
-        sys.settrace(die_at(step, {route_store.__file__, counters_module.__file__, outlier_detection.__file__}))
+        sys.settrace(die_at(step, {route_store.__file__, counters_module.__file__, endpoint_records.__file__}))
         own.publish(b"new and longer", NEW)
         sys.settrace(None)
 
@@ -207,7 +209,7 @@ def _death_at(parent: Parent, step: int) -> tuple[int, bytes]:
     ids = counters.ids(NEW)
     assert len(set(ids.values())) == len(NEW)
     assert ids["stays"] == stays
-    assert all(detector.is_usable(shared_id) for shared_id in ids.values()), "a new endpoint inherits nothing"
+    assert not any(health.is_known(shared_id) for shared_id in ids.values()), "a new endpoint inherits nothing"
     return ending, left[1]
 
 

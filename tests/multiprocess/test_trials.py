@@ -13,9 +13,11 @@ import pytest
 
 from app.admission.limiter import Limiter
 from app.config.route_schema import Ejection
-from app.routing import outlier_detection
-from app.routing.outlier_detection import Circuit, Outcome, OutlierDetector
-from app.shared_memory.table import SharedTable
+from app.routing import endpoint_records, first_byte, outlier_detection
+from app.routing.endpoint_health import EndpointHealth
+from app.routing.endpoint_records import EndpointRecords
+from app.routing.outlier_detection import Circuit, Ended, Outcome, OutlierDetector, PoolRules
+from app.shared_memory.table import now_ms
 from tests.support.forks import Barrier, Parent
 
 ID = 3
@@ -24,7 +26,7 @@ ROUNDS = 50
 
 
 def _end(detector: OutlierDetector, outcome: Outcome, *, trial: bool = False) -> bool:
-    return detector.end(ID, outcome, trial=trial, peers=[ID], rules=RULES)
+    return detector.end(ID, Ended(outcome, trial), PoolRules([ID], RULES))
 
 
 def test_of_many_that_ask_at_once_exactly_one_gets_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,14 +35,15 @@ def test_of_many_that_ask_at_once_exactly_one_gets_the_trial(monkeypatch: pytest
     now[0] = 1_000_000
     monkeypatch.setattr(outlier_detection, "now_ms", lambda: now[0])
     parent, before, after = Parent(limit=1), Barrier(), Barrier()
-    detector = OutlierDetector(parent.table)
+    records = EndpointRecords(parent.table)
+    detector, health = OutlierDetector(records), EndpointHealth(records)
     trials_read, trials_write = os.pipe()
 
     def work(_limiter: Limiter) -> None:
         for _ in range(ROUNDS):
             before.arrive()
             with parent.table.lock:
-                if detector.is_available(ID, now[0]) and detector.begin(ID, now[0]):
+                if health.is_available(ID, now[0]) and detector.begin(ID, now[0]):
                     os.write(trials_write, b".")
             after.arrive()
 
@@ -50,9 +53,7 @@ def test_of_many_that_ask_at_once_exactly_one_gets_the_trial(monkeypatch: pytest
         if n % 5 == 0:
             assert [_end(detector, Outcome.FAILURE) for _ in range(3)] == [False, False, True]
         before.wait_arrived(8)
-        available_at = detector.available_at(ID)
-        assert available_at is not None
-        now[0] = available_at
+        now[0] = health.unavailable_until(ID)
         before.lift(8)
         after.wait_arrived(8)
         assert len(os.read(trials_read, 100)) == 1
@@ -71,7 +72,8 @@ def test_of_many_that_ask_at_once_exactly_one_gets_the_trial(monkeypatch: pytest
 def test_failures_in_different_processes_add_up() -> None:
     """One failure in each of three processes ejects, once, and all see it."""
     parent, turn, seen = Parent(limit=1), Barrier(), Barrier()
-    detector = OutlierDetector(parent.table)
+    records = EndpointRecords(parent.table)
+    detector, health = OutlierDetector(records), EndpointHealth(records)
     ejected_read, ejected_write = os.pipe()
 
     def work(_limiter: Limiter) -> None:
@@ -79,14 +81,14 @@ def test_failures_in_different_processes_add_up() -> None:
         if _end(detector, Outcome.FAILURE):
             os.write(ejected_write, b".")
         seen.arrive()
-        assert not detector.is_usable(ID)
+        assert not health.is_available(ID, now_ms())
 
     for _ in range(3):
         parent.fork(work)
     turn.wait_arrived(3)
     turn.lift(3)
     seen.wait_arrived(3)
-    assert not detector.is_usable(ID)
+    assert not health.is_available(ID, now_ms())
     seen.lift(3)
     parent.reap_all()
     assert os.read(ejected_read, 10) == b"."
@@ -100,20 +102,21 @@ def test_failures_in_different_processes_add_up() -> None:
 def test_no_failure_is_lost_over_processes() -> None:
     """4 processes report 1000 failures each at once: 4000 in a row are counted."""
     parent, start = Parent(limit=1), Barrier()
-    detector = OutlierDetector(parent.table)
+    records = EndpointRecords(parent.table)
+    detector = OutlierDetector(records)
     rules = Ejection(max_share=0)
 
     def work(_limiter: Limiter) -> None:
         start.arrive()
         for _ in range(1000):
-            assert not detector.end(ID, Outcome.FAILURE, trial=False, peers=[ID], rules=rules)
+            assert not detector.end(ID, Ended(Outcome.FAILURE), PoolRules([ID], rules))
 
     for _ in range(4):
         parent.fork(work)
     start.wait_arrived(4)
     start.lift(4)
     parent.reap_all()
-    assert detector._records[ID].consecutive_failures == 4000
+    assert records.of[ID].consecutive_failures == 4000
     start.close()
     parent.close()
 
@@ -121,7 +124,7 @@ def test_no_failure_is_lost_over_processes() -> None:
 def test_process_killed_while_it_reports_stops_nobody() -> None:
     """SIGKILL under the lock: the others go on to report and to eject."""
     parent, inside = Parent(limit=1), Barrier()
-    detector = OutlierDetector(parent.table)
+    detector = OutlierDetector(EndpointRecords(parent.table))
 
     def victim(_: Limiter) -> None:
         _end(detector, Outcome.FAILURE)
@@ -140,6 +143,7 @@ def test_process_killed_while_it_reports_stops_nobody() -> None:
 
 
 NOW_MS = 50_000_000
+_FILES = {outlier_detection.__file__, endpoint_records.__file__, first_byte.__file__}
 
 
 def _die_at_store(step: int) -> Callable[[FrameType, str, Any], Any]:
@@ -148,7 +152,7 @@ def _die_at_store(step: int) -> Callable[[FrameType, str, Any], Any]:
 
     def trace(frame: FrameType, event: str, _arg: Any) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != outlier_detection.__file__:
+        if frame.f_code.co_filename not in _FILES:
             return None
         frame.f_trace_opcodes = True
         stores = event == "opcode" and dis.opname[frame.f_code.co_code[frame.f_lasti]] == "STORE_ATTR"
@@ -165,19 +169,19 @@ class _Change(NamedTuple):
     """What a killed process was doing, and what it began with."""
 
     fields: dict[str, int]
-    act: Callable[[SharedTable, OutlierDetector], object]
+    act: Callable[[EndpointRecords, OutlierDetector], object]
     before: Circuit
     after: Circuit
 
 
-def _begin(table: SharedTable, detector: OutlierDetector) -> None:
-    with table.lock:
+def _begin(records: EndpointRecords, detector: OutlierDetector) -> None:
+    with records.lock:
         assert detector.begin(ID, NOW_MS)
 
 
-def _reset(table: SharedTable, detector: OutlierDetector) -> None:
-    with table.lock:
-        detector.reset(ID)
+def _reset(records: EndpointRecords, _: OutlierDetector) -> None:
+    with records.lock:
+        records.reset(ID)
 
 
 _LATELY_CLOSED = {"consecutive_failures": 2, "ejections": 2, "closed_at_ms": NOW_MS - 1, "window_failures": 2,
@@ -200,6 +204,18 @@ CHANGES = {
     "trial is abandoned": _Change(
         _ON_TRIAL, lambda _, d: _end(d, Outcome.ABANDONED, trial=True), Circuit.HALF_OPEN, Circuit.HALF_OPEN
     ),
+    "client leaves a silent endpoint": _Change(
+        {"consecutive_failures": 2},
+        lambda _, d: d.end(ID, Ended(Outcome.UNANSWERED, began_ms=NOW_MS - 600), PoolRules([ID], RULES)),
+        Circuit.CLOSED,
+        Circuit.OPEN,
+    ),
+    "first byte is learned": _Change(
+        {"first_byte_us": 1000},
+        lambda _, d: d.end(ID, Ended(Outcome.SUCCESS, first_byte_us=2000), PoolRules([ID], RULES)),
+        Circuit.CLOSED,
+        Circuit.CLOSED,
+    ),
     "reset": _Change(_ON_TRIAL, _reset, Circuit.HALF_OPEN, Circuit.CLOSED),
 }
 
@@ -215,18 +231,19 @@ def test_death_before_any_store_leaves_a_record_that_the_rules_apply_to(
     now = NOW_MS
     monkeypatch.setattr(outlier_detection, "now_ms", lambda: now)
     parent = Parent(limit=1)
-    detector = OutlierDetector(parent.table)
-    record = detector._records[ID]
+    records = EndpointRecords(parent.table)
+    detector, health = OutlierDetector(records), EndpointHealth(records)
+    record = records.of[ID]
 
     def victim(_limiter: Limiter) -> None:
         sys.settrace(_die_at_store(step))
-        change.act(parent.table, detector)
+        change.act(records, detector)
         sys.settrace(None)
 
     step, ending, circuits = 0, -signal.SIGKILL, []
     while ending != 0:  # 0: it lived to the end, so every store had its turn
         now = NOW_MS
-        detector.reset(ID)
+        records.reset(ID)
         for name, value in change.fields.items():
             setattr(record, name, value)
         ending = parent.reap(parent.fork(victim))
@@ -234,14 +251,14 @@ def test_death_before_any_store_leaves_a_record_that_the_rules_apply_to(
         circuits.append(detector.circuit(ID))
         assert record.circuit != Circuit.CLOSED or record.unavailable_until_ms == 0
         assert record.window_failures <= record.window_requests
-        now = max(now, detector.available_at(ID) or 0)
+        now = max(now, health.unavailable_until(ID))
         assert now <= NOW_MS + 20_000, "the third ejection lasts 20 seconds; nothing here lasts longer"
         with parent.table.lock:
-            assert detector.is_available(ID, now)
+            assert health.is_available(ID, now)
             trial = detector.begin(ID, now)
         assert not _end(detector, Outcome.SUCCESS, trial=trial)
         assert detector.circuit(ID) is Circuit.CLOSED
-        assert detector.is_usable(ID)
+        assert health.is_available(ID, now)
         step += 1
     assert step >= 5, "the victim was not killed inside the change"
     assert (circuits[0], circuits[-1]) == (change.before, change.after)

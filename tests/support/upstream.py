@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -32,9 +33,9 @@ class Reply:
         self._handler.end_headers()
         self._handler.wfile.write(body)
 
-    def begin(self, **headers: str) -> None:
+    def begin(self, status: int = 200, **headers: str) -> None:
         """The head of a chunked answer."""
-        self._handler.send_response(200)
+        self._handler.send_response(status)
         for name, value in {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked", **headers}.items():
             self._handler.send_header(name.replace("_", "-"), value)
         self._handler.end_headers()
@@ -76,6 +77,8 @@ class Upstream:
         self.seen: list[Seen] = []
         self.checks = 0
         self.well = True
+        self.check_delay_s = 0.0
+        """How long a health check waits for its response."""
         self._inside = 0
         self._changed = threading.Condition()
         outer = self
@@ -87,6 +90,7 @@ class Upstream:
             def do_GET(self) -> None:
                 if self.path in ("/v1/models", "/v2/health/ready"):  # the router's health check
                     outer.checks += 1
+                    time.sleep(outer.check_delay_s)
                     Reply(self).send(200 if outer.well else 503)
                 else:
                     self.do_POST()

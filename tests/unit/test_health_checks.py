@@ -1,49 +1,119 @@
-"""What a health check makes of an endpoint that it can't ask."""
+"""Health checks: when they are made, and what their results mean beside what else is known of an endpoint."""
 
-import errno
-import os
-import socket
-from collections.abc import Sequence
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from app.config.route_schema import Endpoint
-from app.errors import UpstreamUnreachable
-from app.routing.health_checks import check_endpoint
-from app.upstream import dialer
-from app.upstream.resolver import Resolver, SocketAddress
+from app.config import route_schema as routes
+from app.routing import endpoint_health, health_checks
+from app.routing.endpoint_health import EndpointHealth
+from app.routing.endpoint_records import EndpointRecords
+from app.routing.health_checks import CheckResult, HealthChecks
+from tests.support.forks import Parent
 
-ENDPOINT = Endpoint(url="http://name.test:1")
-
-
-class Failing(Resolver):
-    """A resolver whose lookups fail by this code."""
-
-    def __init__(self, code: int) -> None:
-        def lookup(host: str) -> Sequence[SocketAddress]:
-            raise socket.gaierror(code, "no luck")
-
-        super().__init__(lookup)
+ID = 3
+GOOD, SLOW, REFUSED = CheckResult(status=200), CheckResult("no response", slow=True), CheckResult("503", status=503)
 
 
-@pytest.mark.parametrize("code", [socket.EAI_AGAIN, socket.EAI_FAIL])
-def test_lookup_that_fails_is_no_verdict(code: int) -> None:
-    """The router's own trouble says nothing about the endpoint: it is neither healthy nor unhealthy for that."""
-    with pytest.raises(UpstreamUnreachable, match="no luck"):
-        check_endpoint(ENDPOINT, "/", 20.0, Failing(code))
+class Bench:
+    """The checks of one endpoint, what they find, and a clock that goes only when told."""
+
+    def __init__(self, health: EndpointHealth) -> None:
+        self.health = health
+        self.now_s = 50_000.0
+        self.result = GOOD
+        self.made_at: list[float] = []
+        self.check = routes.HealthCheck(interval_s=5, timeout_s=2, unhealthy_after=3)
+        registry: Any = SimpleNamespace(checks=self._checks, resolver=None)
+        self._running = HealthChecks(registry, health)
+
+    def _checks(self) -> list[tuple[routes.Endpoint, int, routes.Model]]:
+        endpoint = routes.Endpoint(url="http://127.0.0.1:1")
+        version = routes.Version(endpoints=(endpoint,))
+        return [(endpoint, ID, routes.Model(name="m", versions=(version,), health_check=self.check))]
+
+    def run(self, seconds: int, result: CheckResult, *, serves: bool = False) -> list[float]:
+        """Look every second, as the leader does. Returns after how many seconds checks were made."""
+        self.result, began, self.made_at = result, self.now_s, []
+        for _ in range(seconds):
+            if serves:
+                self.health.served(ID)
+            self._running.run_due(lambda run, *arguments: run(*arguments))
+            self.now_s += 1
+        return [at - began for at in self.made_at]
+
+    def up(self) -> bool:
+        return self.health.is_up(ID)
 
 
-def test_name_that_does_not_exist_is_unhealthy() -> None:
-    """A name server that says that there is no such name has told something about the endpoint."""
-    assert "no luck" in (check_endpoint(ENDPOINT, "/", 20.0, Failing(socket.EAI_NONAME)) or "")
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """The checks of an endpoint that nothing is known of."""
+    parent = Parent(limit=1)
+    bench = Bench(EndpointHealth(EndpointRecords(parent.table)))
+
+    def check(endpoint: routes.Endpoint, path: str, timeout_s: float, resolver: object) -> CheckResult:
+        bench.made_at.append(bench.now_s)
+        return bench.result
+
+    monkeypatch.setattr(health_checks, "check_endpoint", check)
+    monkeypatch.setattr(health_checks, "time", SimpleNamespace(monotonic=lambda: bench.now_s))
+    monkeypatch.setattr(endpoint_health, "now_ms", lambda: int(bench.now_s * 1000))
+    yield bench
+    parent.close()
 
 
-def test_lack_of_descriptors_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a descriptor for the check, the endpoint was not checked."""
+def test_first_check_is_made_at_once_and_then_every_interval(bench: Bench) -> None:
+    """A healthy endpoint is up after the first check."""
+    assert bench.run(1, GOOD) == [0]
+    assert bench.up()
+    assert bench.run(12, GOOD) == [4, 9]
 
-    def fail(*_: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(dialer, "_PlainSocket", fail)
-    with pytest.raises(UpstreamUnreachable, match="open files"):
-        check_endpoint(Endpoint(url="http://127.0.0.1:1"), "/", 20.0, Resolver())
+def test_checks_are_made_every_second_until_something_is_known(bench: Bench) -> None:
+    """A server that starts a little later than the router costs no whole interval; one that is down does."""
+    assert bench.run(12, REFUSED) == [0, 1, 2, 7]
+    assert bench.run(5, GOOD) == [0]
+    assert bench.up()
+
+
+def test_checks_that_fail_in_a_row_make_it_unhealthy(bench: Bench) -> None:
+    """Three, as it is set."""
+    bench.run(5, GOOD)
+    bench.run(10, SLOW)
+    assert bench.up()
+    bench.run(5, SLOW)
+    assert not bench.up()
+
+
+def test_slow_check_is_no_failure_while_requests_are_served(bench: Bench) -> None:
+    """The endpoint is too busy to respond to the check; an unhealthy one becomes healthy so."""
+    bench.run(5, GOOD)
+    bench.run(60, SLOW, serves=True)
+    assert bench.up()
+    bench.run(60, SLOW)
+    assert not bench.up()
+    bench.run(5, SLOW, serves=True)
+    assert bench.up()
+
+
+def test_check_that_says_no_counts_whatever_else_is_served(bench: Bench) -> None:
+    """An endpoint that is shutting down says so while it still finishes requests, and gets no new ones."""
+    bench.run(5, GOOD)
+    bench.run(15, REFUSED, serves=True)
+    assert not bench.up()
+
+
+def test_path_that_is_not_there_is_warned_of_once(bench: Bench) -> None:
+    """404 counts as healthy, but may mean that the URL is wrong; not where the route names the path itself."""
+    with capture_logs() as log:
+        bench.run(30, CheckResult(status=404))
+        assert bench.up()
+    assert [(line["log_level"], line["path"]) for line in log] == [("warning", "/v1/models")]
+    bench.check = routes.HealthCheck(path="/health")
+    with capture_logs() as log:
+        bench.run(30, CheckResult(status=404))
+    assert log == []

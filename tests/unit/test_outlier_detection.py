@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from app.config.route_schema import Ejection
-from app.routing import outlier_detection
-from app.routing.outlier_detection import Outcome, OutlierDetector
+from app.routing import endpoint_health, outlier_detection
+from app.routing.endpoint_health import EndpointHealth
+from app.routing.endpoint_records import EndpointRecords
+from app.routing.outlier_detection import Ended, Outcome, OutlierDetector, PoolRules
 from tests.support.forks import Parent
 
 ID = 3
@@ -26,31 +28,46 @@ RULES = Ejection(
 class Bench:
     """OutlierDetector and a clock that goes only when told."""
 
-    def __init__(self, detector: OutlierDetector) -> None:
-        self.detector = detector
+    def __init__(self, records: EndpointRecords) -> None:
+        self.records = records
+        self.detector = OutlierDetector(records)
+        self.health = EndpointHealth(records)
         self.now = 50_000_000
         self.rules = RULES
         self.peers = PEERS
+        self.panic_threshold = 0.0
 
     def usable(self, shared_id: int = ID) -> bool:
-        return self.detector.is_available(shared_id, self.now)
+        return self.health.is_available(shared_id, self.now)
 
     def begin(self, shared_id: int = ID) -> bool:
         """Begin an attempt. Returns whether it is the trial."""
         assert self.usable(shared_id)
         return self.detector.begin(shared_id, self.now)
 
-    def end(self, outcome: Outcome, *, shared_id: int = ID, trial: bool = False) -> bool:
-        return self.detector.end(shared_id, outcome, trial=trial, peers=self.peers, rules=self.rules)
+    def end(self, outcome: Outcome, *, shared_id: int = ID, trial: bool = False, first_byte_us: int = 0) -> bool:
+        """End an attempt at once."""
+        return self.end_begun(self.now, outcome, shared_id=shared_id, trial=trial, first_byte_us=first_byte_us)
+
+    def end_begun(
+        self, began_ms: int, outcome: Outcome, *, shared_id: int = ID, trial: bool = False, first_byte_us: int = 0
+    ) -> bool:
+        """End an attempt that began at this time."""
+        pool = PoolRules(self.peers, self.rules, self.panic_threshold)
+        return self.detector.end(shared_id, Ended(outcome, trial, began_ms, first_byte_us), pool)
+
+    def leave_after(self, seconds: float, *, trial: bool = False) -> bool:
+        """Begin an attempt whose client leaves after this time without a first byte."""
+        began = self.now
+        self.now += int(seconds * 1000)
+        return self.end_begun(began, Outcome.UNANSWERED, trial=trial)
 
     def fail(self, times: int = 1, *, shared_id: int = ID) -> list[bool]:
         return [self.end(Outcome.FAILURE, shared_id=shared_id) for _ in range(times)]
 
     def out_for(self, shared_id: int = ID) -> int:
         """Milliseconds until it may be tried."""
-        available_at = self.detector.available_at(shared_id)
-        assert available_at is not None
-        return available_at - self.now
+        return self.health.unavailable_until(shared_id) - self.now
 
     def half_open(self, shared_id: int = ID) -> None:
         """Eject it and let the time pass."""
@@ -67,16 +84,16 @@ class Bench:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """OutlierDetector of which nothing is known, and their clock."""
     parent = Parent(limit=1)
-    bench = Bench(OutlierDetector(parent.table))
-    monkeypatch.setattr(outlier_detection, "now_ms", lambda: bench.now)
+    bench = Bench(EndpointRecords(parent.table))
+    for module in (outlier_detection, endpoint_health):
+        monkeypatch.setattr(module, "now_ms", lambda: bench.now)
     yield bench
     parent.close()
 
 
 def test_new_endpoint_is_in(bench: Bench) -> None:
-    """Nothing is known: it is usable and available, and no attempt is a trial."""
+    """Nothing is known: it is available, and no attempt is a trial."""
     assert bench.usable()
-    assert bench.detector.is_usable(ID)
     assert not bench.begin()
 
 
@@ -84,7 +101,6 @@ def test_failures_in_a_row_eject(bench: Bench) -> None:
     """The third failure in a row ejects, for the base time, and the others go on."""
     assert bench.fail(3) == [False, False, True]
     assert not bench.usable()
-    assert not bench.detector.is_usable(ID)
     assert bench.out_for() == 5000
     assert bench.usable(4)
     bench.now += 4999
@@ -206,17 +222,17 @@ def test_trial_that_fails_lets_it_in_if_the_share_became_smaller(bench: Bench) -
 
 def test_one_trial_at_a_time(bench: Bench) -> None:
     """Once the time is over the first to choose it is the trial, and it may not be tried until that ends."""
+    bench.health.assume_healthy(ID)
     bench.half_open()
-    assert bench.detector.is_usable(ID), "a router without usable endpoints gets no requests, and so no trial"
+    assert bench.health.is_up(ID), "a router without usable endpoints gets no requests, and so no trial"
     assert bench.begin()
     assert not bench.usable()
-    assert not bench.detector.is_usable(ID)
+    assert not bench.health.is_up(ID)
 
 
 def test_trial_that_succeeds_brings_it_back(bench: Bench) -> None:
     """It is in, and what follows is no trial; failures from before don't count."""
     bench.bring_back()
-    assert bench.detector.is_usable(ID)
     assert not bench.begin()
     assert bench.fail(2) == [False, False]
 
@@ -301,62 +317,96 @@ def test_late_success_does_not_bring_it_back(bench: Bench) -> None:
     assert bench.out_for() == 5000
 
 
-@pytest.mark.parametrize(("seconds", "granted_ms"), [(2, 2000), (0.5, 500), (60, 60_000), (86_400, 60_000)])
-def test_endpoint_backs_off_when_it_asks_for_at_most_a_minute(bench: Bench, seconds: float, granted_ms: int) -> None:
-    """Retry-After of one endpoint, and of it only, is heeded up to 60 seconds; it is usable meanwhile."""
-    bench.detector.back_off(ID, seconds)
-    assert bench.out_for() == granted_ms
-    assert bench.detector.is_usable(ID)
-    assert bench.usable(4)
-    bench.now += granted_ms - 1
-    assert not bench.usable()
-    bench.now += 1
-    assert bench.usable()
-    assert not bench.begin()
-
-
-def test_ejected_endpoint_that_backs_off_is_left_out_for_the_longer_time(bench: Bench) -> None:
-    """Both reasons must be over."""
-    bench.fail(3)
-    bench.detector.back_off(ID, 20)
-    assert bench.out_for() == 20_000
-    bench.now += 5000
-    assert not bench.usable()
-    bench.now += 15_000
-    assert bench.begin()
-
-
-def test_health_checks_take_out_and_bring_back(bench: Bench) -> None:
-    """Unhealthy: neither available nor usable, for a time that is not known. Only a change returns True."""
-    assert not bench.detector.set_healthy(ID, healthy=True)
-    assert bench.detector.set_healthy(ID, healthy=False)
-    assert not bench.detector.set_healthy(ID, healthy=False)
-    assert not bench.usable()
-    assert not bench.detector.is_usable(ID)
-    assert bench.detector.available_at(ID) is None
-    assert bench.usable(4)
-    assert bench.detector.set_healthy(ID, healthy=True)
-    assert bench.usable()
-
-
 def test_being_healthy_ends_no_ejection(bench: Bench) -> None:
     """The health check and the ejection are reasons of their own."""
     bench.fail(3)
-    bench.detector.set_healthy(ID, healthy=False)
-    bench.detector.set_healthy(ID, healthy=True)
+    bench.health.set_healthy(ID, healthy=False)
+    bench.health.set_healthy(ID, healthy=True)
     assert not bench.usable()
+
+
+def test_unhealthy_endpoints_count_towards_the_share_except_in_panic(bench: Bench) -> None:
+    """One of two is unhealthy: the other one stays in, unless both are in use because the pool panics."""
+    bench.peers = [ID, 4]
+    bench.health.set_healthy(4, healthy=False)
+    assert bench.fail(10) == [False] * 10
+    bench.panic_threshold = 0.5
+    assert bench.fail() == [False], "half are healthy: no panic"
+    bench.health.set_healthy(ID, healthy=False)
+    assert bench.fail() == [True]
+    assert bench.fail(10, shared_id=4) == [False] * 10
+
+
+def test_endpoint_that_nobody_hears_from_is_ejected(bench: Bench) -> None:
+    """Its clients leave before the first byte, each after a long wait, and nobody is served meanwhile."""
+    assert [bench.leave_after(0.5) for _ in range(3)] == [False, False, True]
+
+
+def test_clients_that_leave_early_say_nothing(bench: Bench) -> None:
+    """Half a second at least: a shorter patience is the client's."""
+    assert not any(bench.leave_after(0.499) for _ in range(30))
+
+
+def test_clients_that_leave_while_others_are_served_say_nothing(bench: Bench) -> None:
+    """One long prompt after another loses its client, and meanwhile the endpoint serves somebody."""
+    for _ in range(30):
+        bench.health.served(ID)
+        assert not bench.leave_after(5), "served in the same millisecond: nobody can say which was first"
+    bench.now += 1
+    assert [bench.leave_after(5) for _ in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize("usual_s", [0.02, 1.0, 20.0])
+def test_wait_is_long_if_it_is_twice_the_usual(bench: Bench, usual_s: float) -> None:
+    """A slow model needs patience: what counts is learned from the responses that came."""
+    for _ in range(100):
+        bench.end(Outcome.SUCCESS, first_byte_us=int(usual_s * 1e6))
+    too_long = max(0.5, 2 * usual_s)
+    assert not any(bench.leave_after(too_long - 0.01) for _ in range(30))
+    assert [bench.leave_after(too_long + 0.01) for _ in range(3)] == [False, False, True]
+
+
+def test_wait_is_not_long_where_times_differ_much(bench: Bench) -> None:
+    """Short and long prompts by turns, 0.1 and 3 seconds: 5 seconds are not unusual."""
+    for _ in range(100):
+        bench.end(Outcome.SUCCESS, first_byte_us=100_000)
+        bench.end(Outcome.SUCCESS, first_byte_us=3_000_000)
+    assert not any(bench.leave_after(5) for _ in range(30))
+    assert bench.leave_after(15) is False
+    assert [bench.leave_after(15) for _ in range(2)] == [False, True]
+
+
+def test_success_interrupts_a_row_of_clients_that_left(bench: Bench) -> None:
+    """As with any other failure."""
+    bench.rules = Ejection(consecutive_failures=3, min_requests=1000)
+    for _ in range(10):
+        assert [bench.leave_after(1) for _ in range(2)] == [False, False]
+        bench.end(Outcome.SUCCESS)
+
+
+def test_trial_that_hangs_until_its_client_leaves_has_failed(bench: Bench) -> None:
+    """Or else the endpoint would be tried by one client after another; one that leaves early makes way as before."""
+    bench.half_open()
+    assert bench.begin()
+    assert not bench.leave_after(0.1, trial=True)
+    assert bench.begin()
+    assert bench.leave_after(0.7, trial=True)
+    assert bench.out_for() == 10_000
 
 
 def test_reset_forgets_everything_of_one_id(bench: Bench) -> None:
     """A new endpoint with its id inherits nothing; its neighbours keep what they have."""
     bench.bring_back()
+    bench.end(Outcome.SUCCESS, first_byte_us=20_000_000)
     bench.fail(3)
     bench.fail(3, shared_id=4)
-    bench.detector.set_healthy(ID, healthy=False)
-    bench.detector.back_off(ID, 60)
-    bench.detector.reset(ID)
+    bench.health.set_healthy(ID, healthy=True)
+    bench.health.set_healthy(ID, healthy=False)
+    bench.health.served(ID)
+    bench.records.reset(ID)
     assert bench.usable()
-    assert bench.detector.is_usable(ID)
+    assert not bench.health.is_known(ID)
     assert not bench.usable(4)
-    assert bench.fail(3) == [False, False, True]
+    bench.now += 1
+    assert [bench.leave_after(1) for _ in range(3)] == [False, False, True]
     assert bench.out_for() == 5000

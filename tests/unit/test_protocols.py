@@ -238,15 +238,16 @@ def test_health_path_is_the_protocols(server: Server, monkeypatch: pytest.Monkey
     """An endpoint whose route names no path is checked at the protocol's."""
     checked = []
 
-    def note(endpoint: routes.Endpoint, path: str, timeout_s: float, resolver: object) -> None:
+    def note(endpoint: routes.Endpoint, path: str, timeout_s: float, resolver: object) -> health_checks.CheckResult:
         checked.append((endpoint.url, path))
+        return health_checks.CheckResult()
 
     monkeypatch.setattr(health_checks, "check_endpoint", note)
     endpoint = routes.Endpoint(url="http://127.0.0.1:1")
     model = routes.Model(name="toy", protocol="toy", versions=(routes.Version(endpoints=(endpoint,)),))
     registry: Any = SimpleNamespace(checks=lambda: [(endpoint, 0, model)], resolver=None)
-    outliers: Any = SimpleNamespace(set_healthy=lambda shared_id, *, healthy: False)
-    health_checks.HealthChecks(registry, outliers).run_due(lambda run, *arguments: run(*arguments))
+    health: Any = SimpleNamespace(is_known=lambda shared_id: False, set_healthy=lambda shared_id, *, healthy: False)
+    health_checks.HealthChecks(registry, health).run_due(lambda run, *arguments: run(*arguments))
     assert checked == [("http://127.0.0.1:1", "/toy/health")]
 
 

@@ -98,7 +98,11 @@ def routes_of_failing_models() -> str:
         {"name": "unreachable", "endpoints": [model_server(None)]},
         {"name": "hangs up", "endpoints": [model_server(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")]},
         {"name": "silent", "endpoints": [model_server(b"")], "timeouts": {"first_byte_s": 0.1}},
-        {"name": "busy", "endpoints": [model_server(b"HTTP/1.1 503 \r\nretry-after: 9\r\ncontent-length: 0\r\n\r\n")]},
+        {
+            "name": "busy",
+            "endpoints": [model_server(b"HTTP/1.1 503 \r\nretry-after: 9\r\ncontent-length: 0\r\n\r\n")],
+            "ejection": {"consecutive_failures": 1, "max_share": 1},
+        },
         {"name": "refuses", "endpoints": [model_server(b"HTTP/1.1 418 \r\ncontent-length: 4\r\n\r\nshut")]},
         {"name": "full", "endpoints": [model_server(None)], "max_concurrency": 1},
         {"name": "v2", "endpoints": [model_server(None)], "protocol": "v2"},

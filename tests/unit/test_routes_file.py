@@ -365,9 +365,9 @@ def test_the_examples_say_the_same() -> None:
 def test_short_forms(kind: str) -> None:
     """An endpoint may be its URL, a model's only version may be left out, and a simulated model needs none."""
     text = written(
-        'name = "m"\nendpoints = ["http://h/", "https://[::1]:1/v1/"]\n+\nname = "s"\nprotocol = "simulated"', kind
+        'name = "m"\nendpoints = ["http://h/", "https://[::1]:1/x/"]\n+\nname = "s"\nprotocol = "simulated"', kind
     )
-    endpoints = (Endpoint(url="http://h"), Endpoint(url="https://[::1]:1/v1"))
+    endpoints = (Endpoint(url="http://h"), Endpoint(url="https://[::1]:1/x"))
     assert parse_routes(text, f"x.{kind}") == Routes(
         models=(
             Model(name="m", versions=(Version(endpoints=endpoints),)),

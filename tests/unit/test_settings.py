@@ -22,6 +22,7 @@ DEFAULTS = {
     "SIMULATED_TOKEN_MS": 0,
     "BACKENDS": (),
     "BACKEND_PROTOCOL": "openai",
+    "INITIAL_HEALTH": "unknown",
     "ROUTES_FILE": None,
     "MAX_BODY_BYTES": 4 * 1024 * 1024,
     "WEB_CONCURRENCY": 3,  # the cores that the tests give
@@ -57,6 +58,7 @@ WORDS = [
     ("LOG_LEVEL", ("debug", "info", "warning", "error", "critical"), "debug, info, warning, error or critical"),
     ("LOG_FORMAT", ("json", "console"), "json or console"),
     ("BACKEND_PROTOCOL", ("openai", "v2"), "openai or v2"),
+    ("INITIAL_HEALTH", ("unknown", "healthy"), "unknown or healthy"),
     ("ACCESS_LOG", ("off", "errors", "all"), "off, errors or all"),
 ]
 

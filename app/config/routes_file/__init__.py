@@ -6,6 +6,7 @@ text is, nothing else is raised. No message repeats a URL, nor anything else tha
 
 from pathlib import PurePath
 
+from app.config.base_urls import without_roots
 from app.config.route_schema import Routes
 from app.config.routes_file.checks import check_routes
 from app.config.routes_file.convert import to_record
@@ -31,7 +32,7 @@ def parse_routes(text: str, name: str) -> Routes:
     if not isinstance(data, dict):
         raise source.error((), "must be a table that holds `models`")
     check_values(source, data, ())
-    routes: Routes = to_record(source, Routes, data, ())
+    routes = without_roots(to_record(source, Routes, data, ()))
     check_routes(source, routes)
     return routes
 

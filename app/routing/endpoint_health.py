@@ -1,0 +1,93 @@
+"""Whether endpoints may be used: what health checks and successful inference say of them, and when neither counts.
+
+- **Unhealthy**: health checks have failed in a row (health_checks.py).
+- **Unknown**: neither a health check nor an inference request has succeeded yet. Such an endpoint gets requests, but it
+  is not up: a router is ready only after it has reached an endpoint.
+- **Up**: healthy, known, and not ejected (outlier_detection.py).
+- **Panic** (the word is Envoy's): fewer of a version's endpoints than the panic threshold are healthy and not ejected.
+  Then it is likelier that the checks fail than that all these endpoints do, so checks are ignored. Ejections hold:
+  they come from requests.
+
+`unhealthy` and `verified` are single stores, made by the leader, or of a constant by any worker that builds the routes.
+Were a worker to make a constant's store late, after the routes have changed, the next failed check would correct it.
+"""
+
+from collections.abc import Sequence
+
+from app.routing.endpoint_records import EndpointRecords, Record
+from app.shared_memory.table import now_ms
+
+RECENTLY_MS = 10_000
+"""For how long a successful inference request shows that an endpoint in panic is of use."""
+
+
+def panics(pool: Sequence[Record], threshold: float, now: int) -> bool:
+    """Whether so few endpoints of a pool are healthy and not ejected that health checks are to be ignored."""
+    available = sum(1 for record in pool if record.unavailable_until_ms <= now and not record.unhealthy)
+    return available < threshold * len(pool)
+
+
+class EndpointHealth:
+    """The health of all endpoints, in one process."""
+
+    def __init__(self, records: EndpointRecords) -> None:
+        self._records = records.of
+
+    def is_available(self, shared_id: int, now: int) -> bool:
+        """Whether the endpoint is not ejected and not unhealthy. The lock is held if an attempt follows."""
+        record = self._records[shared_id]
+        return record.unavailable_until_ms <= now and not record.unhealthy
+
+    def is_ejected(self, shared_id: int, now: int) -> bool:
+        """Whether the endpoint is ejected, or waits for its trial to end."""
+        return self._records[shared_id].unavailable_until_ms > now
+
+    def is_unhealthy(self, shared_id: int) -> bool:
+        """Whether health checks have failed in a row."""
+        return bool(self._records[shared_id].unhealthy)
+
+    def is_up(self, shared_id: int) -> bool:
+        """Whether the endpoint is known to be healthy, and is not ejected.
+
+        An endpoint whose ejection is over is up. Otherwise a router that has only such endpoints would be taken out of
+        service, and would never get the request that is the trial.
+        """
+        return self.is_available(shared_id, now_ms()) and self._is_verified(shared_id)
+
+    def is_known(self, shared_id: int) -> bool:
+        """Whether anything is known of the endpoint, good or bad."""
+        return self.is_unhealthy(shared_id) or self._is_verified(shared_id)
+
+    def panics(self, shared_ids: Sequence[int], threshold: float, now: int) -> bool:
+        """Whether health checks are to be ignored for the pool of these endpoints."""
+        return panics([self._records[shared_id] for shared_id in shared_ids], threshold, now)
+
+    def unavailable_until(self, shared_id: int) -> int:
+        """Returns when the ejection ends, or the lease of the trial, in ms; 0 for an endpoint that is not ejected."""
+        return self._records[shared_id].unavailable_until_ms
+
+    def served(self, shared_id: int) -> None:
+        """Record that a piece of a successful response to an inference request has come."""
+        self._records[shared_id].last_served_ms = now_ms()
+
+    def has_served(self, shared_id: int, within_ms: int) -> bool:
+        """Whether the endpoint has served an inference request within this time."""
+        last = self._records[shared_id].last_served_ms
+        return last > 0 and now_ms() - last <= within_ms
+
+    def set_healthy(self, shared_id: int, *, healthy: bool) -> bool:
+        """Record what the health checks found; only the leader does. Returns whether that has changed."""
+        record = self._records[shared_id]
+        changed = bool(record.unhealthy) == healthy
+        if healthy:
+            record.verified = 1
+        record.unhealthy = not healthy
+        return changed
+
+    def assume_healthy(self, shared_id: int) -> None:
+        """Take an endpoint that nothing is known of for healthy."""
+        self._records[shared_id].verified = 1
+
+    def _is_verified(self, shared_id: int) -> bool:
+        record = self._records[shared_id]
+        return bool(record.verified or record.last_served_ms)

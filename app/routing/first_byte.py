@@ -1,0 +1,30 @@
+"""How long an endpoint usually takes to the first byte of a response, and how long a wait is too long to be usual.
+
+The estimate is that of TCP for its round trips (RFC 6298 section 2): a moving mean, and a moving mean of the deviation
+from it. Both are learned from successful responses, under the lock. A process that is killed between the two stores
+leaves one of them a sample behind the other, which the next samples make good.
+"""
+
+from app.routing.endpoint_records import Record
+
+LEAST_US = 500_000
+"""No shorter wait is too long: a client that leaves sooner says nothing about the endpoint."""
+
+
+def learn(record: Record, took_us: int) -> None:
+    """Take one more time to a first byte into account. The lock is held."""
+    mean = record.first_byte_us
+    if not mean:
+        record.first_byte_deviation_us = took_us >> 1
+        record.first_byte_us = took_us
+        return
+    off = took_us - mean
+    deviation = record.first_byte_deviation_us
+    record.first_byte_deviation_us = deviation + (abs(off) - deviation >> 2)
+    record.first_byte_us = mean + (off >> 3) or 1  # 0 would say that nothing is known
+
+
+def too_long_us(record: Record) -> int:
+    """Returns after how long without a first byte an endpoint is slower than it ever is."""
+    mean = record.first_byte_us
+    return max(LEAST_US, mean + max(mean, 4 * record.first_byte_deviation_us))
