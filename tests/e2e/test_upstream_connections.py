@@ -123,7 +123,8 @@ def test_endpoint_is_not_judged_by_a_lookup_that_fails(
     upstream = serve()
     names.set(late="fails")
     check = {"interval_s": 1, "unhealthy_after": 1}
-    router = start_named(ROUTES_FILE=routes(named("m", "late", upstream.port, health_check=check, ejection=EAGER)))
+    path = routes(named("m", "late", upstream.port, health_check=check, ejection=EAGER))
+    router = start_named(ROUTES_FILE=path, INITIAL_HEALTH="healthy")
     for _ in range(10):
         assert code_of(chat(router)) == (502, "upstream_unreachable")
     until(lambda: "endpoint can't be checked" in router.log(), "the log says so")
