@@ -78,6 +78,13 @@ class Peer:
         """Whether something comes within this time. It is not read."""
         return bool(select.select([self._sock], [], [], seconds)[0])
 
+    def discard_until_quiet(self, seconds: float) -> int:
+        """Read what comes until nothing has come for this time. Answers how many bytes it was."""
+        count, self._buffer = len(self._buffer), b""
+        while self.wait_readable(seconds) and (data := self._sock.recv(1 << 16)):
+            count += len(data)
+        return count
+
     def shut_down(self) -> None:
         """Send FIN, and leave the other direction open."""
         self._sock.shutdown(socket.SHUT_WR)

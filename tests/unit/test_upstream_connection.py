@@ -868,6 +868,25 @@ def test_early_response_is_read_while_the_request_is_sent(
         done.set()
 
 
+def test_nothing_more_is_sent_after_an_early_error() -> None:
+    """The rest of a request that was refused is not sent, also while the response is still being read."""
+    taken = []
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(b"HTTP/1.1 413 Too Long\r\n\r\nlo")
+        taken.append(peer.discard_until_quiet(0.5))
+        peer.send(b"ng")
+        peer.close()
+
+    with ScriptedServer(script) as server:
+        connection = connect(server)
+        head, body = ask(connection, "POST", LONG_REQUEST)
+        assert (head.status, body) == (413, b"long")
+        connection.close()
+    assert taken[0] < len(LONG_BODY) - (1 << 20)
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 def test_interim_response_does_not_end_the_request(trusting: Certificates, tls: bool) -> None:
     """100 Continue and 103 Early Hints come while the request is sent: the rest of it is sent all the same."""

@@ -116,15 +116,15 @@ def test_name_that_hangs_fails_within_the_time_and_then_at_once() -> None:
     """The time counts from the start of the lookup: requests that come later don't each wait for it again."""
     with hanging() as event:
         resolver = Resolver(NameServer(bad=event))
-        with pytest.raises(UpstreamUnreachable, match=r"the lookup of bad has not ended within 0\.05 s") as first:
-            resolver.resolve("bad", 0.05)
+        with pytest.raises(UpstreamUnreachable, match=r"the lookup of bad has not ended within 0\.5 s") as first:
+            resolver.resolve("bad", 0.5)
         assert first.value.not_tried
         assert not first.value.no_such_name
         began = time.monotonic()
-        for _ in range(1000):
+        for _ in range(20):
             with pytest.raises(UpstreamUnreachable):
-                resolver.resolve("bad", 0.05)
-        assert time.monotonic() - began < 1000 * 0.05
+                resolver.resolve("bad", 0.5)
+        assert time.monotonic() - began < 5
 
 
 def test_fresh_addresses_are_not_looked_up_again(clock: Clock) -> None:
