@@ -101,7 +101,9 @@ def _build_parts(
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, counters, metrics)
     queue_timeout_s = settings.queue_timeout_ms / 1000
-    dispatcher = Dispatcher(models.registry, limiter, drain, settings.max_body_bytes, queue_timeout_s)
+    dispatcher = Dispatcher(
+        models.registry, limiter, drain, settings.max_body_bytes, queue_timeout_s, settings.trace_sample_ratio
+    )
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     return Router(
         settings=settings,

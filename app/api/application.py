@@ -5,10 +5,11 @@ from typing import Any
 from wsgiref.types import WSGIApplication
 
 import falcon
-from falcon.routing import CompiledRouter
 
+from app.api.cors import with_cors
 from app.api.dispatch import Dispatcher, OperationResource
 from app.api.error_responses import ErrorResponses
+from app.api.exact_paths import ExactRouter
 from app.api.exchange import Exchange, with_exchange
 from app.api.health import HealthzResource, ReadyzResource
 from app.api.metrics_page import MetricsResource
@@ -27,7 +28,7 @@ def create_app(
     settings: Settings, dispatcher: Dispatcher, metrics: Metrics, read_state: Callable[[], SharedState]
 ) -> WSGIApplication:
     """Returns the router's application. `read_state` returns what the gauges of `/metrics` say."""
-    router = CompiledRouter()
+    router = ExactRouter()
     app = falcon.App(router=router)
     app.req_options.strip_url_path_trailing_slash = False
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # a model server's response may have no type
@@ -42,7 +43,7 @@ def create_app(
         for template in _add_operations(app, dispatcher, adapter, adapter.operations):
             errors.register(template, adapter)
     _add_own_routes(app, errors, dispatcher)
-    return with_exchange(app, _recorder(settings, metrics))
+    return with_cors(with_exchange(app, _recorder(settings, metrics)), settings.cors_origins)
 
 
 def _add_operations(

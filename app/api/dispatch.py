@@ -37,6 +37,7 @@ class Dispatcher(NamedTuple):
     drain: Drain
     max_body_bytes: int
     queue_timeout_s: float
+    trace_sample_ratio: float = 0.0
 
     def handle(
         self,
@@ -63,7 +64,7 @@ class Dispatcher(NamedTuple):
         self.admit(exchange, model)
         began = time.monotonic()
         try:
-            headers = partial(_headers, req, exchange, model.route)
+            headers = partial(self._headers, req, exchange, model.route)
             reply = request.send(model.model, headers, key, request.version or req.env.get(_PIN_KEY, ""))
             exchange.hold(reply.close)
         finally:
@@ -86,6 +87,15 @@ class Dispatcher(NamedTuple):
         check_draining(self.drain)
         exchange.admit(self.limiter, self.queue_timeout_s, model.limit)
 
+    def _headers(self, req: falcon.Request, exchange: Exchange, route: route_schema.Model) -> Headers:
+        """Returns the headers for the model server."""
+        return to_upstream(
+            req.env,
+            exchange.request_id,
+            credentials=route.forward_credentials,
+            trace_sample_ratio=self.trace_sample_ratio,
+        )
+
 
 class OperationResource:
     """The operations at one path."""
@@ -95,11 +105,6 @@ class OperationResource:
     ) -> None:
         for operation in operations:
             setattr(self, f"on_{operation.method.lower()}", partial(dispatcher.handle, adapter, operation))
-
-
-def _headers(req: falcon.Request, exchange: Exchange, route: route_schema.Model) -> Headers:
-    """Returns the headers for the model server."""
-    return to_upstream(req.env, exchange.request_id, credentials=route.forward_credentials)
 
 
 def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Sequence[bytes | memoryview]) -> bytes:

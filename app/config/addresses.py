@@ -5,6 +5,8 @@ import re
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _DIGITS = re.compile(r"[0-9.]+")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
 
@@ -42,6 +44,17 @@ def check_url(url: str) -> None:
     check_host_and_port(authority)
     if not _PATH.fullmatch(slash + path):
         raise ValueError("a URL may have a path, without a slash at its end, and no query or fragment")
+
+
+def check_origin(text: str) -> str:
+    """Returns the origin (RFC 6454 section 6.2) as given. Raises ValueError if browsers send none of this form."""
+    scheme, separator, authority = text.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme) or authority != authority.lower():
+        raise ValueError("an origin is a scheme, :// and a host, in lower case, perhaps with a port")
+    check_host_and_port(authority)
+    if authority.endswith(_DEFAULT_PORTS.get(scheme, "/")):
+        raise ValueError("browsers leave the default port out of an origin")
+    return text
 
 
 def _is_host(host: str) -> bool:

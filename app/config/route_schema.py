@@ -16,7 +16,9 @@ from app.protocols.interfaces import VERSION_NAME
 Policy = Literal["least_inflight", "p2c", "round_robin", "session", "prefix"]
 _POLICIES = get_args(Policy)
 
-NAME_RULE = "1 to 200 printable ASCII characters, no blank at either end"
+NAME_RULE = "1 to 200 printable ASCII characters, no blank at either end, and not . or .."
+NAME_PATTERN = r"^(?!\.{1,2}\Z)[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z"
+"""A name may become a segment of a path, where `.` and `..` mean something else."""
 WORD_RULE = "1 to 63 letters, digits, dots, hyphens and underscores, the first a letter or a digit"
 HEADER_RULE = "1 to 64 letters, digits and hyphens"
 
@@ -43,7 +45,7 @@ def _means(about: str) -> Meta:
     return Meta(description=about)
 
 
-Name = Annotated[str, _allows(NAME_RULE, pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z")]
+Name = Annotated[str, _allows(NAME_RULE, pattern=NAME_PATTERN)]
 Protocol = Annotated[str, _allows(listed((*NAMES, SIMULATED)), pattern=rf"^({'|'.join((*NAMES, SIMULATED))})\Z")]
 Word = Annotated[str, _allows(WORD_RULE, pattern=rf"^{VERSION_NAME}\Z")]
 HeaderName = Annotated[str, _allows(HEADER_RULE, pattern=r"^[A-Za-z0-9-]{1,64}\Z")]

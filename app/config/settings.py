@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from app.config.addresses import check_host, check_host_and_port, check_port, check_url
-from app.config.route_schema import listed
+from app.config.addresses import check_host, check_origin, check_port, check_url
+from app.config.kv_endpoints import kv_endpoint, mask_password
+from app.config.route_schema import NAME_PATTERN, listed
 from app.errors import SettingsError
 from app.protocols.adapters import NAMES
 
@@ -28,9 +29,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_ref: Annotated[
         str,
         _setting(
-            "1 to 200 printable characters",
+            "1 to 200 printable characters, not . or ..",
             "Name of the model that is served, returned as `modelRef`.",
-            pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z",
+            pattern=NAME_PATTERN,
         ),
     ] = "simulated"
     max_concurrency: Annotated[
@@ -101,6 +102,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         _setting("1 to 1073741824", "Longest request body, in bytes.", ge=1, le=1 << 30),
     ] = 4 << 20
+    max_header_bytes: Annotated[
+        int,
+        _setting(
+            "1024 to 1048576", "Longest header of a request: all its fields together, in bytes.", ge=1024, le=1 << 20
+        ),
+    ] = 1 << 16
+    max_header_fields: Annotated[
+        int,
+        _setting("10 to 10000", "Most header fields of a request.", ge=10, le=10_000),
+    ] = 100
+    cors_origins: Annotated[
+        tuple[str, ...],
+        _setting(
+            "* or comma-separated origins such as https://app.example.com",
+            "Origins whose pages may use the router from a browser (CORS). Unset: none.",
+        ),
+    ] = ()
     web_concurrency: Annotated[
         int,
         _setting(
@@ -160,6 +178,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["off", "errors", "all"],
         _setting("off, errors or all", "Requests that are logged; `errors` means status 400 and above."),
     ] = "errors"
+    trace_sample_ratio: Annotated[
+        float,
+        _setting(
+            "0 to 1",
+            "Share of the requests without a `traceparent` that get a sampled one; the others get one that is not "
+            "sampled. 0: they get none.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
     pod_name: Annotated[
         str | None,
         _setting("any text", "Name of the pod, returned as `routerPod`. Unset: `HOSTNAME`."),
@@ -208,14 +236,6 @@ def load_settings(environ: Mapping[str, str], cpus: int) -> Settings:
     return settings
 
 
-def mask_password(endpoint: str) -> str:
-    """The endpoint with the password of its URL, if any, replaced by ***."""
-    scheme, _, rest = endpoint.partition("://")
-    userinfo, at, address = rest.rpartition("@")
-    user, colon, _ = userinfo.partition(":")
-    return f"{scheme}://{user}:***@{address}" if at and colon else endpoint
-
-
 def _redact(text: str) -> str:
     """Text for an error message. What precedes an @, or follows the scheme of Redis, may contain a password."""
     _, at, rest = text.rpartition("@")
@@ -230,9 +250,13 @@ def _convert(variable: str, text: str, annotated: Any) -> Any:
     try:
         text.encode()  # bytes that are not UTF-8 could be read, but not returned in JSON
         if variable == "KV_ENDPOINTS":
-            return tuple(_kv_endpoint(item.strip()) for item in text.split(",") if item.strip())
+            return tuple(kv_endpoint(item.strip()) for item in text.split(",") if item.strip())
         if variable == "BACKENDS":
             return tuple(_backend(item.strip()) for item in text.split(",") if item.strip())
+        if variable == "CORS_ORIGINS":
+            return (
+                ("*",) if text == "*" else tuple(check_origin(item.strip()) for item in text.split(",") if item.strip())
+            )
         if variable == "ROUTES_FILE" and not text.endswith((".toml", ".yaml", ".yml", ".json")):
             raise ValueError("the ending determines the format")
         if variable in ("BIND", "ADMIN_BIND"):
@@ -251,20 +275,6 @@ def _listen_address(text: str) -> str:
         raise ValueError("the port is missing")
     check_port(port)
     check_host(host)
-    return text
-
-
-def _kv_endpoint(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        check_host_and_port(text)
-        return text
-    if scheme not in ("redis", "rediss"):
-        raise ValueError("the scheme must be redis or rediss")
-    authority, slash, database = rest.partition("/")
-    if slash and not re.fullmatch(r"\d*", database, re.ASCII):
-        raise ValueError("a URL may hold user, password, host, port and a database number, nothing else")
-    check_host_and_port(authority.rpartition("@")[2])
     return text
 
 

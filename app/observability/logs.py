@@ -2,8 +2,12 @@
 
 import logging
 import os
+import re
 import sys
-from typing import Any
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from io import StringIO
+from typing import Any, TextIO
 
 import msgspec
 import structlog
@@ -31,7 +35,7 @@ def configure(settings: Settings) -> dict[str, Any]:
     if settings.log_format == "json":
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        render = [_console()]
+        render = _console()
     level = settings.log_level.upper()
     own = {"handlers": ["stderr"], "level": level, "propagate": False}
     return {
@@ -64,10 +68,22 @@ def access_logger(settings: Settings) -> Any:
         processors.append(structlog.processors.JSONRenderer(serializer=_json))
         output: Any = structlog.BytesLogger(stream.buffer if stream else _nowhere("wb"))
     else:
-        processors.append(_console())
+        processors += _console()
         output = structlog.PrintLogger(stream or _nowhere("w"))
     levels = structlog.make_filtering_bound_logger(logging.INFO)
     return structlog.wrap_logger(output, processors, levels).bind(logger="router.access")
+
+
+def malformed_requests_logger(settings: Settings) -> Callable[[str, int, str], None]:
+    """Returns what logs a request that could not be parsed, where ACCESS_LOG says that requests are logged."""
+    log = access_logger(settings)
+
+    def record(client: str, status: int, detail: str) -> None:
+        if settings.access_log != "off":
+            with suppress(OSError, ValueError):  # nobody reads the log any more
+                log.info("malformed request", client=client, status=status, detail=detail)
+
+    return record
 
 
 def _nowhere(mode: str) -> Any:
@@ -75,9 +91,39 @@ def _nowhere(mode: str) -> Any:
 
 
 def _json(event: dict[str, Any], **_: Any) -> bytes:
-    return msgspec.json.encode(event)
+    line = msgspec.json.encode(event)
+    return line if line.isascii() else _UNSAFE.sub(_escaped, line.decode()).encode()
 
 
-def _console() -> structlog.dev.ConsoleRenderer:
+def _console() -> list[structlog.typing.Processor]:
     # Plain tracebacks: the default ones print local variables, which may be secrets.
-    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    colors = sys.stderr is not None and sys.stderr.isatty()
+    return [_escape, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_plain_traceback)]
+
+
+def _escape(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape what a terminal would obey: clients choose paths and header fields, and errors quote them."""
+    for key, value in event.items():
+        if key != "exc_info" and not isinstance(value, (int, float)) and value is not None:
+            text = value if isinstance(value, str) else repr(value)
+            event[key] = _UNSAFE.sub(_escaped, text)
+    return event
+
+
+def _plain_traceback(stream: TextIO, exc_info: Any) -> None:
+    text = StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write("\n".join(_UNSAFE.sub(_escaped, line) for line in text.getvalue().split("\n")))
+
+
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
+"""Control characters, those that change the direction of text or end a line, and those that nobody sees."""
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """Returns the escape that JSON and Python have in common, but for the usual short ones."""
+    character = found[0]
+    return _SHORT.get(character) or f"\\u{ord(character):04x}"
+
+
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}

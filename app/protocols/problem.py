@@ -10,7 +10,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 CONTENT_TYPE = "application/problem+json"
-_PHRASES = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large"}  # new in RFC 9110
+_PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
+    413: "Content Too Large",  # new in RFC 9110, as are the next ones
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 
 
 class Problem(msgspec.Struct):

@@ -4,9 +4,8 @@
   cut off: `recv` and `sendall` raise TimeoutError. Any progress starts that time again (for readers, see `_send`). All
   that is read must also arrive by the read deadline, so a request that trickles in ends, too.
 - **Unread bodies.** A body that the application did not read (413) is not waited for. The response says `Connection:
-  close`, and what still arrives is discarded for a moment, so that the client can read the response.
+  close`, and what still arrives is discarded for a while (`lingering.py`), so that the client can read the response.
 - **`Expect: 100-continue`** is answered when the application first reads, so a rejected body need not be sent.
-- **Malformed requests** get a problem document, with the status that gunicorn's parser gives them.
 """
 
 import fcntl
@@ -20,30 +19,36 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
 
-import gevent
+from gevent import get_hub
 from gevent.monkey import get_original
 from gunicorn.http import wsgi
 
-from app.errors import MalformedRequest, RouterError
 from app.net.timed_socket import TimedSocket
-from app.observability.telemetry_headers import request_id, server_timing
-from app.protocols import problem
+from app.server.chunked_body import ChunkedBody
 
 _poll = get_original("select", "poll")
 
 _IDLE_GRACE_S = 0.5  # a connection opened or answered less than this ago may have a request on its way
 _READING_GRACE_S = 1.0  # a request that began to arrive is expected to go on arriving within this
-_LINGER_S = 1.0
-_LINGER_BYTES = 1 << 20
+LINGER_GRACE_S = 1.0
+"""How long a drain waits for a client to read the rejection of a request that it is still sending."""
 _READ_CHUNK = 1 << 16
 
 
 class State(Enum):
-    """What a connection does. It is READING while the worker waits for the rest of a request that has begun."""
+    """What a connection does.
+
+    It is READING while the worker waits for the rest of a request that has begun, and LINGERING while the rest of a
+    rejected one is discarded.
+    """
 
     IDLE = auto()
     READING = auto()
     SERVING = auto()
+    LINGERING = auto()
+
+
+_GRACE_S = {State.IDLE: _IDLE_GRACE_S, State.LINGERING: LINGER_GRACE_S}
 
 
 class ClientConnection:
@@ -75,7 +80,7 @@ class ClientConnection:
     def arrivals(self) -> Any:
         """Returns an io watcher for what the client sends. It has one user at a time, who stops it."""
         if self._arrivals is None:
-            self._arrivals = gevent.get_hub().loop.io(self.sock.fileno(), 1)
+            self._arrivals = get_hub().loop.io(self.sock.fileno(), 1)
         return self._arrivals
 
     def close(self) -> None:
@@ -103,8 +108,8 @@ class ClientConnection:
         return self.state is State.SERVING
 
     def expects_request(self) -> bool:
-        """Whether it is busy, or a request may be on its way."""
-        return self.is_busy() or (self.state is State.IDLE and time.monotonic() - self._since < _IDLE_GRACE_S)
+        """Whether it is busy, or a request may be on its way, or a response to be read."""
+        return self.is_busy() or time.monotonic() - self._since < _GRACE_S.get(self.state, 0.0)
 
     def end(self) -> None:
         """End a connection that is not busy, unless a request has just arrived: that one is still served."""
@@ -161,57 +166,13 @@ class ClientConnection:
         """Make the next close a reset: an orderly one would look like the end of the response."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    def linger(self) -> None:
-        """Shut the sending side, and discard what the client still sends of a rejected request.
-
-        Closing over unread bytes would reset the connection and lose the response (RFC 9112 section 9.6).
-        """
-        discarded = 0
-        with gevent.Timeout(_LINGER_S, False):  # type: ignore[arg-type]  # False: end silently
-            self.sock.shutdown(socket.SHUT_WR)
-            while discarded < _LINGER_BYTES and (data := self._socket.recv(_READ_CHUNK, _LINGER_S)):
-                discarded += len(data)
-
-    def answer_malformed(self, status: int, reason: str, detail: str) -> None:
-        """Send the response to bytes that the parser rejected. They never became a request for the application."""
-        code = RouterError.code if status == 500 else MalformedRequest.code
-        body = problem.document(reason, status, detail, code)
-        head = (
-            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {problem.CONTENT_TYPE}\r\n"
-            f"Content-Length: {len(body)}\r\nX-Request-Id: {request_id(None)}\r\n"
-            f"Server-Timing: {server_timing(0, 0, 0)}\r\n\r\n"
-        )
-        try:
-            self.sendall(head.encode() + body)
-            self.linger()
-        except OSError:
-            pass  # the client did not wait for it
-
-
-class ErrorStatus:
-    """Takes the place of the client where gunicorn writes its HTML for a rejected request, to learn the status."""
-
-    def __init__(self) -> None:
-        self._head = b""
-
-    def sendall(self, data: bytes) -> None:
-        self._head += data
-
-    def gettimeout(self) -> float:
-        return 0.0
-
-    def status(self) -> tuple[int, str]:
-        """Returns status code and phrase; 500 if gunicorn wrote nothing."""
-        _, _, line = self._head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
-        code, _, reason = line.partition(" ")
-        return (int(code), reason) if code.isdigit() else (500, "Internal Server Error")
-
 
 class RequestBody:
     """`wsgi.input`: gunicorn's reader, but `100 Continue` is sent before the first read."""
 
     def __init__(self, req: Any, connection: ClientConnection, continue_first: bool) -> None:
         self._body = req.body
+        self._unreader = req.unreader
         self._connection = connection
         self._continue_first = continue_first
 
@@ -225,8 +186,16 @@ class RequestBody:
     def finished(self) -> bool:
         """Whether the body was read to its end, so that the next request can follow."""
         reader = self._body.reader
-        left = reader.length if hasattr(reader, "length") else getattr(reader, "parser", None)
-        return not left and not self._body.failed
+        done = reader.ended if isinstance(reader, ChunkedBody) else not reader.length
+        return done and not self._body.failed
+
+    def unread(self) -> int | None:
+        """Returns how much of the body has yet to be received, None if the client does not say."""
+        reader = self._body.reader
+        if isinstance(reader, ChunkedBody):
+            return None
+        length: int = reader.length
+        return max(0, length - len(self._unreader.buf.getvalue()))
 
 
 class Response(wsgi.Response):

@@ -2,13 +2,13 @@
 
 Rules:
 - **Ordinary** is what `_HEAD` matches from the first byte to the blank line, all of it received at once: GET, HEAD or
-  POST, a path, HTTP/1.1, each header field on one line, no field twice, none of `_UNUSUAL`, Connection absent or
-  `keep-alive` or `close`, and no Content-Length but a plain number of under 16 digits.
-- **Everything else is gunicorn's.** `parse` returns None, and gunicorn's strict parser gets the same bytes. Invariant:
-  what `_HEAD` matches is a subset of what that parser accepts, and is given the same meaning. So the fast path neither
+  POST, a path, HTTP/1.1, each header field on one line, no field twice, none of `_UNUSUAL`, a Host, Connection absent
+  or `keep-alive` or `close`, and no Content-Length but a plain number of under 16 digits.
+- **Everything else is the parser's.** `parse` returns None, and `request_parser.py` gets the same bytes. Invariant:
+  what is ordinary is a subset of what that parser accepts, and is given the same meaning. So the fast path neither
   decides about malformed input nor accepts what is rejected there (tests/e2e/test_equivalence.py compares the two).
-- gunicorn's limits hold: a request that is longer than the smallest of them is left to gunicorn. So are connections
-  with hooks, TLS, the PROXY protocol or a Unix socket, and forwarded schemes from trusted peers.
+- The limits hold: a head that is longer than one of them is left to the parser. So are connections with hooks, TLS, the
+  PROXY protocol or a Unix socket, and forwarded schemes from trusted peers.
 
 What this saves is measured by tests/bench/tricks.py. gunicorn_h1c, gunicorn's optional parser in C, was tried in place
 of the match. It accepts bare line feeds and folded lines; with the checks that reject those it saved under 2 %.
@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 from gunicorn import SERVER, util
 from gunicorn.config import Config
 from gunicorn.http import wsgi
+from gunicorn.http.message import DEFAULT_MAX_HEADERFIELD_SIZE, MAX_HEADERS, MAX_REQUEST_LINE
 
-from app.net.http_fields import FIELD_NAME, FIELD_VALUE, Headers
+from app.net.http_fields import FIELD_NAME, FIELD_VALUE, Headers, is_host
 from app.server.client_connection import ClientConnection
 
 _HEAD = re.compile(  # possessive (++): no head, however malformed, takes longer than one pass to find unusual
@@ -40,7 +41,7 @@ _READ_BYTES = 1 << 16
 _LENGTHLESS = ("1", "204")
 _BODILESS = (*_LENGTHLESS, "304")
 _OTHER_LINES = 5  # the status, Server, Date, Connection, and the empty one
-_MOST_NAMES = 1000
+_MOST_NAMES, _LONGEST_NAME = 1000, 100
 _Body = Iterable[bytes]
 _Start = Callable[..., Callable[[bytes], object]]
 
@@ -90,6 +91,10 @@ class Body:
         """Whether the body was read to its end, so that the next request can follow."""
         return self._left == 0
 
+    def unread(self) -> int:
+        """Returns how much of the body has yet to be received."""
+        return self._left - len(self._have)
+
 
 class _Keys(dict[str, str]):
     """Maps the name of a header field to its key in an environ, or to "" if the field is not ordinary."""
@@ -101,7 +106,7 @@ class _Keys(dict[str, str]):
             key = ""
         elif low not in ("content-type", "content-length"):
             key = "HTTP_" + key
-        if len(self) < _MOST_NAMES:  # clients choose the names
+        if len(self) < _MOST_NAMES and len(name) <= _LONGEST_NAME:  # clients choose the names
             self[name] = key
         return key
 
@@ -114,8 +119,9 @@ class FastPath:
         hooks = (cfg.settings[name] for name in ("pre_request", "post_request"))
         plain = cfg.protocol == "http" and not cfg.is_ssl and cfg.proxy_protocol == "off"
         self._used = plain and not script_name and all(hook.get() == hook.default for hook in hooks)
-        self._longest = min(cfg.limit_request_line or 4094, cfg.limit_request_field_size or 8190, 8190)
-        self._most_fields = min(cfg.limit_request_fields, 100)
+        self._longest = cfg.limit_request_field_size or DEFAULT_MAX_HEADERFIELD_SIZE
+        self._longest_target = min(cfg.limit_request_line or MAX_REQUEST_LINE, MAX_REQUEST_LINE) - len(" HTTP/1.1")
+        self._most_fields = min(cfg.limit_request_fields, MAX_HEADERS)
         self._schemes = frozenset("HTTP_" + name.upper().replace("-", "_") for name in cfg.secure_scheme_headers)
         self._only_loopback_is_trusted = set(cfg.forwarded_allow_ips) <= {"127.0.0.1", "::1"}
         self._keys = _Keys()
@@ -143,7 +149,7 @@ class FastPath:
     def parse(self, connection: ClientConnection, base: dict[str, Any], data: bytes) -> Request | None:
         """Returns the ordinary request that `data` begins with, or None."""
         found = _HEAD.match(data, 0, self._longest)
-        if found is None:
+        if found is None or found.end(2) > self._longest_target:
             return None
         method, target, block = found.groups()
         pairs = _FIELD.findall(block.decode("latin-1"))
@@ -154,6 +160,8 @@ class FastPath:
         length = fields.get("CONTENT_LENGTH", "0")
         keep = fields.get("HTTP_CONNECTION", "keep-alive").lower()
         if not (length.isdecimal() and length.isascii() and len(length) < 16 and keep in ("keep-alive", "close")):
+            return None
+        if not is_host(fields.get("HTTP_HOST", " ")):
             return None
         if not self._schemes.isdisjoint(fields) and self._may_be_trusted(base["REMOTE_ADDR"]):
             return None  # gunicorn decides whether it trusts this peer for the scheme

@@ -11,13 +11,16 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from types import FrameType
 
 import structlog
 from gunicorn.arbiter import Arbiter
 
+from app.api import cors
 from app.bootstrap import Router
 from app.errors import NoFreeSlot
+from app.observability import logs
 from app.server.worker import RouterWorker
 from app.server.worker_context import WorkerContext
 from app.shared_memory.slots import Claim, is_alive
@@ -104,6 +107,8 @@ class Hooks:
                 stall_timeout_s=float(settings.stall_timeout_s),
                 upload_timeout_s=float(settings.upload_timeout_s),
                 script_name=router.script_name,
+                log_malformed=logs.malformed_requests_logger(settings),
+                cross_origin_fields=partial(cors.fields_for, settings.cors_origins),
             )
         )
 

@@ -1,7 +1,7 @@
 """The gunicorn worker: gevent, with a drain that neither waits for idle connections nor breaks busy ones.
 
 It differs from gunicorn's own gevent worker in these points. (gunicorn's parser and response still serve every unusual
-request. HTTP/2 and h2c are not supported.)
+request, see `request_parser.py`. HTTP/2 and h2c are not supported.)
 - **The ordinary request** is read and answered by `fast_path.py`.
 - **Drain.** When the worker stops, a connection that is being served ends after its response, which then says
   `Connection: close`. Idle connections end at once, with two exceptions: one that was opened or answered within the
@@ -23,11 +23,11 @@ import ssl
 import time
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.pool import Pool
 from gevent.server import StreamServer
 from gevent.socket import wait_read
 from gunicorn import http
@@ -37,15 +37,18 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.errors import ClientGone, RouterError
-from app.server.client_connection import ClientConnection, ErrorStatus, RequestBody, Response, State
+from app.net.peer_address import unmapped
+from app.server import listeners, malformed
+from app.server.client_connection import ClientConnection, RequestBody, Response, State
 from app.server.fast_path import FastPath, Request, ResponseWriter
+from app.server.lingering import Lingering
 from app.server.pacing import RequestPacer
+from app.server.request_parser import StrictParser
 from app.server.worker_context import WorkerContext
 
 _HEARTBEAT_S = 1.0
 _DRAIN_STEP_S = 0.05
 _UNPACED_METHODS = ("GET", "HEAD")
-_MAX_ACCEPTS_PER_CYCLE = 16  # more than may begin, or probes would wait in the kernel; few, so that other workers share
 
 
 class RouterWorker(GeventWorker):
@@ -58,6 +61,7 @@ class RouterWorker(GeventWorker):
         self._connection_ended = Event()
         self._pacer: RequestPacer
         self._fast_path: FastPath
+        self._lingering: Lingering
         self._tls: ssl.SSLContext | None = None
         self._idle_s = 0.0
 
@@ -77,23 +81,22 @@ class RouterWorker(GeventWorker):
         self._fast_path = FastPath(self.cfg, self._context.script_name)
         self._idle_s = float(self.cfg.keepalive or self._context.stall_timeout_s)
         self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
-        servers = [self._serve(listener) for listener in self.sockets]
+        self._lingering = Lingering(self.worker_connections)
+        servers = [
+            listeners.serve(
+                listener,
+                partial(self.handle, listener.getsockname()),
+                self.worker_connections,
+                shared=self.cfg.workers > 1,
+            )
+            for listener in self.sockets
+        ]
         while not self._stops():  # it may stop at once: a SIGTERM before this worker had a handler marks the drain only
             self.notify()
             self._context.upkeep()
             self._sleep_until_signal(_HEARTBEAT_S)
         self.alive = False
         self._drain(servers)
-
-    def _serve(self, listener: Any) -> StreamServer:
-        """Accept from one listener. Each has its own pool, so that a full one does not shut the other's probes out."""
-        listener.setblocking(1)
-        handle = partial(self.handle, listener.getsockname())
-        server = StreamServer(listener, handle=handle, spawn=Pool(self.worker_connections))
-        if self.cfg.workers > 1:
-            server.max_accept = _MAX_ACCEPTS_PER_CYCLE
-        server.start()
-        return server
 
     def _sleep_until_signal(self, seconds: float) -> None:
         """Sleep, at the longest until a signal arrives: gunicorn has Python write a byte to PIPE for each."""
@@ -109,7 +112,7 @@ class RouterWorker(GeventWorker):
         if self._context.server_drains():
             # Go on accepting for probes. Their connections do not keep this worker alive, requests do.
             self._wait_while(deadline, ClientConnection.is_busy)
-        _close(servers)
+        listeners.close(servers)
         self._wait_while(deadline, ClientConnection.expects_request)
         busy = sum(connection.is_busy() for connection in self._connections)
         if busy:
@@ -136,10 +139,12 @@ class RouterWorker(GeventWorker):
             client = self._shake_hands(client, self._tls)
             if client is None:
                 return
+        if isinstance(addr, tuple):
+            addr = (unmapped(addr[0]), *addr[1:])
         connection = ClientConnection(client, self._context.stall_timeout_s)
         self._connections.add(connection)
         base = self._fast_path.environ_of(connection, listener, addr)
-        rest, keep = b"", True
+        data, rest, keep = b"", b"", True
         try:
             while keep and (data := rest or connection.first_bytes(self._idle_s)):
                 request = None if base is None else self._fast_path.parse(connection, base, data)
@@ -154,7 +159,7 @@ class RouterWorker(GeventWorker):
             if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self.log.exception("Socket error processing request.")
         except Exception as error:
-            self.handle_error(None, connection, addr, error)
+            self._answer_malformed(connection, data, addr, error)
         finally:
             connection.close()
             self._connections.discard(connection)
@@ -193,13 +198,13 @@ class RouterWorker(GeventWorker):
             self._cut_off(response, connection, error)
             return False, b""
         if not request.body.finished():
-            connection.linger()
+            self._lingering.discard(connection, request.body.unread())
         return response.keep, request.body.rest
 
     def _serve_unusual(self, connection: ClientConnection, data: bytes, listener: Any, addr: Any) -> tuple[bool, bytes]:
         """Serve any other request, with gunicorn's parser and response. Returns what `_serve_ordinary` returns."""
         if connection.parser is None:
-            connection.parser = http.get_parser(self.cfg, connection, addr)
+            connection.parser = StrictParser(self.cfg, connection, addr)
         parser = connection.parser
         parser.unreader.unread(data)
         connection.enter(State.READING)
@@ -215,7 +220,7 @@ class RouterWorker(GeventWorker):
         except (OSError, ClientGone, gevent.GreenletExit):
             raise
         except Exception as error:
-            self.handle_error(request, connection, addr, error)
+            self._answer_malformed(connection, data, addr, error)
             return False, b""
         return keep and parser.finish_body(), parser.unreader.take_buffered()
 
@@ -252,7 +257,7 @@ class RouterWorker(GeventWorker):
             except Exception:
                 self.log.exception("Exception in post_request hook")
         if not body.finished():
-            sock.linger()
+            self._lingering.discard(sock, body.unread())
         return not response.should_close()
 
     def _respond(self, environ: dict[str, Any], response: Response) -> None:
@@ -275,20 +280,21 @@ class RouterWorker(GeventWorker):
         if response.ends_with_connection():
             connection.reset()
 
-    def handle_error(self, req: GunicornRequest | None, client: Any, addr: Any, exc: Exception) -> None:
-        """Answer a request that could not be parsed. gunicorn logs it and decides the status; the form is ours."""
-        written = ErrorStatus()
-        super().handle_error(req, written, addr, exc)
-        status, reason = written.status()
-        detail = "the router failed; see its log" if status == 500 else f"{reason}: {exc}"
-        client.answer_malformed(status, reason, detail)
+    def _answer_malformed(self, connection: ClientConnection, data: bytes, addr: Any, error: Exception) -> None:
+        """Respond to a request that never reached the application, or that it failed on. It began with `data`."""
+        status = malformed.status_of(error)
+        detail = malformed.detail_of(status, error)
+        if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.log.error("Error handling request", exc_info=error)
+        else:
+            self._context.log_malformed(addr[0] if isinstance(addr, tuple) else "", status.value, detail)
+        try:
+            connection.sendall(
+                malformed.response(status, detail, self._context.cross_origin_fields(malformed.origin_in(data)))
+            )
+            self._lingering.discard(connection, None)
+        except OSError:
+            pass  # the client did not wait for it
 
     def _stops(self) -> bool:
         return not self.alive or self._context.server_drains()
-
-
-def _close(servers: list[StreamServer]) -> None:
-    """Stop accepting, and let the greenlets of what was just accepted register their connections."""
-    for server in servers:
-        server.close()
-    gevent.sleep(0)

@@ -17,3 +17,7 @@ class WorkerContext(NamedTuple):
     """How long a body may take to arrive."""
     script_name: str = ""
     """The environment variable SCRIPT_NAME."""
+    log_malformed: Callable[[str, int, str], object] = lambda client, status, detail: None
+    """Called with the client's address, the status and the detail of the response to a malformed request."""
+    cross_origin_fields: Callable[[str], list[tuple[str, str]]] = lambda origin: []
+    """Returns what such a response says to a page of this origin (CORS)."""

@@ -23,7 +23,37 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     )
 )
-_CREDENTIAL = re.compile(r"(.*-)?(authorization|cookie|secret|(api|access|auth|id|security|session)-?(key|token))")
+_SECRETS = frozenset(
+    (
+        *("authorization", "credential", "credentials", "passphrase", "passwd", "password", "pwd", "secret", "secrets"),
+        *("apikey", "accesskey", "secretkey"),
+    )
+)
+"""Words that make a header a credential wherever they stand in its name."""
+_ENDINGS = ("assertion", "bearer", "cookie", "cookie2", "cookies", "dpop", "jwt", "password", "secret", "token")
+"""What the last word of a credential ends with: `X-Token`, and `X-CSRFToken` too."""
+_LAST_WORDS = frozenset(("auth", "authentication", "otp"))
+_KEEPERS = frozenset(
+    (
+        *(
+            "access",
+            "account",
+            "admin",
+            "api",
+            "app",
+            "application",
+            "auth",
+            "client",
+            "csrf",
+            "customer",
+            "encryption",
+        ),
+        *("function", "functions", "id", "identity", "license", "master", "private", "refresh", "security", "session"),
+        *("shared", "signing", "ssh", "subscription", "user", "x", "xsrf"),
+    )
+)
+"""Words before a last `key`, `keys` or `tokens` that tell a credential from an Idempotency-Key or a count of tokens."""
+_OTHER_CREDENTIALS = frozenset(("key", "x-amzn-oidc-data"))
 _OUR_OWN = frozenset(
     (
         "content-length",
@@ -42,20 +72,25 @@ _DROPPED = _HOP_BY_HOP | _OUR_OWN
 _CONNECTION_OR_VIA = frozenset(("connection", "via"))
 _DROPPED_BACK = _HOP_BY_HOP | _NOT_PASSED_BACK
 _TRACE_STATE = frozenset(("tracestate",))
-_MOST_NAMES = 1000
+_MOST_CHARACTERS = 1 << 16
 _VIA = "1.1 inference-router"
 _TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
-def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool) -> Headers:
-    """Returns the headers for the model server, names in lower case: the client's that may pass, and the router's."""
+def to_upstream(
+    environ: WSGIEnvironment, request_id: str, *, credentials: bool, trace_sample_ratio: float = 0.0
+) -> Headers:
+    """Returns the headers for the model server, names in lower case: the client's that may pass, and the router's.
+
+    A request without a trace gets a new one if `trace_sample_ratio`, the share of those that are sampled, is above 0.
+    """
     dropped: frozenset[str] = frozenset()
     options = environ.get("HTTP_CONNECTION", "")
     if options not in ("", "keep-alive", "close"):
         dropped |= _named(options)
     trace = environ.get("HTTP_TRACEPARENT", "")
     if not _TRACEPARENT.fullmatch(trace):
-        trace = new_traceparent()
+        trace = new_traceparent(trace_sample_ratio) if trace_sample_ratio else ""
         if "HTTP_TRACESTATE" in environ:
             dropped |= _TRACE_STATE  # it belongs to the trace that is replaced
     names = (_names if credentials else _names_without_credentials).of(environ)
@@ -67,10 +102,11 @@ def to_upstream(environ: WSGIEnvironment, request_id: str, *, credentials: bool)
     peer = environ.get("REMOTE_ADDR", "")
     headers += (
         ("x-request-id", request_id),
-        ("traceparent", trace),
         ("via", _appended(environ.get("HTTP_VIA", ""), _VIA)),
         ("x-forwarded-proto", environ.get("HTTP_X_FORWARDED_PROTO") or environ["wsgi.url_scheme"]),
     )
+    if trace:
+        headers.append(("traceparent", trace))
     if peer:
         headers.append(("x-forwarded-for", _appended(environ.get("HTTP_X_FORWARDED_FOR", ""), peer)))
     return headers
@@ -90,9 +126,13 @@ def to_client(headers: Headers) -> Headers:
     return passed
 
 
-def new_traceparent() -> str:
-    """Returns a new traceparent (W3C Trace Context). It says sampled, so that a server's default sampler records it."""
-    return f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-01"
+def new_traceparent(sample_ratio: float) -> str:
+    """Returns a new traceparent (W3C Trace Context), which says sampled for this share of them.
+
+    The flag is drawn here because a server's default sampler records every trace whose parent is sampled.
+    """
+    sampled = random.random() < sample_ratio  # noqa: S311  # a share, not a secret
+    return f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-{sampled:02d}"
 
 
 def retry_after_s(headers: Headers) -> int | None:
@@ -109,20 +149,35 @@ class _Names:
     def __init__(self, *, credentials: bool) -> None:
         self._credentials = credentials
         self._known: dict[str, str] = {}
+        self._length = 0
 
     def of(self, environ: WSGIEnvironment) -> dict[str, str]:
         """Returns for all keys of the environ, and perhaps others: the name if the header passes, else ""."""
         known = self._known
         if not environ.keys() <= known.keys():
-            if len(known) > _MOST_NAMES:  # clients choose the names
+            if self._length > _MOST_CHARACTERS:  # clients choose the names
                 known.clear()
-            known.update((key, self._name(key)) for key in environ)
+                self._length = 0
+            fresh = {key: self._name(key) for key in environ if key not in known}
+            self._length += sum(map(len, fresh))
+            known.update(fresh)
         return known
 
     def _name(self, key: str) -> str:
         name = key[5:].replace("_", "-").lower() if key.startswith("HTTP_") else ""
-        # The name of the header says that it carries, or may carry, a secret of the client.
-        return "" if name in _DROPPED or (not self._credentials and _CREDENTIAL.fullmatch(name)) else name
+        return "" if name in _DROPPED or (not self._credentials and _is_credential(name)) else name
+
+
+def _is_credential(name: str) -> bool:
+    """Whether the name of the header says that it carries, or may carry, a secret of the client (docs/routing.md)."""
+    words = name.split("-")
+    return (
+        not _SECRETS.isdisjoint(words)
+        or words[-1] in _LAST_WORDS
+        or words[-1].endswith(_ENDINGS)
+        or (words[-1] in ("key", "keys", "tokens") and not _KEEPERS.isdisjoint(words[-2:-1]))
+        or name in _OTHER_CREDENTIALS
+    )
 
 
 _names = _Names(credentials=True)

@@ -120,7 +120,7 @@ class Server:
         """Until the worker's event loop has gone round, and everything that its pacing held back before has begun."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=_TIMEOUT_S) as sock:
             for _ in range(3):
-                sock.sendall(b"POST /empty HTTP/1.1\r\n\r\n")
+                sock.sendall(b"POST /empty HTTP/1.1\r\nHost: h\r\n\r\n")
                 assert sock.recv(65536).startswith(b"HTTP/1.1 200")
 
     def outcomes(self, sent: Iterable[bytes], settle_s: float = 0.0) -> list[Outcome]:
@@ -155,7 +155,7 @@ class Server:
         with socket.create_connection(("127.0.0.1", self.port), timeout=_TIMEOUT_S) as sock:
             deadline = time.monotonic() + _TIMEOUT_S
             while True:
-                sock.sendall(b"POST /pending HTTP/1.1\r\n\r\n")
+                sock.sendall(b"POST /pending HTTP/1.1\r\nHost: h\r\n\r\n")
                 data = b""
                 while len(data.partition(b"\r\n\r\n")[2]) < PENDING_DIGITS:  # head and body may come apart
                     data += sock.recv(65536)
@@ -354,9 +354,18 @@ def _compared(servers: Servers, sent: list[bytes], settle_s: float = 0.0) -> dic
     """What comes of each with the fast path and without; and the gist of it without, and with gunicorn's own worker."""
     fast, slow, stock = (server.outcomes(sent, settle_s) for server in servers)
     return {
-        data: ((one, other), (other.gist(), third.gist()))
+        data: ((one, other), (other.gist(), third.gist() if _means_the_same_to_gunicorn(data) else other.gist()))
         for data, one, other, third in zip(sent, fast, slow, stock, strict=True)
     }
+
+
+_OURS_ALONE = re.compile(rb"(?i)cookie|connection")
+
+
+def _means_the_same_to_gunicorn(data: bytes) -> bool:
+    """Whether no field is in it for which our parser has a rule of its own; the corpus has those (`stock_differs`)."""
+    one_host = len(re.findall(rb"(?i)host", data)) == len(re.findall(rb" HTTP/1\.\d\r\nHost: h\r\n", data))
+    return one_host and data.find(b"\r\nHost: h\r\n") == data.find(b"\r\n", 2) and not _OURS_ALONE.search(data)
 
 
 def _differ(pairs: tuple[_Pair, _Pair]) -> bool:

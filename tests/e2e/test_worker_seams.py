@@ -218,6 +218,12 @@ def test_tls_listener_answers_a_body_that_comes_in_pieces(tls: TlsRouter) -> Non
     assert (answer.status_code, answer.json()["prompt"]) == (200, "x" * 100_000)
 
 
+def test_tls_client_that_sends_before_it_reads_gets_the_rejection(tls: TlsRouter) -> None:
+    """A body that is too large is discarded over TLS too, so that the response arrives."""
+    with tls.session() as session:
+        assert session.post(f"{tls.url}/infer", data=b"x" * (24 << 20), timeout=20).status_code == 413
+
+
 def test_tls_listener_streams(tls: TlsRouter) -> None:
     """A stream of events comes whole over TLS."""
     body = {"model": "simulated", "stream": True, "messages": [{"role": "user", "content": "one two three"}]}

@@ -1,6 +1,6 @@
-"""Fuzzes the fast path's reader of requests beside gunicorn's: `python -m tests.fuzz.heads -max_total_time=60`.
+"""Fuzzes the fast path's reader of requests beside the strict one: `python -m tests.fuzz.heads -max_total_time=60`.
 
-For any bytes: the reader raises nothing and takes but a moment. What it takes, gunicorn's parser takes too, and means
+For any bytes: the reader raises nothing and takes but a moment. What it takes, the strict parser takes too, and means
 the same by it: environ, body, what follows the body, and whether the connection is kept.
 """
 
@@ -8,7 +8,7 @@ import time
 
 from tests.fuzz.engine import fuzz, instrumented
 
-with instrumented("app.server.fast_path", "gunicorn.http"):
+with instrumented("app.server.fast_path", "app.server.request_parser", "app.server.chunked_body", "gunicorn.http"):
     from tests.support.parsers import Read, gunicorns, taken
 
 from tests.support.requests_corpus import CORPUS, LIMIT_LINE
@@ -19,7 +19,18 @@ _PEERS = (("127.0.0.9", 4711), ("127.0.0.1", 4711))  # the second may say by a h
 _FIELDS = (
     *(b"Host: h", b"Content-Length: 5", b"Content-Length: +5", b"Content_Length: 5", b"Content-Type: a", b"X-A: a"),
     *(b"Transfer-Encoding: chunked", b"TE: a", b"Trailer: a", b"Upgrade: a", b"Expect: 100-continue"),
-    *(b"Connection: close", b"Connection: a", b"HTTP2-Settings: a", b"Cookie: a", b"Proxy: a", b"Remote-User: a"),
+    *(
+        b"Host:",
+        b"Host: a b",
+        b"Host: [::1]:80",
+        b"Connection: close",
+        b"Connection: a, close",
+        b"Connection: a",
+        b"HTTP2-Settings: a",
+        b"Cookie: a",
+        b"Proxy: a",
+        b"Remote-User: a",
+    ),
     *(b"X-Forwarded-Proto: https", b"X-Forwarded-Protocol: ssl", b"X-Forwarded-SSL: on"),
     *(b"SCRIPT_NAME: /", b"Script-Name: /", b"PATH_INFO: /"),
 )

@@ -40,7 +40,8 @@ def generated_requests(draw: st.DrawFn) -> tuple[bytes, ...]:
     body = draw(BODIES)
     if draw(st.booleans()):
         fields.append(("Content-Length", ": ", str(len(body) + draw(st.sampled_from((0, 0, 0, -1, 2))))))
-    lines = [f"{method} {draw(_TARGETS)} {version}", *map("".join, fields), "", ""]
+    host = draw(st.sampled_from((("Host: h",),) * 7 + ((),)))
+    lines = [f"{method} {draw(_TARGETS)} {version}", *host, *map("".join, fields), "", ""]
     data = bytearray("\r\n".join(lines).encode("latin-1"))
     for _ in range(draw(st.sampled_from((0, 0, 0, 1, 2)))):
         at, what = draw(st.integers(0, len(data) - 1)), draw(st.sampled_from((b"", b"\r", b"\n", b" ", b"\x00", b"_")))

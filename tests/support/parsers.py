@@ -1,13 +1,13 @@
-"""The two readers of a request, on the same bytes: the fast path's, and gunicorn's own, which it must agree with."""
+"""The two readers of a request, on the same bytes: the fast path's, and the strict one, which it must agree with."""
 
 from typing import Any, NamedTuple
 
-from gunicorn import http
 from gunicorn.config import Config
 from gunicorn.http import wsgi
 
 from app.server.client_connection import ClientConnection, Response
 from app.server.fast_path import FastPath, Request
+from app.server.request_parser import StrictParser
 
 LISTENER, PEER = ("127.0.0.1", 8080), ("127.0.0.9", 4711)
 _OBJECTS = ("wsgi.input", "wsgi.errors", "gunicorn.socket", "wsgi.early_hints")  # the last is gunicorn's own extension
@@ -85,10 +85,10 @@ def taken(data: bytes, *more: bytes, cfg: Any = None, peer: Any = PEER, script_n
 
 
 def gunicorns(data: bytes, *more: bytes, cfg: Any = None, peer: Any = PEER) -> Read:
-    """What gunicorn's parser makes of them. Raises what it raises."""
+    """What the strict parser, gunicorn's with our differences, makes of them. Raises what it raises."""
     cfg = cfg or PLAIN
     wire = Wire(data, *more)
-    parser = http.get_parser(cfg, wire, peer)
+    parser = StrictParser(cfg, wire, peer)
     request = next(parser)
     _, environ = wsgi.create(request, wire, peer, LISTENER, cfg, Response, (lambda: False,))
     environ["wsgi.multithread"] = True  # as workers that serve many requests at once do

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 LIMIT_LINE = 4094
 LIMIT_FIELD = 8190
+"""Of each field with gunicorn's parser, of all together with ours."""
 LIMIT_FIELDS = 100
 
 
@@ -43,6 +44,12 @@ def chunks(data: bytes, *fields: str, target: str = "/p") -> bytes:
 
 _LINGERS = "our worker doesn't wait for a body that the application did not read"
 _CONTINUES = "our worker says 100 Continue when the application first reads, gunicorn at once; nobody reads here"
+_HOST = "our parser refuses a request without a Host, or with one that is none (RFC 9112 section 3.2)"
+_COOKIES = "our parser joins cookies by a semicolon (RFC 9113 section 8.2.3)"
+_LIST = "our parser looks for `close` in the whole of Connection (RFC 9112 section 9.3)"
+_CODING = "our parser implements no coding but chunked (RFC 9112 section 6.1)"
+_BARE = "our reader of chunks rejects a bare line feed when it comes, gunicorn's waits for a line end that follows"
+_TOTAL = "our parser limits all fields together"
 _NEXT = get(line="GET /next HTTP/1.1")
 _WHOLE = b"5\r\nhello\r\n0\r\n\r\n"
 
@@ -50,7 +57,6 @@ _WHOLE = b"5\r\nhello\r\n0\r\n\r\n"
 def _ordinary() -> dict[str, Entry]:
     return {
         "get": Entry(get()),
-        "get without fields": Entry(get(host=False)),
         "get, usual fields": Entry(get("User-Agent: a/1", "Accept: */*", "Accept-Encoding: gzip, deflate")),
         "head": Entry(get(line="HEAD /p HTTP/1.1")),
         "head with a body": Entry(get("Content-Length: 2", line="HEAD /p HTTP/1.1", body=b"ab")),
@@ -61,6 +67,10 @@ def _ordinary() -> dict[str, Entry]:
         "post of nothing": Entry(post(body=b"")),
         "length with zeros": Entry(get("Content-Length: 0005", line="POST /p HTTP/1.1", body=b"hello")),
         "close": Entry(get("Connection: close") + _NEXT),
+        "host with a port": Entry(get("Host: a.example:8080", host=False)),
+        "host in brackets": Entry(get("Host: [::1]:8080", host=False)),
+        "host with an underscore": Entry(get("Host: my_service", host=False)),
+        "host of nothing": Entry(get("Host:", host=False)),
         "keep-alive": Entry(get("Connection: keep-alive") + _NEXT),
         "Connection in capitals": Entry(get("CONNECTION: CLOSE") + _NEXT),
         "names in odd case": Entry(get("hOST: x", "x-A: 1", host=False)),
@@ -247,11 +257,34 @@ def _fields() -> dict[str, Entry]:
         "Expect unknown": ("Expect: wonders",),
         "Content-Encoding": ("Content-Encoding: gzip",),
     }
-    entries = {f"field: {name}": Entry(get(*lines) + _NEXT) for name, lines in fields.items()}
+    differs = {
+        "cookie twice": _COOKIES,
+        "Connection: close, x": _LIST,
+        "Connection: keep-alive, close": _LIST,
+        "Connection twice": _LIST,
+    }
+    entries = {f"field: {name}": Entry(get(*lines) + _NEXT, differs.get(name, "")) for name, lines in fields.items()}
     entries |= {
         f"field first: {name}": Entry(get(*fields[name], host=False)) for name in ("fold of nothing", "no name")
     }
+    hosts = ("a b", "a,b c", "a/b", "a@b", "h:x", "h:80:80", "[::1", "[::g]", "::1", "\xe4", "<h>", "h#", "h?", "a\\b")
+    entries |= {f"Host: {host}": Entry(get(f"Host: {host}", host=False) + _NEXT, _HOST) for host in hosts}
     return entries | {
+        "no Host": Entry(get(host=False) + _NEXT, _HOST),
+        "no Host by POST": Entry(raw("POST /p HTTP/1.1", "Content-Length: 5") + b"hello" + _NEXT, _HOST),
+        "no Host, HTTP/1.0": Entry(get(host=False, line="GET /p HTTP/1.0")),
+        "Host: a b, HTTP/1.0": Entry(get("Host: a b", host=False, line="GET /p HTTP/1.0"), _HOST),
+        "no Host, absolute": Entry(get(host=False, line="GET http://h/p HTTP/1.1"), _HOST),
+        "cookie twice, by POST with chunks": Entry(
+            chunks(_WHOLE, "Cookie: a=1", "Cookie: b=2", "X: 1") + _NEXT, _COOKIES
+        ),
+        "TE, close": Entry(get("TE: trailers", "Connection: TE, close") + _NEXT, _LIST),
+        "close in a second line, HTTP/1.0": Entry(
+            get("Connection: keep-alive", "Connection: Close", line="GET /p HTTP/1.0") + _NEXT, _LIST
+        ),
+        "keep-alive in a list, HTTP/1.0": Entry(
+            get("Connection: TE , Keep-Alive", "TE: trailers", line="GET /p HTTP/1.0") + _NEXT, _LIST
+        ),
         "field first: a fold": Entry(get(" X: 1", host=False)),
         "field: bare LF ends": Entry(b"GET /p HTTP/1.1\r\nHost: h\n\n"),
         "field: bare LF, then CRLF": Entry(b"GET /p HTTP/1.1\r\nHost: h\n\r\n"),
@@ -322,7 +355,10 @@ def _framing() -> dict[str, Entry]:
         for name, value in lengths.items()
     }
     entries |= {
-        f"coding: {name}": Entry(get(f"Transfer-Encoding: {value}", line=start, body=_WHOLE) + _NEXT)
+        f"coding: {name}": Entry(
+            get(f"Transfer-Encoding: {value}", line=start, body=_WHOLE) + _NEXT,
+            _CODING if name in ("gzip before", "identity before") else "",
+        )
         for name, value in codings.items()
     }
     entries |= {
@@ -335,6 +371,9 @@ def _framing() -> dict[str, Entry]:
         "length, then chunked": Entry(post("Transfer-Encoding: chunked", body=_WHOLE) + _NEXT),
         "chunked, then length": Entry(chunks(_WHOLE, "Content-Length: 4") + _NEXT),
         "chunked twice": Entry(chunks(_WHOLE, "Transfer-Encoding: chunked") + _NEXT),
+        "gzip and chunked in two lines": Entry(
+            get("Transfer-Encoding: gzip", "Transfer-Encoding: chunked", line=start, body=_WHOLE) + _NEXT, _CODING
+        ),
         "chunked and identity": Entry(chunks(_WHOLE, "Transfer-Encoding: identity") + _NEXT),
         "length of 10 digits": Entry(post(length=4 * 10**9)),
         "length of 15 digits": Entry(post(length=10**15 - 1)),
@@ -365,7 +404,8 @@ def _bodies() -> dict[str, Entry]:
     }
     bad = ("forbidden trailer", "bad size", "size with 0x", "negative size", "no end of a chunk", "bare LF")
     entries = {
-        f"chunks: {name}": Entry(chunks(data) + (b"" if name in bad else _NEXT)) for name, data in bodies.items()
+        f"chunks: {name}": Entry(chunks(data) + (b"" if name in bad else _NEXT), _BARE if name == "bare LF" else "")
+        for name, data in bodies.items()
     }
     for then, more in (("", b""), (", then a request", _NEXT)):
         entries[f"/unread of a body{then}"] = Entry(post(target="/unread") + more, _LINGERS)
@@ -417,7 +457,7 @@ def _pipelined() -> dict[str, Entry]:
         "ordinary, then closes": Entry(two + get("Connection: close") + one),
         "HEAD between": Entry(one + get(line="HEAD /h HTTP/1.1") + two),
         "1.0 between": Entry(one + get(line="GET /h HTTP/1.0") + two),
-        "many": Entry(get(host=False, line="GET / HTTP/1.1") * 10),
+        "many": Entry(get(line="GET / HTTP/1.1") * 10),
         "body that is a request": Entry(post(body=one, target="/2") + three),
     }
 
@@ -427,13 +467,17 @@ def _limits() -> dict[str, Entry]:
     for size in (LIMIT_LINE - 1, LIMIT_LINE, LIMIT_LINE + 1, 8190, 8191):
         line = f"GET /{'a' * (size - len('GET / HTTP/1.1'))} HTTP/1.1"
         entries[f"line of {size}"] = Entry(get(line=line) + _NEXT)
-    for size in (LIMIT_FIELD - 3, LIMIT_FIELD - 2, LIMIT_FIELD - 1, LIMIT_FIELD, LIMIT_FIELD + 1):
-        entries[f"field of {size}"] = Entry(get(f"X: {'a' * (size - 3)}") + _NEXT)
+    for size in (LIMIT_FIELD - 2, LIMIT_FIELD - 1, LIMIT_FIELD, LIMIT_FIELD + 1):
+        lines = ("Host: h", "X: ")
+        filling = "a" * (size - sum(len(line) + 2 for line in lines))
+        entries[f"fields of {size}"] = Entry(get(f"X: {filling}") + _NEXT, _TOTAL if size > LIMIT_FIELD else "")
     for count in (LIMIT_FIELDS - 1, LIMIT_FIELDS, LIMIT_FIELDS + 1):
-        entries[f"{count} fields"] = Entry(get(*(f"X{n}: {n}" for n in range(count)), host=False) + _NEXT)
+        entries[f"{count} fields"] = Entry(get(*(f"X{n}: {n}" for n in range(count - 1))) + _NEXT)
     for size in (LIMIT_LINE - 1, LIMIT_LINE, LIMIT_LINE + 1, 8191):
         entries[f"head of {size}"] = Entry(get(f"X: {'a' * (size - len(get('X: ')))}") + _NEXT)
+    halves = (f"X: {'a' * (LIMIT_FIELD // 2)}", f"Y: {'a' * (LIMIT_FIELD // 2)}")
     return entries | {
+        "fields that are too long together": Entry(get(*halves) + _NEXT, _TOTAL),
         "many fields, never ended": Entry(get(*(f"X{n}: {n}" for n in range(60)))[:-2]),
         "large body": Entry(post(body=b"b" * 100_000) + _NEXT),
         "large body in chunks": Entry(chunks(b"186a0\r\n" + b"b" * 100_000 + b"\r\n0\r\n\r\n") + _NEXT),

@@ -208,21 +208,25 @@ def test_unix_sockets_have_none(listener: Any, peer: Any) -> None:
     assert FastPath(config()).environ_of(Wire().connection, listener, peer) is None
 
 
-@pytest.mark.parametrize("setting", ["limit_request_line", "limit_request_field_size"])
-def test_head_may_be_as_long_as_the_smallest_limit(setting: str) -> None:
-    """Up to the limit a head is taken as a whole, and one byte more is gunicorn's to judge."""
-    cfg = config(**{setting: 200})
+def test_head_may_be_as_long_as_the_limits() -> None:
+    """Up to the limit of all fields a head is taken as a whole, its line up to its own; one byte more is gunicorn's."""
+    cfg = config(limit_request_field_size=200)
     head = get("X: " + "a" * (200 - len(get("X: "))))
     assert len(head) == 200
     assert ordinary(head, cfg=cfg) is not None
     assert ordinary(head.replace(b"X: ", b"X: a"), cfg=cfg) is None
+    cfg = config(limit_request_line=200)
+    line = f"GET /{'a' * (200 - len('GET / HTTP/1.1'))} HTTP/1.1"
+    assert len(line) == 200
+    assert ordinary(get(line=line), cfg=cfg) is not None
+    assert ordinary(get(line=line.replace("/a", "/aa")), cfg=cfg) is None
 
 
-def test_fewer_fields_than_the_limit_are_taken() -> None:
-    """The limit itself is reached by gunicorn's parser only."""
+def test_no_more_fields_than_the_limit_are_taken() -> None:
+    """One field more than the limit is gunicorn's to judge."""
     fields = [f"X{n}: 1" for n in range(6)]
-    assert ordinary(get(*fields[:4], host=False), cfg=config(limit_request_fields=5)) is not None
-    assert ordinary(get(*fields, host=False), cfg=config(limit_request_fields=5)) is None
+    assert ordinary(get(*fields[:4]), cfg=config(limit_request_fields=5)) is not None
+    assert ordinary(get(*fields[:5]), cfg=config(limit_request_fields=5)) is None
 
 
 def test_requests_of_a_connection_share_nothing() -> None:

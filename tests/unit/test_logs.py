@@ -4,6 +4,7 @@ import json
 import logging
 import logging.config
 import os
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timedelta
@@ -27,7 +28,7 @@ def lines_of(folder: Path, **environ: str) -> list[str]:
     output = folder / "stderr"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         pool.submit(_log_here, environ, str(output)).result(60)
-    return output.read_text().splitlines()
+    return output.read_bytes().decode().split("\n")[:-1]
 
 
 def _log_here(environ: dict[str, str], output: str) -> None:
@@ -40,6 +41,15 @@ def _log_here(environ: dict[str, str], output: str) -> None:
         logging.getLogger("third.party").log(logging.getLevelName(level.upper()), "other's %s", level)
     own.critical("members", path="a\nb", nested={"x": [1]}, odd=object, raw=b"\xff", surrogate="\udcff", number=1.5)
     own.critical("two\nlines")
+    odd = "odd \x1b[31m\x07\x9b2J\u202e\u2028\x7f\r\nforged"
+    own.critical(odd, path=odd, nested={"x": [odd]}, error=OSError(odd))
+    logging.getLogger("gunicorn.error").critical("said %s", odd)
+    logs.access_logger(load_settings(environ, 1)).info("request", path=odd)
+    logs.malformed_requests_logger(load_settings(environ, 1))("192.0.2.7", 400, odd)
+    try:
+        raise ValueError(odd)
+    except ValueError as error:
+        own.critical("odd failure", exc_info=error)
     token = "local".upper()  # in no line of source, but in a local variable
     try:
         raise ValueError(token[:0] + "broken")
@@ -107,7 +117,7 @@ def test_exception_is_one_line(name: str, logger: str, events: list[dict[str, An
 @pytest.mark.parametrize("level", LEVELS)
 def test_lower_levels_are_silent(level: str, tmp_path: Path) -> None:
     """LOG_LEVEL is the least level that is logged, for everybody."""
-    shown = {event["level"] for event in events_of(tmp_path, LOG_LEVEL=level)}
+    shown = {event["level"] for event in events_of(tmp_path, LOG_LEVEL=level) if event["logger"] != "router.access"}
     assert shown == set(LEVELS[LEVELS.index(level) :])
 
 
@@ -121,6 +131,22 @@ def test_console_lines_are_for_people(tmp_path: Path) -> None:
     assert "own debug" not in text
     (members,) = [line for line in lines if "members" in line]
     assert r"a\nb" in members
+
+
+def test_console_lines_hold_no_control_characters(tmp_path: Path) -> None:
+    """Nothing that was logged, and no exception's text, moves the cursor, rings, turns text or forges a line."""
+    text = "\n".join(lines_of(tmp_path, LOG_FORMAT="console"))
+    assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", text) == []
+    assert [line for line in text.split("\n") if line.startswith("forged")] == ["forged"]  # within a traceback
+    assert text.count(r"[31m") == text.count(r"\u001b[31m") + text.count(r"\x1b[31m") > 6
+
+
+def test_json_lines_hold_no_control_characters(tmp_path: Path) -> None:
+    """Whoever looks at JSON lines in a terminal is not at their mercy either; a parser gets the text as it was."""
+    lines = lines_of(tmp_path, LOG_FORMAT="json")
+    assert re.findall(r"[\x00-\x1f\x80-\x9f\u2028\u202e]", "".join(lines)) == []
+    paths = {event["path"] for event in map(json.loads, lines) if "odd" in event.get("path", "")}
+    assert paths == {"odd \x1b[31m\x07\x9b2J\u202e\u2028\x7f\r\nforged"}
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = {kind: (DOCS / f"routes.example.{kind}").read_text() for kind in ("toml", "yaml")}
 KINDS = ("toml", "yaml")
 
-NAME = "1 to 200 printable ASCII characters, no blank at either end"
+NAME = "1 to 200 printable ASCII characters, no blank at either end, and not . or .."
 HEADER = "1 to 64 letters, digits and hyphens"
 
 # A line 4 of a model that has a name and an endpoint, and what is said of it after `models[0]`.
@@ -52,6 +52,8 @@ MEMBERS = [
     ('session_cookie = "sid\\n"', ".session_cookie must be text without line breaks and other control characters"),
     ('aliases = ["a", " b"]', f".aliases[1] must be {NAME}"),
     ('aliases = [""]', f".aliases[0] must be {NAME}"),
+    ('aliases = [".."]', f".aliases[0] must be {NAME}"),
+    ('aliases = ["."]', f".aliases[0] must be {NAME}"),
     ("aliases = [1.0]", f".aliases[0] must be {NAME}, not a number: put it in quotes"),
     ('aliases = "a"', ".aliases must be a list, not text"),
     ('aliases = ["m"]', ".aliases[0] is the same as models[0].name: names and aliases must differ"),
@@ -141,6 +143,7 @@ versions = [
 ]"""
 MODELS = [
     ('name = ""\nendpoints = ["http://h"]', 2, f"models[0].name must be {NAME}"),
+    ('name = ".."\nendpoints = ["http://h"]', 2, f"models[0].name must be {NAME}"),
     ("name = 8\nendpoints = []", 2, f"models[0].name must be {NAME}, not a whole number: put it in quotes"),
     ('name = "m"\nendpoints = []\nversions = []', 3, "models[0].endpoints must not be there together with versions"),
     (
@@ -174,6 +177,7 @@ MODELS = [
     (WHOLE % "{ name = 2, endpoints = [] }", 5, "models[0].versions[1].name must be 1 to 63 letters, digits, dots"),
     (WHOLE % "{ name = 1.10, endpoints = [] }", 5, "a letter or a digit, not a number: put it in quotes"),
     (WHOLE % "{ weight = -1 }", 5, "models[0].versions[1].weight must be a whole number, 0 to 1000000"),
+    (WHOLE % '{ upstream_model = "." }', 5, f"models[0].versions[1].upstream_model must be {NAME}"),
     (WHOLE % '{ upstream_model = " " }', 5, f"models[0].versions[1].upstream_model must be {NAME}"),
     (WHOLE % "{ endpoint = [] }", 5, "models[0].versions[1].endpoint is no member: name, weight, endpoints,"),
     (

@@ -6,7 +6,8 @@ from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from app.config.settings import Settings, load_settings, mask_password
+from app.config.kv_endpoints import mask_password
+from app.config.settings import Settings, load_settings
 from app.errors import SettingsError
 
 FIELDS = msgspec.structs.fields(Settings)
@@ -25,6 +26,9 @@ DEFAULTS = {
     "INITIAL_HEALTH": "unknown",
     "ROUTES_FILE": None,
     "MAX_BODY_BYTES": 4 * 1024 * 1024,
+    "MAX_HEADER_BYTES": 65536,
+    "MAX_HEADER_FIELDS": 100,
+    "CORS_ORIGINS": (),
     "WEB_CONCURRENCY": 3,  # the cores that the tests give
     "BIND": "0.0.0.0:8080",
     "ADMIN_BIND": None,
@@ -35,6 +39,7 @@ DEFAULTS = {
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "json",
     "ACCESS_LOG": "errors",
+    "TRACE_SAMPLE_RATIO": 0.0,
     "POD_NAME": None,
     "PROMETHEUS_MULTIPROC_DIR": None,
 }
@@ -47,6 +52,8 @@ NUMBERS = [
     ("SIMULATED_LATENCY_MS", 0, 3_600_000, "0 to 3600000"),
     ("SIMULATED_TOKEN_MS", 0, 3_600_000, "0 to 3600000"),
     ("MAX_BODY_BYTES", 1, 1_073_741_824, "1 to 1073741824"),
+    ("MAX_HEADER_BYTES", 1024, 1_048_576, "1024 to 1048576"),
+    ("MAX_HEADER_FIELDS", 10, 10_000, "10 to 10000"),
     ("WEB_CONCURRENCY", 1, 32, "1 to 32"),
     ("GRACEFUL_TIMEOUT_S", 1, 86_400, "1 to 86400"),
     ("KEEPALIVE_S", 0, 3600, "0 to 3600"),
@@ -221,16 +228,16 @@ def test_workers_default_to_the_cores(cores: int, workers: int) -> None:
     assert load_settings({"WEB_CONCURRENCY": "2"}, cores).web_concurrency == 2
 
 
-@pytest.mark.parametrize("text", ["m", "meta/Llama-3.1:8b", "a b", "x" * 200])
+@pytest.mark.parametrize("text", ["m", "meta/Llama-3.1:8b", "a b", "x" * 200, "...", ".m", "../m", "/models/m"])
 def test_model_ref_takes_printable_text(text: str) -> None:
     """A model's name is 1 to 200 printable ASCII characters."""
     assert value("MODEL_REF", text) == text
 
 
-@pytest.mark.parametrize("text", ["x" * 201, "é", "a\nb", "a\x00b", "\udcff"])
+@pytest.mark.parametrize("text", ["x" * 201, "é", "a\nb", "a\x00b", "\udcff", ".", ".."])
 def test_model_ref_refuses_the_rest(text: str) -> None:
     """A name that would not survive logs and labels is refused."""
-    assert refusal(MODEL_REF=text) == f"MODEL_REF={text!r}: must be 1 to 200 printable characters"
+    assert refusal(MODEL_REF=text) == f"MODEL_REF={text!r}: must be 1 to 200 printable characters, not . or .."
 
 
 def test_metrics_directory_is_an_absolute_path() -> None:
@@ -430,3 +437,51 @@ def test_routes_file(text: str) -> None:
 def test_routes_come_from_one_place() -> None:
     """ROUTES_FILE beside BACKENDS: nobody could say which holds."""
     assert "must not be set beside BACKENDS" in refusal(ROUTES_FILE="r.toml", BACKENDS="http://a")
+
+
+@pytest.mark.parametrize(("text", "ratio"), [("0", 0.0), ("1", 1.0), ("0.25", 0.25), ("1e-3", 0.001)])
+def test_trace_sample_ratio(text: str, ratio: float) -> None:
+    """A share is a number from 0 to 1."""
+    assert load(TRACE_SAMPLE_RATIO=text).trace_sample_ratio == ratio
+
+
+@pytest.mark.parametrize("text", ["-0.1", "1.1", "nan", "inf", "50%", "all"])
+def test_no_trace_sample_ratio(text: str) -> None:
+    """Anything else is refused."""
+    assert refusal(TRACE_SAMPLE_RATIO=text) == f"TRACE_SAMPLE_RATIO={text!r}: must be 0 to 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("*", ("*",)),
+        ("https://app.example.com", ("https://app.example.com",)),
+        (
+            "https://a.example, http://localhost:3000,http://[::1]:8080",
+            ("https://a.example", "http://localhost:3000", "http://[::1]:8080"),
+        ),
+        ("chrome-extension://abcdef", ("chrome-extension://abcdef",)),
+    ],
+)
+def test_cors_origins(text: str, origins: tuple[str, ...]) -> None:
+    """A star, or a list of origins as browsers send them."""
+    assert load(CORS_ORIGINS=text).cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("app.example.com", "https://app.example.com/", "https://app.example.com/x", "HTTPS://app.example.com"),
+        *(
+            "https://App.example.com",
+            "https://app.example.com:443",
+            "http://app.example.com:80",
+            "null",
+            "*.example.com",
+        ),
+        *("https://*.example.com", "*, https://app.example.com", "https://", "https://a b"),
+    ],
+)
+def test_no_cors_origins(text: str) -> None:
+    """What no browser ever sends as Origin is refused: it would allow nothing."""
+    assert refusal(CORS_ORIGINS=text).startswith(f"CORS_ORIGINS={text!r}: must be * or comma-separated origins")

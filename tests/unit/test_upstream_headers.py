@@ -22,9 +22,19 @@ HOP_BY_HOP = [
     "Transfer-Encoding",
     "Upgrade",
 ]
-CREDENTIALS = ["Api-Key", "Authorization", "Cookie", "X-Api-Key"]
+CREDENTIALS = [
+    *("Api-Key", "Authorization", "Cookie", "X-Api-Key", "Apikey", "X-Token", "Token", "X-Vault-Token", "X-Password"),
+    *("X-Jwt-Assertion", "X-Goog-Iap-Jwt-Assertion", "X-Jwt", "X-Amz-Security-Token", "X-Credentials", "X-Secret"),
+    *("X-Client-Secret", "X-Secret-Id", "Private-Token", "X-CSRFToken", "X-Auth", "X-Auth-Key", "X-Key", "Key"),
+    *("Ocp-Apim-Subscription-Key", "X-Functions-Key", "DD-Application-Key", "X-Amzn-Oidc-Accesstoken", "X-Api-Keys"),
+    *("X-Amzn-Oidc-Data", "X-Access-Tokens", "X-Original-Authorization", "X-Session-Cookie", "DPoP", "X-GitHub-OTP"),
+]
 REPLACED = ["Content-Length", "Expect", "Host", "HTTP2-Settings"]
-PASSED = ["Accept", "Accept-Encoding", "User-Agent", "OpenAI-Organization", "X-Session", "Forwarded", "Cache-Control"]
+PASSED = [
+    *("Accept", "Accept-Encoding", "User-Agent", "OpenAI-Organization", "X-Session", "Forwarded", "Cache-Control"),
+    *("Idempotency-Key", "X-Cache-Key", "X-Routing-Key", "Max-Tokens", "X-Max-Tokens", "X-Token-Count", "X-User-Id"),
+    *("X-Session-Id", "X-Author", "X-Tokenizer", "X-Monkey", "Baggage", "B3", "X-Correlation-Id"),
+]
 NOT_PASSED_BACK = ["Content-Length", "Date", "Server", "X-Request-Id"]
 PASSED_BACK = [
     "Content-Type",
@@ -39,9 +49,18 @@ PASSED_BACK = [
 
 def sent(credentials: bool = False, *, peer: str = "192.0.2.1", **headers: str) -> Headers:
     """What goes to the model server of a request with these headers."""
+    return to_upstream(environ_of(headers, peer), "id-1", credentials=credentials)
+
+
+def traced(sample_ratio: float, **headers: str) -> Headers:
+    """The same where this share of the requests is sampled."""
+    return to_upstream(environ_of(headers), "id-1", credentials=False, trace_sample_ratio=sample_ratio)
+
+
+def environ_of(headers: dict[str, str], peer: str = "192.0.2.1") -> dict[str, str]:
+    """The WSGI environment of a request with these headers."""
     environ = {f"HTTP_{name.upper()}": value for name, value in headers.items()}
-    environ |= {"REQUEST_METHOD": "POST", "wsgi.url_scheme": "http", "REMOTE_ADDR": peer}
-    return to_upstream(environ, "id-1", credentials=credentials)
+    return environ | {"REQUEST_METHOD": "POST", "wsgi.url_scheme": "http", "REMOTE_ADDR": peer}
 
 
 def only(headers: Headers, name: str) -> str | None:
@@ -58,10 +77,7 @@ def variable(name: str) -> str:
 
 def test_request_without_headers_gets_ours_and_no_others() -> None:
     """What the router adds, in lower case; nothing else comes up by itself."""
-    headers = dict(sent())
-    trace = headers.pop("traceparent")
-    assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", trace)
-    assert headers == {
+    assert dict(sent()) == {
         "x-request-id": "id-1",
         "via": "1.1 inference-router",
         "x-forwarded-proto": "http",
@@ -104,7 +120,7 @@ def test_headers_that_connection_names_end_here_both_ways(connection: str) -> No
 def test_connection_can_not_take_away_what_the_router_says() -> None:
     """A client can't hide its address, or untie a request from its id, by naming those headers in Connection."""
     named = "x-forwarded-for, x-forwarded-proto, via, x-request-id, traceparent"
-    headers = sent(connection=named, x_forwarded_for="203.0.113.9")
+    headers = sent(connection=named, x_forwarded_for="203.0.113.9", traceparent=TRACE)
     assert {name for name, _ in headers} == set(named.split(", "))
     assert only(headers, "x-forwarded-for") == "203.0.113.9, 192.0.2.1"
 
@@ -178,14 +194,32 @@ def test_valid_trace_goes_on(trace: str) -> None:
 
 
 @pytest.mark.parametrize("trace", INVALID_TRACES)
-def test_invalid_trace_is_replaced_and_its_state_dropped(trace: str) -> None:
-    """What is no trace is replaced by a new one, which has no state: the state belongs to the other."""
-    headers = sent(traceparent=trace, tracestate="a=1")
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_invalid_trace_is_dropped_with_its_state(trace: str, ratio: float) -> None:
+    """What is no trace is dropped, or replaced by a new one, which has no state: the state belongs to the other."""
+    headers = traced(ratio, traceparent=trace, tracestate="a=1")
     made = only(headers, "traceparent")
-    assert made is not None
-    assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", made)
-    assert made[:55] != trace[:55]
+    assert (made is None) == (ratio == 0)
+    if made is not None:
+        assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", made)
+        assert made[:55] != trace[:55]
     assert only(headers, "tracestate") is None
+
+
+def test_no_trace_is_invented_unless_a_share_is_sampled() -> None:
+    """By default a request without a trace goes on without one: a server with a ratio sampler draws by itself."""
+    assert only(sent(), "traceparent") is None
+
+
+@pytest.mark.parametrize("ratio", [0.25, 1e-9, 1.0])
+def test_share_of_the_invented_traces_is_sampled(ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRACE_SAMPLE_RATIO: every request gets a trace then, and so many of them say sampled."""
+    draws = [number / 1000 for number in range(1000)]
+    monkeypatch.setattr("random.random", iter(draws).__next__)
+    flags = [(only(traced(ratio), "traceparent") or "")[-3:] for _ in draws]
+    assert set(flags) <= {"-00", "-01"}
+    assert flags.count("-01") == sum(draw < ratio for draw in draws)
+    assert only(traced(ratio, traceparent=TRACE[:-2] + "00"), "traceparent") == TRACE[:-2] + "00"
 
 
 def test_state_without_a_trace_is_dropped() -> None:
@@ -195,9 +229,9 @@ def test_state_without_a_trace_is_dropped() -> None:
 
 def test_new_traces_differ_and_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     """No two requests share a trace, and all zeros, which is invalid, never comes out."""
-    assert len({new_traceparent() for _ in range(1000)}) == 1000
+    assert len({new_traceparent(1.0) for _ in range(1000)}) == 1000
     monkeypatch.setattr("random.getrandbits", lambda _: 0)
-    assert only(sent(traceparent=new_traceparent(), tracestate="a=1"), "tracestate") == "a=1"
+    assert only(sent(traceparent=new_traceparent(1.0), tracestate="a=1"), "tracestate") == "a=1"
 
 
 @pytest.mark.parametrize("given_type", ["application/json", "text/plain; charset=utf-8"])
@@ -271,4 +305,4 @@ def test_no_combination_of_headers_lets_one_slip_through(headers: dict[str, str]
     assert len(names) == len(set(names))
     assert {name.lower() for name in HOP_BY_HOP + REPLACED}.isdisjoint(names)
     assert credentials or {name.lower() for name in CREDENTIALS}.isdisjoint(names)
-    assert {"x-request-id", "traceparent", "via", "x-forwarded-for", "x-forwarded-proto"} <= set(names)
+    assert {"x-request-id", "via", "x-forwarded-for", "x-forwarded-proto"} <= set(names)

@@ -1,3 +1,6 @@
+from typing import Any
+
+from gunicorn.config import Config
 from gunicorn.http.message import Request
 
 class Unreader:
@@ -5,6 +8,8 @@ class Unreader:
     def take_buffered(self) -> bytes: ...
 
 class RequestParser:
+    mesg_class: type[Request]
     unreader: Unreader
+    def __init__(self, cfg: Config, source: Any, source_addr: Any) -> None: ...
     def __next__(self) -> Request: ...
     def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool: ...

@@ -1,0 +1,64 @@
+"""The response to bytes that never became a request for the application: its status, its form, and its line in the log.
+
+gunicorn's parser raises; here its errors become responses, as `app/api/error_responses.py` does it for all others.
+"""
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from gunicorn.http import errors
+
+from app.errors import MalformedRequest, RouterError
+from app.observability.telemetry_headers import request_id, server_timing
+from app.protocols import problem
+
+_STATUS: dict[type[Exception], HTTPStatus] = {
+    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    errors.ForbiddenProxyRequest: HTTPStatus.FORBIDDEN,
+    errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+    errors.ConfigurationProblem: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.InvalidResponseHeader: HTTPStatus.INTERNAL_SERVER_ERROR,  # these two are the application's fault
+    errors.InvalidResponseHeaderName: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+
+_ORIGIN = re.compile(rb"\r\norigin:[ \t]*([\x21-\x7e]+)", re.IGNORECASE)
+
+
+def origin_in(data: bytes) -> str:
+    """Returns the origin of the page that sent this request, or "". The request itself could not be parsed."""
+    found = _ORIGIN.search(data)
+    return found[1].decode() if found else ""
+
+
+def status_of(error: Exception) -> HTTPStatus:
+    """Returns the status of the response to a request that could not be parsed; 500 for any other error."""
+    otherwise = HTTPStatus.BAD_REQUEST if isinstance(error, errors.ParseException) else HTTPStatus.INTERNAL_SERVER_ERROR
+    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), otherwise)
+
+
+def detail_of(status: HTTPStatus, error: Exception) -> str:
+    """Returns the detail for the client."""
+    if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        return "the router failed; see its log"
+    return f"{problem.phrase(status)}: {error}"
+
+
+def response(status: HTTPStatus, detail: str, more: Iterable[tuple[str, str]] = ()) -> bytes:
+    """Returns the whole response, `more` header fields included."""
+    code = RouterError.code if status is HTTPStatus.INTERNAL_SERVER_ERROR else MalformedRequest.code
+    phrase = problem.phrase(status)
+    body = problem.document(phrase, status, detail, code)
+    fields = [
+        ("Connection", "close"),
+        ("Content-Type", problem.CONTENT_TYPE),
+        ("Content-Length", str(len(body))),
+        ("X-Request-Id", request_id(None)),
+        ("Server-Timing", server_timing(0, 0, 0)),
+        *more,
+    ]
+    head = "\r\n".join((f"HTTP/1.1 {status.value} {phrase}", *map(": ".join, fields), "\r\n"))
+    return head.encode("latin-1") + body
