@@ -133,10 +133,11 @@ class ProtocolAdapter(NamedTuple):
     title: str
     """The protocol's name in messages for people."""
     operations: tuple[Operation, ...]
-    encode: Callable[[Call, str, str | None], tuple[str, bytes]]
-    """Takes a call, a model and a version ("": none; None: that of the call); returns path and body for them.
+    encode: Callable[[Call, str, str | None], tuple[str, Sequence[bytes | memoryview]]]
+    """Takes a call, a model and a version ("": none; None: that of the call); returns the path, and the body in parts.
 
-    Where nothing changes, they are the call's own, byte by byte. Raises InvalidRequest.
+    The parts are not joined, because a body may be megabytes. Where nothing changes, path and body are the call's own,
+    byte by byte. Raises InvalidRequest.
     """
     prompt_member: str
     """The member of a request body that takes the prompt of /infer."""

@@ -88,14 +88,18 @@ def span(text: bytes, value: Raw | memoryview) -> tuple[int, int]:
     return begin, begin + len(value)
 
 
-def with_member(text: bytes, name: str, value: Raw | None, new: bytes) -> bytes:
-    """Returns the object with another value of a member. `value` is the one it has, None if it has no such member."""
+def with_member(text: bytes, name: str, value: Raw | None, new: bytes) -> Sequence[Text]:
+    """Returns the object with another value of a member, in parts.
+
+    `value` is the one that it has, None if it has no such member.
+    """
+    view = memoryview(text)
     if value is not None:
         begin, end = span(text, value)
-        return b"".join((memoryview(text)[:begin], new, memoryview(text)[end:]))
+        return view[:begin], new, view[end:]
     begin = text.index(b"{") + 1
     comma = b"" if _TO_THE_END.fullmatch(text, begin) else b","
-    return b"".join((text[:begin], b'"%b":' % name.encode(), new, comma, memoryview(text)[begin:]))
+    return view[:begin], b'"%b":' % name.encode(), new, comma, view[begin:]
 
 
 def without(text: bytes, values: Iterable[Raw]) -> bytes:

@@ -67,10 +67,10 @@ def _parse(request: ClientRequest) -> ParsedCall:
     return ParsedCall(ADAPTER, "POST", path, request.body, name, members.prompt_as_written, "", model, is_json=True)
 
 
-def _encode(call: Call, model: str, _version: str | None) -> tuple[str, bytes]:
+def _encode(call: Call, model: str, _version: str | None) -> tuple[str, Sequence[bytes | memoryview]]:
     """See ProtocolAdapter. The other members keep their bytes. The protocol knows no versions."""
     if call.model == model:
-        return call.path, call.body
+        return call.path, (call.body,)
     return call.path, json_body.with_member(call.body, "model", call.model_as_written, msgspec.json.encode(model))
 
 

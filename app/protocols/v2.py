@@ -104,15 +104,15 @@ def _json_of(request: ClientRequest) -> bytes | memoryview:
     return memoryview(request.body)[: int(given)]
 
 
-def _encode(call: Call, model: str, version: str | None) -> tuple[str, bytes]:
+def _encode(call: Call, model: str, version: str | None) -> tuple[str, Sequence[bytes]]:
     """See ProtocolAdapter."""
     found = _PATH.fullmatch(call.path)
     if found is None:
         raise ValueError(f"{call.path!r} is no path of a model")
     own_version, action, query = found.groups(default="")
     if model == call.model and (version is None or version == own_version):
-        return call.path, call.body
-    return _path(model, own_version if version is None else version, action, query), call.body
+        return call.path, (call.body,)
+    return _path(model, own_version if version is None else version, action, query), (call.body,)
 
 
 def _infer_call(model: str, prompt: Raw) -> tuple[str, Sequence[bytes]]:

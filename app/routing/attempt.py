@@ -1,7 +1,7 @@
 """One attempt: one request to one endpoint, from the choice of the endpoint to the last byte of its response."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 
@@ -193,10 +193,12 @@ def _nothing() -> None:
 
 def _encoded(call: Call, target: Target, endpoint: Endpoint) -> bytes:
     """Returns the bytes of the whole request, in the words of this endpoint."""
-    path, body = call.path, call.body
+    path: str = call.path
+    body: Sequence[bytes | memoryview] = (call.body,)
     if call.adapter is not None:
         path, body = call.adapter.encode(call, target.upstream_model, target.upstream_version)
+    size = sum(map(len, body))
     fields = "\r\n".join(map(": ".join, call.headers))
-    length = f"content-length: {len(body)}\r\n" if body or call.method != "GET" else ""
+    length = f"content-length: {size}\r\n" if size or call.method != "GET" else ""
     head = f"{call.method} {endpoint.base_path}{path} HTTP/1.1\r\n{endpoint.head}{length}{fields}\r\n\r\n"
-    return head.encode("latin-1") + body
+    return b"".join((head.encode("latin-1"), *body))

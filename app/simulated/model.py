@@ -42,8 +42,8 @@ class SimulatedModel:
         """
         if call.adapter is not None:
             # The path names the version that a header pins, and the model's own name instead of an alias.
-            path, body = call.adapter.encode(call, self.name, call.version or None)
-            call = call._replace(path=path, body=body)
+            path, parts = call.adapter.encode(call, self.name, call.version or None)
+            call = call._replace(path=path, body=b"".join(parts))
         path = unquote(call.path.partition("?")[0])
         server = self._v2 if f"{path}/".startswith("/v2/") else self._openai
         found = server.find(path)

@@ -43,7 +43,7 @@ TOY = ProtocolAdapter(
         Operation("POST", ("/toy/{what}",), "/toy/{what}", _parse),
         Operation("DELETE", ("/toy/{what}",), "/toy/{what} delete", _parse, has_body=False),
     ),
-    encode=lambda call, model, version: (f"{call.path}?model={model}&version={version}", call.body),
+    encode=lambda call, model, version: (f"{call.path}?model={model}&version={version}", (call.body,)),
     prompt_member="verse",
     infer_call=lambda model, prompt: (f"/toy/{model}", (b"[", prompt, b"]")),
     output=lambda response: decode(_decode_toy, response)["toy"],
@@ -269,4 +269,5 @@ def test_another_model_is_put_in(
     protocol: str, call: Call, model: str, version: str | None, path: str, body: bytes
 ) -> None:
     """Name and version change where the protocol has them; nothing else does, and without a change not a byte."""
-    assert adapters.adapter_of(protocol).encode(call, model, version) == (path, body)
+    encoded, parts = adapters.adapter_of(protocol).encode(call, model, version)
+    assert (encoded, b"".join(parts)) == (path, body)
