@@ -53,7 +53,9 @@ class TimedSocket:
 
     def recv(self, size: int, timeout_s: float) -> bytes:
         """Returns the next bytes, b"" at the end. Raises TimeoutError if none come within `timeout_s`, or OSError."""
-        if not self._tls:  # with TLS, the bytes may have been received and decrypted already
+        # Others have a turn before each call, also where a fast sender has filled the buffer. But what TLS has received
+        # and decrypted already, at most a record, makes no socket readable.
+        if not (self._tls and self.sock.pending()):
             _wait(self._reads, timeout_s)
         while True:
             try:
@@ -89,25 +91,25 @@ class TimedSocket:
             return 0
         return sent
 
-    def recv_unless_writable(self, size: int, timeout_s: float) -> bytes | None:
-        """To be called when `send_now` returned 0.
-
-        Returns what has been received, b"" at the end. If there is nothing, waits until something comes or the socket
-        takes more, and returns None. Raises TimeoutError or OSError.
-        """
+    def recv_now(self, size: int) -> bytes | None:
+        """Returns what has been received, b"" at the end, None if there is nothing. Raises OSError."""
         try:
             data: bytes = self.sock.recv(size)
         except (*_NOT_YET_READABLE, ssl.SSLWantWriteError):
-            pass
-        else:
-            return data
+            return None
+        return data
+
+    def wait_for_progress(self, timeout_s: float) -> None:
+        """To be called when `send_now` returned 0 and `recv_now` None.
+
+        Waits until something comes or the socket takes more. Raises TimeoutError.
+        """
         if self._needs_input:
             _wait(self._reads, timeout_s)
         else:
             if self._either is None:
                 self._either = get_hub().loop.io(self.sock.fileno(), _READABLE | _WRITABLE)
             _wait(self._either, timeout_s)
-        return None
 
     def unacknowledged(self) -> int:
         """Returns how many bytes were sent that the other side's kernel has not acknowledged (SIOCOUTQ of tcp(7)).

@@ -10,6 +10,7 @@ Rules:
 """
 
 import re
+from io import BytesIO
 from typing import Any
 
 from gunicorn.http.body import CHUNK_EXT_RE
@@ -48,7 +49,7 @@ class ChunkedBody:
 
         Raises a ParseException for what is malformed, NoMoreData at an early end, or what the connection raises.
         """
-        pieces, have = [], 0
+        buffer, have = BytesIO(), 0  # not a list of pieces: chunks may be of a byte each
         while have < size and not self.ended:
             if not self._left:
                 self._begin_chunk()
@@ -57,9 +58,8 @@ class ChunkedBody:
                 self._receive(self._left)
             piece = self._take(min(size - have, self._left))
             self._left -= len(piece)
-            have += len(piece)
-            pieces.append(piece)
-        return b"".join(pieces)
+            have += buffer.write(piece)
+        return buffer.getvalue()
 
     def _begin_chunk(self) -> None:
         """Read up to the content of the next chunk, or to the end of the body."""

@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from gunicorn import SERVER, util
@@ -71,14 +72,13 @@ class Body:
     def read(self, size: int | None = None) -> bytes:
         """Returns up to `size` bytes, fewer only at the end. Raises OSError, of which TimeoutError is a subclass."""
         wanted = self._left if size is None or size < 0 else min(size, self._left)
-        pieces, have = [self._have], len(self._have)
-        while have < wanted:
-            data = self._connection.recv(_READ_BYTES)
-            if not data:
-                break
-            pieces.append(data)
-            have += len(data)
-        everything = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        everything, have = self._have, len(self._have)
+        if have < wanted:
+            buffer = BytesIO()  # grows in place: pieces to be joined would take the body's size once more
+            buffer.write(everything)
+            while have < wanted and (data := self._connection.recv(_READ_BYTES)):
+                have += buffer.write(data)
+            everything = buffer.getvalue()
         if have > self._left:
             self.rest = everything[self._left :]
             everything = everything[: self._left]

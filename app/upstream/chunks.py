@@ -30,6 +30,9 @@ class ChunkReader:
 
     def feed(self, data: bytes) -> bytes:
         """Returns the content of these bytes, possibly none. Raises UpstreamBroken."""
+        if self.ended:
+            self._rest += data
+            return b""
         if self._trailer is not None:
             self._read_trailer(self._trailer, data)
             return b""

@@ -154,7 +154,9 @@ class Connection:
                 sent = self._socket.send_now(self._unsent)
                 self._sent += sent
                 self._unsent = self._unsent[sent:]
-                data = None if sent else self._socket.recv_unless_writable(_READ_BYTES, min(idle_s, left))
+                data = self._socket.recv_now(_READ_BYTES)
+                if data is None and not sent:
+                    self._socket.wait_for_progress(min(idle_s, left))
             except TimeoutError as error:
                 raise self._timed_out("the request was not taken", idle_s, in_total=left < idle_s) from error
             except OSError:  # as in `exchange`
@@ -162,6 +164,7 @@ class Connection:
                 break
             if data is not None:
                 return data
+        self._unsent = b""  # an empty view would keep the whole request as long as the connection is idle
         self._sent_at = time.monotonic()
         return None
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,42 @@ def test_a_body_takes_some_three_times_its_size(router: Router, name: str) -> No
     before = _memory(worker, "VmHWM")
     assert post(router, path, body).status_code == 200
     assert _memory(worker, "VmHWM") - before < 3.5 * len(body)
+
+
+def test_a_chunked_body_takes_some_three_times_its_size(router: Router) -> None:
+    """Also if every chunk is of two bytes: their number does not matter."""
+    (worker,) = router.workers()
+    body = b'{"messages":[%b]}' % ONES[: (1 << 20) - 1]
+    assert post(router, "/v1/chat/completions", b"{}").status_code == 200
+    Path(f"/proc/{worker}/clear_refs").write_text("5")
+    before = _memory(worker, "VmHWM")
+    assert _post_in_small_chunks(router, body) == b"HTTP/1.1 200"
+    assert _memory(worker, "VmHWM") - before < 3.5 * len(body)
+
+
+@pytest.mark.alone
+def test_many_small_chunks_hold_no_worker_up(router: Router) -> None:
+    """Reading them takes long, and meanwhile probes are answered all the time."""
+    longest = 0.0
+    with ThreadPoolExecutor(1) as pool, requests.Session() as session:
+        began = time.monotonic()
+        response = pool.submit(_post_in_small_chunks, router, b'{"messages":[%b]}' % ONES[: (1 << 20) - 1])
+        while not response.done():
+            probed = time.monotonic()
+            assert session.get(f"{router.url}/healthz", timeout=30).status_code == 200
+            longest = max(longest, time.monotonic() - probed)
+        assert response.result() == b"HTTP/1.1 200"
+    assert longest < (time.monotonic() - began) / 8
+
+
+def _post_in_small_chunks(router: Router, body: bytes) -> bytes:
+    """Returns the beginning of the response."""
+    pieces = (body[at : at + 2] for at in range(0, len(body), 2))
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", router.port), 60) as client:
+        client.sendall(head + chunks + b"0\r\n\r\n")
+        return client.recv(12)
 
 
 def _memory(pid: int, name: str) -> int:

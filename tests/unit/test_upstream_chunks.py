@@ -202,6 +202,7 @@ NONSENSE = st.binary(max_size=80) | st.lists(st.sampled_from(WORDS), max_size=25
 @pytest.mark.slow
 @effort(max_examples=500)
 @example(b"1\r\nA\rB", [6])
+@example(b"0\r\n\r\n\x00", [])
 @given(NONSENSE, MAX_IDS)
 def test_nonsense_is_read_or_refused_alike_under_any_cuts(data: bytes, places: list[int]) -> None:
     """Whatever comes, the reader answers or raises UpstreamBroken, and which of the two depends on no cut."""

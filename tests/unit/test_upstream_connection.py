@@ -943,9 +943,9 @@ def test_ordinary_request_is_sent_by_one_call(monkeypatch: pytest.MonkeyPatch) -
             calls.append("recv")
             return super().recv(size, timeout_s)
 
-        def recv_unless_writable(self, size: int, timeout_s: float) -> bytes | None:
-            calls.append("either")
-            return super().recv_unless_writable(size, timeout_s)
+        def recv_now(self, size: int) -> bytes | None:
+            calls.append("recv now")
+            return super().recv_now(size)
 
     monkeypatch.setattr(dialer_module, "TimedSocket", Counting)
     with ScriptedServer(answer(EMPTY)) as server:
