@@ -25,7 +25,7 @@ from app.upstream.headers import to_upstream
 PIN = "X-Model-Version"
 """The header by which a request asks for a version of its model."""
 _LARGE_BODY_BYTES = 1 << 18
-"""After a body over this length was decoded, which takes up to 5 ns a byte, other requests have a turn."""
+"""After a body over this length was read, which takes up to 20 ns a byte, other requests have a turn."""
 _PIN_KEY = "HTTP_" + PIN.upper().replace("-", "_")
 
 

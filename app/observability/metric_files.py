@@ -95,29 +95,31 @@ class _ReservedFile(MmapedDict):
         self._enter_memory = enter_memory
         try:
             _reserve(path, _FIRST_BYTES)
-        except OSError as error:
+            super().__init__(path)  # type: ignore[no-untyped-call]
+        except OSError as error:  # no room, or no descriptor
             self._fname = path
             self._f = None
             self._map_memory(_content(path) or struct.pack("ii", _HEAD_BYTES, 0), _FIRST_BYTES)
             self._used = struct.unpack_from("i", self._m)[0]
             self._positions = {key: at for key, _, _, at in self._read_all_values()}  # type: ignore[no-untyped-call]
             enter_memory(self, error)
-        else:
-            super().__init__(path)  # type: ignore[no-untyped-call]
 
     def leave_memory(self) -> bool:
         """Write the content to the file and map that again. Returns whether there was room."""
         try:
             _reserve(self._fname, self._capacity)
+            file = open(self._fname, "r+b")  # noqa: SIM115  # the base class closes it
         except OSError:
             return False
-        if self._f is None:
-            self._f = open(self._fname, "a+b")  # noqa: SIM115  # the base class closes it
-        with open(self._fname, "r+b") as file:
+        try:
             # The head, which says how much is used, is written last: a scrape finds the old content or the new.
             os.pwrite(file.fileno(), self._m[_HEAD_BYTES : self._used], _HEAD_BYTES)
             os.pwrite(file.fileno(), self._m[:_HEAD_BYTES], 0)
-        self._m = mmap.mmap(self._f.fileno(), self._capacity)
+            self._m = mmap.mmap(file.fileno(), self._capacity)
+        except OSError:
+            file.close()
+            return False
+        self._f = file
         return True
 
     def _init_value(self, key: str) -> None:
@@ -132,14 +134,12 @@ class _ReservedFile(MmapedDict):
             return
         try:
             _reserve(self._fname, capacity)
+            self._m, self._capacity = mmap.mmap(self._f.fileno(), capacity), capacity
         except OSError as error:
             self._f.close()
             self._f = None
             self._map_memory(self._m[: self._used], capacity)
             self._enter_memory(self, error)
-        else:
-            self._m = mmap.mmap(self._f.fileno(), capacity)
-            self._capacity = capacity
 
     def _map_memory(self, content: bytes, capacity: int) -> None:
         self._capacity = max(capacity, len(content))

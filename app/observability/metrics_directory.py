@@ -64,8 +64,16 @@ def open_directory(configured: str | None, inherited: str | None) -> MetricsDire
         except OSError as error:
             reason = f"must be a directory that can be made and written: {error.strerror}"
             raise SettingsError(f"PROMETHEUS_MULTIPROC_DIR={configured!r}: {reason}") from None
-    parent = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-    _remove_abandoned(parent)
+    for parent in (_MEMORY, Path(tempfile.gettempdir())):
+        _remove_abandoned(parent)
+        try:
+            return _make_in(parent)
+        except OSError as error:  # there is none, it is not writable, or full
+            failure = error
+    raise SettingsError(f"PROMETHEUS_MULTIPROC_DIR is not set, and {parent} has no room for the metrics: {failure}")
+
+
+def _make_in(parent: Path) -> MetricsDirectory:
     while True:
         directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         used = _use(directory)

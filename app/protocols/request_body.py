@@ -1,7 +1,7 @@
 """Reading a client's JSON body: what can't be read, or may be read in two ways, is an error before any permit."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import msgspec
@@ -12,7 +12,8 @@ from app.protocols.interfaces import ClientRequest
 from app.protocols.json_body import MalformedJson, T, Text, check_utf8, decode, given, type_of, without
 
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
-_ESCAPED_CAPITALS = [(b"\\u00%02x" % code, b"\\u00%02x" % (code + 32)) for code in range(ord("A"), ord("Z") + 1)]
+
+_START_BYTES = 1 << 10
 
 _text: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 
@@ -30,13 +31,13 @@ def read_request(decoder: Callable[[Text], T], request: ClientRequest, text: Tex
         encoding = request.header("Content-Encoding")
         if encoding and encoding.strip().lower() != "identity":
             raise UnsupportedBody(f"the body has Content-Encoding {encoding!r}; send it uncompressed") from error
-        if not text:
+        if not bytes(text[:_START_BYTES]).strip():
             raise InvalidRequest("the body is empty; send a JSON object") from error
         raise InvalidRequest(f"the body is not a JSON object that can be read: {error}") from error
 
 
 def refuse_ambiguous(
-    decoder: Callable[[Text], msgspec.Struct], request: ClientRequest, found: Mapping[str, Raw], names: Iterable[str]
+    decoder: Callable[[Text], msgspec.Struct], request: ClientRequest, found: Mapping[str, Raw], names: tuple[str, ...]
 ) -> None:
     """Raises InvalidRequest if the body has one of these members twice, or spelled with other capitals.
 
@@ -51,7 +52,7 @@ def refuse_ambiguous(
         if b"\\" not in small or _ESCAPED_LETTER.search(small) is None:
             return
     # The same JSON in small letters, of the same length: what is a place in one is a place in the other.
-    for capital, letter in _ESCAPED_CAPITALS:
+    for capital, letter in _escaped_capitals(names):
         small = small.replace(capital, letter)
     first = given(read_request(decoder, request, small))
     rest = given(read_request(decoder, request, without(small, first.values())))
@@ -60,6 +61,12 @@ def refuse_ambiguous(
             raise InvalidRequest(f"the body has the member `{name}` twice, the case of its letters ignored")
         if name in first and name not in found:
             raise InvalidRequest(f"the body has a member `{name}` with other capitals; write it in small letters")
+
+
+@cache
+def _escaped_capitals(names: tuple[str, ...]) -> list[tuple[bytes, bytes]]:
+    """Returns the escapes of the capitals of all letters in these names, each with that of the small letter."""
+    return [(b"\\u00%02x" % ord(letter.upper()), b"\\u00%02x" % ord(letter)) for letter in set("".join(names))]
 
 
 @cache

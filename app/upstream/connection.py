@@ -33,7 +33,8 @@ _poll = get_original("select", "poll")
 _READ_BYTES = 1 << 16
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 _RACE_S = 0.01
-"""How long after a request a reset shows that its server closed the connection at the same moment, without reading."""
+"""How long after sending began a reset shows that the server closed the connection at the same moment, without reading.
+"""
 _AGE_JITTER = 0.1
 
 
@@ -51,10 +52,12 @@ class Connection:
         "_deadline",
         "_keep",
         "_left",
+        "_race_until",
         "_sent",
         "_sent_at",
         "_socket",
         "_timeouts",
+        "_tls",
         "_unsent",
         "expires_at",
         "first_byte_at",
@@ -71,8 +74,9 @@ class Connection:
         self._chunked = False
         self._keep = False
         self._left: int | None = 0
-        self._sent_at = 0.0
+        self._sent_at = self._race_until = 0.0
         self._sent = 0
+        self._tls = address.tls
         self._unsent: bytes | memoryview = b""
         self.first_byte_at: float | None = None
         """When the first byte of the body came, in seconds of time.monotonic(). None: none has come."""
@@ -103,6 +107,7 @@ class Connection:
         self._timeouts = timeouts
         self._deadline = deadline
         self._sent_at = time.monotonic()
+        self._race_until = self._sent_at + _RACE_S
         self.first_byte_at = None
         try:
             if self._sent_at >= deadline:
@@ -168,13 +173,19 @@ class Connection:
         self._sent_at = time.monotonic()
         return None
 
-    def _receive(self, what: str, *, first: bool = False) -> bytes:
-        """Returns more of the response, b"" at its end. `first`: waits for the first byte, within `first_byte_s`."""
+    def _receive(self, what: str, *, first: bool = False, begun: bool = False) -> bytes:
+        """Returns more of the response, b"" at its end.
+
+        `first`: it waits for the first byte of the body, within `first_byte_s`. `begun`: and within `idle_s`, because
+        something has come before.
+        """
         if self._unsent and (early := self._send_rest()) is not None:
             return early
         now = time.monotonic()
-        seconds = self._timeouts.first_byte_s if first else self._timeouts.idle_s
-        limit = self._sent_at + seconds - now if first else seconds
+        seconds = limit = self._timeouts.idle_s
+        if first and (not begun or self._sent_at + self._timeouts.first_byte_s < now + limit):
+            seconds = self._timeouts.first_byte_s
+            limit = self._sent_at + seconds - now
         left = self._deadline - now
         try:
             if limit <= 0 or left <= 0:
@@ -212,7 +223,7 @@ class Connection:
 
     def _more_of_head(self, reader: HeadReader) -> bytes:
         if reader.begun:
-            data = self._receive("nothing more of the head of the response")
+            data = self._receive("nothing more of the head of the response", first=True, begun=True)
         else:
             data = self._receive("no first byte of a response", first=True)
         if not data:
@@ -229,11 +240,12 @@ class Connection:
           FIN acknowledges all that came before. (Its reset does not, and Linux delays acknowledgements by 40 ms. So a
           server that reads a request and resets the connection within that time can't be told apart.)
         - **A reset within `_RACE_S`**: a kernel sends it, also after a FIN, when a connection is closed with something
-          unread. A later one may come from a server, or a proxy before it, that gave up its work.
+          unread. A later one may come from a server, or a proxy before it, that gave up its work. With TLS it shows
+          nothing: this side's alert about the missing end of TLS is answered by a reset, whatever was read before.
         """
         if method in _SAFE_METHODS or self._socket.unacknowledged() >= self._sent:
             return True
-        while time.monotonic() <= self._sent_at + _RACE_S:
+        while not self._tls and time.monotonic() <= self._race_until:
             if any(events & (select.POLLERR | select.POLLHUP) for _, events in self._arrivals.poll(0)):
                 return True
             gevent.sleep(0.001)

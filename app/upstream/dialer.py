@@ -27,7 +27,9 @@ _PlainSocket = get_original("socket", "socket")
 DELAY_S = 0.25  # the Connection Attempt Delay that RFC 8305 section 8 recommends
 _LEAST_DELAY_S = 0.01  # the least that it allows
 MOST_ADDRESSES = 16
-"""No more addresses of a name are tried for one request: each takes a descriptor."""
+"""No more addresses of a name are tried for one request."""
+_MOST_AT_ONCE = 2
+"""No more attempts are open at the same time: each takes a descriptor. The oldest one ends for the next."""
 _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     # A connection on which nothing is sent must not be forgotten by a NAT or a load balancer, of which some do so after
@@ -88,24 +90,41 @@ def _connect_first(addresses: Sequence[SocketAddress], port: int, deadline: floa
                 try:
                     sock = _begin(address, port)
                 except OSError as failure:
-                    error = failure
+                    error = _telling(error, failure)
                     continue
+                if len(attempts) == _MOST_AT_ONCE:
+                    _close_oldest(attempts, poller)
                 attempts[sock.fileno()] = sock, address.host
                 poller.register(sock.fileno(), select.POLLOUT)
                 next_at = now + delay
-            wake_at = deadline if exhausted else min(next_at, deadline)
-            for descriptor, _ in poller.poll(max(0.0, wake_at - now) * 1000):
+            for descriptor, _ in poller.poll(
+                max(0.0, (deadline if exhausted else min(next_at, deadline)) - now) * 1000
+            ):
                 sock, host = attempts.pop(descriptor)
                 poller.unregister(descriptor)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not code:
                     return sock, host
                 sock.close()
-                error, next_at = OSError(code, os.strerror(code)), now  # the next one at once
+                error, next_at = _telling(error, OSError(code, os.strerror(code))), now  # the next one at once
         raise error
     finally:
         for sock, _ in attempts.values():
             sock.close()
+
+
+def _close_oldest(attempts: dict[int, tuple[Any, str]], poller: Any) -> None:
+    descriptor = next(iter(attempts))
+    poller.unregister(descriptor)
+    attempts.pop(descriptor)[0].close()
+
+
+def _telling(before: OSError, failure: OSError) -> OSError:
+    """Returns the one of two failures that tells more about the model server: the first that is not our own trouble.
+
+    Where IPv6 is switched off, for example, a name's IPv6 addresses fail whatever is wrong with the server.
+    """
+    return failure if before.errno is None or before.errno in _OWN_TROUBLE else before
 
 
 def _begin(address: SocketAddress, port: int) -> Any:

@@ -114,15 +114,12 @@ def to_upstream(
 
 def to_client(headers: Headers) -> Headers:
     """Returns the model server's headers that may pass back, and the router's Via."""
-    dropped, via = _DROPPED_BACK, ""
+    dropped, via = _DROPPED_BACK, _VIA
     if not _CONNECTION_OR_VIA.isdisjoint(dict(headers)):
-        for name, value in headers:
-            if name == "connection":
-                dropped |= _named(value)
-            elif name == "via":
-                via = _appended(via, value)
+        dropped |= _named(",".join(value for name, value in headers if name == "connection"))
+        via = ", ".join([*(value for name, value in headers if name == "via" and value), _VIA])
     passed = [header for header in headers if header[0] not in dropped]
-    passed.append(("via", _appended(via, _VIA)))
+    passed.append(("via", via))
     return passed
 
 

@@ -105,6 +105,8 @@ class Resolver:
         if name.addresses:
             name.turn += 1
             return _in_turn(name.addresses, name.turn)
+        if name.error is None and name.lookup is None:
+            raise UpstreamUnreachable(f"{host} has no address", no_such_name=True, not_tried=True)
         if name.error is None:
             raise UpstreamUnreachable(f"the lookup of {host} has not ended within {within:.3g} s", not_tried=True)
         raise UpstreamUnreachable(

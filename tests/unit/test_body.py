@@ -53,7 +53,7 @@ GOOD: dict[str, tuple[bytes, str, dict[str, Any]]] = {
 # Bodies that are refused, and words of the reason.
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
-    "white space": (b" \n", "not a JSON object"),
+    "white space": (b" \n", "empty"),
     "text": (b"hello", "not a JSON object"),
     "form": (b"prompt=hello", "not a JSON object"),
     "array": (b'["prompt"]', "got `array`"),

@@ -58,6 +58,7 @@ def _objects(draw: st.DrawFn) -> bytes:
     return f"{draw(_spaces)}{{{','.join(members) or draw(_spaces)}}}{draw(_spaces)}".encode()
 
 
+@pytest.mark.slow
 @effort(deadline=None, max_examples=300)
 @given(_objects(), st.sampled_from((("model",), ("prompt",), ("model", "prompt"), ())))
 def test_members_are_cut_and_all_others_keep_their_bytes(text: bytes, names: tuple[str, ...]) -> None:
@@ -69,6 +70,7 @@ def test_members_are_cut_and_all_others_keep_their_bytes(text: bytes, names: tup
     assert raw.decode(rest).items() <= raw.decode(text).items()
 
 
+@pytest.mark.slow
 @effort(deadline=None, max_examples=300)
 @given(_objects())
 def test_a_member_is_replaced_and_all_other_bytes_stay(text: bytes) -> None:
@@ -210,6 +212,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("kind", ["openai", "v2", "infer"])
 def test_reading_a_body_takes_memory_in_proportion(kind: str, name: str) -> None:

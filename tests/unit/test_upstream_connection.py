@@ -42,6 +42,7 @@ GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
 EMPTY = OK + b"content-length: 0\r\n\r\n"
 MAX_HEAD = 1 << 16
+POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello"
 LONG_BODY = b"x" * (32 << 20)
 """More than all buffers on the way hold."""
 LONG_REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(LONG_BODY) + LONG_BODY
@@ -499,6 +500,22 @@ def test_first_byte_is_waited_for_from_the_end_of_the_request() -> None:
     assert time.monotonic() - began < 1.8
 
 
+@pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 103 E\r\n\r\n"], ids=["head", "interim responses"])
+def test_head_that_drips_has_no_longer_for_the_first_byte(piece: bytes) -> None:
+    """What comes before the body does not start `first_byte_s` again, and `idle_s` does not replace it."""
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(OK + b"X: " if piece == b"x" else b"")
+        while not peer.wait_readable(0.1):
+            peer.send(piece)
+
+    began = time.monotonic()
+    message = failure(script, UpstreamTimeout, timeouts=limits(first_byte_s=1, idle_s=15))
+    assert "within 1 s" in message
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("head", [OK + b"\r\n", OK + b"transfer-encoding: chunked\r\n\r\n"])
 def test_answer_that_never_ends_is_cut_off(head: bytes) -> None:
     """A server that goes on for ever is never idle, but the time in total runs out all the same."""
@@ -733,6 +750,41 @@ def trusting(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Ite
     dialer_module._tls_context.cache_clear()
     yield certificates
     dialer_module._tls_context.cache_clear()
+
+
+@pytest.mark.parametrize("work_s", [0.0, 0.003])
+def test_post_that_was_read_over_tls_is_not_repeated(trusting: Certificates, work_s: float) -> None:
+    """A server that crashes ends TCP without an end of TLS. The reset that follows does not say what was read."""
+
+    def script(peer: Peer) -> None:
+        answer(EMPTY)(peer)
+        peer.read_request()
+        assert not threading.Event().wait(work_s)
+        peer.close()
+
+    with ScriptedServer(script, tls=trusting.good) as server:
+        connection = connect(server, tls=True)
+        assert ask(connection, "POST", POST)[0].status == 200
+        connection.used_before = True
+        with pytest.raises(UpstreamBroken):
+            ask(connection, "POST", POST)
+
+
+def test_post_that_was_begun_long_ago_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a long request a server may have read a part and worked on it: a reset that comes later proves nothing."""
+
+    def script(peer: Peer) -> None:
+        answer(EMPTY)(peer)
+        peer.read_head()
+        assert not threading.Event().wait(0.3)
+        peer.close()  # with the rest of the body unread: a reset
+
+    with ScriptedServer(script) as server:
+        connection = connect(server)
+        assert ask(connection, "POST", POST)[0].status == 200
+        connection.used_before = True
+        with pytest.raises(UpstreamBroken):
+            ask(connection, "POST", LONG_REQUEST)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
