@@ -92,14 +92,12 @@ def _connect_first(addresses: Sequence[SocketAddress], port: int, deadline: floa
                 except OSError as failure:
                     error = _telling(error, failure)
                     continue
-                if len(attempts) == _MOST_AT_ONCE:
-                    _close_oldest(attempts, poller)
+                _make_room(attempts, poller)
                 attempts[sock.fileno()] = sock, address.host
                 poller.register(sock.fileno(), select.POLLOUT)
                 next_at = now + delay
-            for descriptor, _ in poller.poll(
-                max(0.0, (deadline if exhausted else min(next_at, deadline)) - now) * 1000
-            ):
+            wake_at = deadline if exhausted else min(next_at, deadline)
+            for descriptor, _ in poller.poll(max(0.0, wake_at - now) * 1000):
                 sock, host = attempts.pop(descriptor)
                 poller.unregister(descriptor)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -113,10 +111,12 @@ def _connect_first(addresses: Sequence[SocketAddress], port: int, deadline: floa
             sock.close()
 
 
-def _close_oldest(attempts: dict[int, tuple[Any, str]], poller: Any) -> None:
-    descriptor = next(iter(attempts))
-    poller.unregister(descriptor)
-    attempts.pop(descriptor)[0].close()
+def _make_room(attempts: dict[int, tuple[Any, str]], poller: Any) -> None:
+    """Close the oldest attempt if no other may begin beside those that are open."""
+    if len(attempts) == _MOST_AT_ONCE:
+        oldest = next(iter(attempts))
+        poller.unregister(oldest)
+        attempts.pop(oldest)[0].close()
 
 
 def _telling(before: OSError, failure: OSError) -> OSError:
