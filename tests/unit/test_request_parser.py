@@ -57,6 +57,7 @@ def seconds(before: bytes, unit: bytes, size: int, **settings: object) -> float:
     return min(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "unit"),
     [

@@ -160,6 +160,7 @@ def test_content_is_given_as_it_comes() -> None:
     assert not reader.ended
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_trailer_that_drips_costs_the_same_for_each_byte() -> None:
     """The work for a byte of a trailer does not grow with what came before it, or one server could hold a core."""

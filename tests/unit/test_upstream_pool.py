@@ -28,6 +28,8 @@ from tests.support.scripted_server import (
 )
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+pytestmark = pytest.mark.slow
+
 OK = b"HTTP/1.1 200 OK\r\n"
 HELLO = OK + b"content-length: 5\r\n\r\nhello"
 CHUNKED_HELLO = OK + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
