@@ -50,6 +50,7 @@ class Connection:
         "_buffer",
         "_chunked",
         "_deadline",
+        "_is_error",
         "_keep",
         "_left",
         "_race_until",
@@ -72,6 +73,7 @@ class Connection:
         self._deadline = deadline
         self._buffer = b""
         self._chunked = False
+        self._is_error = False
         self._keep = False
         self._left: int | None = 0
         self._sent_at = self._race_until = 0.0
@@ -212,6 +214,7 @@ class Connection:
                     raise ConnectionClosedUnanswered from error
                 raise
         self._buffer, self._left, self._chunked, self._keep = reader.rest, head.length, head.chunked, head.keep
+        self._is_error = head.status >= 400
         if self._unsent:
             # The server may not read the rest, so no other request can follow on this connection. After an error or a
             # redirection nothing more is sent. A server that has accepted the request may read and respond in turn.
@@ -288,5 +291,6 @@ class Connection:
 
     def _more_of_body(self) -> bytes:
         if self.first_byte_at is None:
-            return self._receive("no first byte of the response's body", first=True)
+            # Nothing has to be generated for the body of an error: `idle_s` holds for it too.
+            return self._receive("no first byte of the response's body", first=True, begun=self._is_error)
         return self._receive("nothing more of the response")

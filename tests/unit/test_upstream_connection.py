@@ -500,6 +500,16 @@ def test_first_byte_is_waited_for_from_the_end_of_the_request() -> None:
     assert time.monotonic() - began < 1.8
 
 
+def test_body_of_an_error_is_not_waited_for_as_a_first_token() -> None:
+    """A model takes long to its first token, and no time to say what was wrong with a request."""
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b"HTTP/1.1 413 Too Long\r\ncontent-length: 3\r\n\r\n")
+
+    assert "within 0.5 s" in failure(script, UpstreamTimeout, timeouts=limits(idle_s=0.5))
+
+
 @pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 103 E\r\n\r\n"], ids=["head", "interim responses"])
 def test_head_that_drips_has_no_longer_for_the_first_byte(piece: bytes) -> None:
     """What comes before the body does not start `first_byte_s` again, and `idle_s` does not replace it."""
