@@ -31,6 +31,8 @@ from app.upstream.response_head import Head, HeadReader
 _poll = get_original("select", "poll")
 
 _READ_BYTES = 1 << 16
+_SEND_BYTES = 1 << 18
+"""No more is sent by one call: between two calls it is seen whether a response is there."""
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 _RACE_S = 0.01
 """How long after sending began a reset shows that the server closed the connection at the same moment, without reading.
@@ -115,7 +117,8 @@ class Connection:
             if self._sent_at >= deadline:
                 raise self._timed_out("", 0, in_total=True)
             try:
-                sent = self._socket.send_now(request)
+                long = len(request) > _SEND_BYTES
+                sent = self._socket.send_now(memoryview(request)[:_SEND_BYTES] if long else request)
                 if sent < len(request):
                     self._unsent = memoryview(request)[sent:]
             except OSError:
@@ -158,7 +161,7 @@ class Connection:
             try:
                 if left <= 0:
                     raise TimeoutError
-                sent = self._socket.send_now(self._unsent)
+                sent = self._socket.send_now(self._unsent[:_SEND_BYTES])
                 self._sent += sent
                 self._unsent = self._unsent[sent:]
                 data = self._socket.recv_now(_READ_BYTES)
