@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from app.config.base_urls import without_roots
 from app.config.route_schema import Endpoint, Model, Routes, Version
@@ -74,7 +75,10 @@ class RoutesSource:
         endpoints = tuple(Endpoint(url=url) for url in settings.backends)
         protocol = settings.backend_protocol if endpoints else "simulated"
         model = Model(name=settings.model_ref, protocol=protocol, versions=(Version(endpoints=endpoints),))
-        return without_roots(Routes(models=(model,)))
+        routes = without_roots(Routes(models=(model,)))
+        # A server that is given twice is one endpoint: as two, it would be ejected without another one being left.
+        once = tuple({endpoint.url: endpoint for endpoint in endpoints_of(routes)}.values())
+        return Routes(models=(structs.replace(model, versions=(Version(endpoints=once),)),))
 
 
 def endpoints_of(routes: Routes) -> list[Endpoint]:

@@ -7,6 +7,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from app.config.kv_endpoints import mask_password
+from app.config.routes_source import RoutesSource
 from app.config.settings import Settings, load_settings
 from app.errors import SettingsError
 
@@ -485,3 +486,11 @@ def test_cors_origins(text: str, origins: tuple[str, ...]) -> None:
 def test_no_cors_origins(text: str) -> None:
     """What no browser ever sends as Origin is refused: it would allow nothing."""
     assert refusal(CORS_ORIGINS=text).startswith(f"CORS_ORIGINS={text!r}: must be * or comma-separated origins")
+
+
+def test_server_that_is_given_twice_is_one_endpoint() -> None:
+    """With the root and without, it is the same server. As two, it could be ejected as one of two."""
+    backends = "http://127.0.0.1:1/v1,http://127.0.0.1:1,http://127.0.0.1:2"
+    source = RoutesSource(load_settings({"BACKENDS": backends}, 2), {})
+    (version,) = source.load().routes.models[0].versions
+    assert [endpoint.url for endpoint in version.endpoints] == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
