@@ -125,8 +125,9 @@ def object_of(first: Sequence[Text], text: bytes, values: Iterable[Raw]) -> byte
     if not _TO_THE_END.fullmatch(text, at):
         kept.append(view[at : text.rindex(b"}")])
     # Joined once: the members may be megabytes.
-    members = [first, *((one,) for one in kept)] if first else [(one,) for one in kept]
-    parts = [part for number, member in enumerate(members) for part in ((b",", *member) if number else member)]
+    parts = list(first)
+    for member in kept:
+        parts += (b",", member) if parts else (member,)
     return b"".join((b"{", *parts, b"}"))
 
 

@@ -24,8 +24,7 @@ def read_request(decoder: Callable[[Text], T], request: ClientRequest, text: Tex
     Raises UnsupportedBody for one that is compressed, and InvalidRequest for any other that can't be read.
     """
     try:
-        if not (isinstance(text, bytes) and text.isascii()):
-            check_utf8(text)
+        check_utf8(text)
         return decode(decoder, text)
     except MalformedJson as error:
         encoding = request.header("Content-Encoding")

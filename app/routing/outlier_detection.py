@@ -10,10 +10,10 @@ three states (`_TRANSITIONS` is the whole table):
   worker dies or its client leaves, the next request is the trial. A trial that outlasts its lease may not be the only
   one: the first to end decides, and the others count as ordinary attempts.
 
-An endpoint that hangs may never make a request fail, if its clients lose patience first. So a client that leaves before
-the first byte counts as a failure if it waited for longer than the endpoint usually takes (first_byte.py), and if the
-endpoint has served nobody since the attempt began. An endpoint that is busy with a long prompt goes on serving others,
-and a client that leaves early says nothing.
+An endpoint that hangs may never make a request fail, if its clients leave before a timeout. So a client that leaves
+before the first byte counts as a failure if it waited for longer than the endpoint usually takes (first_byte.py), and
+if the endpoint has served nobody since the attempt began. An endpoint that is busy with a long prompt goes on serving
+others, and a client that leaves early says nothing.
 
 Two more reasons keep requests away: unhealthy endpoints (endpoint_health.py) and those that back off (back_off.py).
 

@@ -97,8 +97,8 @@ class Resolver:
         """
         name = self._current(host)
         if name.lookup is not None:
-            patience = min(within, _REFRESH_WAIT_S) if name.addresses else within
-            left = name.began_at + patience - time.monotonic()
+            wait_s = min(within, _REFRESH_WAIT_S) if name.addresses else within
+            left = name.began_at + wait_s - time.monotonic()
             if left > 0:
                 name.lookup.wait(left)
                 name = self._current(host)
