@@ -12,7 +12,6 @@ from app.net.http_fields import Headers
 from app.protocols.interfaces import Call, Reply
 from app.routing.endpoint import Endpoint, Target
 from app.routing.outlier_detection import Ended, Outcome
-from app.routing.retry_budget import RetryBudget
 from app.upstream.headers import retry_after_s, to_client
 from app.upstream.pool import Response
 
@@ -32,13 +31,23 @@ _log = structlog.get_logger("router.endpoints")
 class Attempt:
     """A request with one endpoint. It counts there from its making until `finish`."""
 
-    __slots__ = ("_awaits_first_byte", "_began", "_finished", "_first_byte_us", "_target", "_trial", "endpoint")
+    __slots__ = (
+        "_awaits_first_byte",
+        "_began",
+        "_contacted_at",
+        "_finished",
+        "_first_byte_us",
+        "_target",
+        "_trial",
+        "endpoint",
+    )
 
     def __init__(self, target: Target, endpoint: Endpoint, trial: bool) -> None:
         self.endpoint = endpoint
         self._target = target
         self._trial = trial
         self._began = time.monotonic()
+        self._contacted_at = 0.0  # not yet
         self._finished = False
         self._awaits_first_byte = True
         self._first_byte_us = 0
@@ -47,18 +56,15 @@ class Attempt:
         state = "finished" if self._finished else "trial" if self._trial else "in progress"
         return f"<Attempt {self.endpoint.url} {state}>"
 
-    def send(self, call: Call, deadline: float, budget: RetryBudget) -> Reply:
-        """Send the call. Returns once the head of the response is there. Raises an UpstreamError.
-
-        The budget is that of a request that is repeated because its connection had been closed.
-        """
+    def send(self, call: Call, deadline: float) -> Reply:
+        """Send the call. Returns once the head of the response is there. Raises an UpstreamError."""
         try:
             response = self.endpoint.connections.send(
                 _encoded(call, self._target, self.endpoint),
                 call.method,
                 self._target.route.timeouts,
                 deadline,
-                may_repeat=partial(self._may_repeat, budget),
+                self,
             )
             status, headers, length, *_ = response.head
             if status in _BACK_OFF_STATUSES:
@@ -75,6 +81,17 @@ class Attempt:
         self.finish(*self._outcome_of_status(status, whole))
         return Reply(status, to_client(headers), length, (whole,) if whole else (), _nothing)
 
+    def contacts_server(self) -> None:
+        """See `Sender`."""
+        self._contacted_at = time.monotonic()
+
+    def may_repeat(self) -> bool:
+        """See `Sender`. A request that is repeated is paid for by the retry budget."""
+        if not self._target.budget.try_withdraw():
+            return False
+        self._target.shared.metrics.retries["stale_connection"].inc()
+        return True
+
     def finish(self, outcome: Outcome, code: str | None) -> None:
         """End the attempt; only the first call counts.
 
@@ -86,8 +103,7 @@ class Attempt:
         took_s = time.monotonic() - self._began
         route, shared, shared_id = self._target.route, self._target.shared, self.endpoint.shared_id
         shared.counters.remove(shared_id)
-        began_ms = int(self._began * 1000)
-        ended = Ended(outcome, self._trial, began_ms, self._first_byte_us)
+        ended = Ended(outcome, self._trial, int(self._contacted_at * 1000), self._first_byte_us)
         ejected = shared.outliers.end(shared_id, ended, self._target.rules)
         if (
             outcome in _PERHAPS_FAILED
@@ -109,31 +125,29 @@ class Attempt:
             self._target.shared.back_offs.refused(self.endpoint.back_off, retry_after_s(headers))
 
     def _first_byte(self, took_s: float) -> None:
-        """Record that the endpoint serves: the first byte of a successful response to an inference request is there."""
+        """Record that the endpoint serves: the first byte of a successful response to an inference request is there.
+
+        `took_s` counts from when the endpoint was contacted.
+        """
         self._awaits_first_byte = False
         self._first_byte_us = int(took_s * 1e6) or 1
         self._target.shared.back_offs.served(self.endpoint.back_off)
 
-    def _may_repeat(self, budget: RetryBudget) -> bool:
-        if not budget.try_withdraw():
-            return False
-        self._target.shared.metrics.retries["stale_connection"].inc()
-        return True
-
     def _observe_first_byte(self, at: float | None) -> None:
         """`at` is the time of the first byte of the body. None: there is no body, and its end counts."""
-        took_s = (time.monotonic() if at is None else at) - self._began
-        self._target.shared.metrics.first_byte_seconds(self._target.route.name).observe(took_s)
+        at = time.monotonic() if at is None else at
+        self._target.shared.metrics.first_byte_seconds(self._target.route.name).observe(at - self._began)
         if self._awaits_first_byte:
-            self._first_byte(took_s)
+            self._first_byte(at - self._contacted_at)
 
     def _whole(self, response: Response) -> bytes:
         try:
-            whole = b"".join(response.body())
+            body = response.body()
+            first = next(body, b"")
             self._observe_first_byte(response.first_byte_at)
+            return first + b"".join(body)
         finally:
             response.close()
-        return whole
 
     def _pieces(self, response: Response, serves: bool) -> Iterator[bytes]:
         health, status, error_text = self._target.shared.health, response.head.status, b""
@@ -159,7 +173,7 @@ class Attempt:
         if response.head.status >= 400:  # it was said before anybody left: the client, or a retry elsewhere
             self.finish(*self._outcome_of_status(response.head.status, b""))
         else:
-            self.finish(self._left(), "499")
+            self.finish(self._outcome_of_leaving(), "499")
 
     def _outcome_of_status(self, status: int, body: bytes) -> tuple[Outcome, str]:
         failure = status in _FAILURES and not self._is_ignored(status, body)
@@ -179,10 +193,10 @@ class Attempt:
         if isinstance(error, UpstreamError):
             return Outcome.FAILURE, error.code
         if isinstance(error, (ClientGone, GeneratorExit)):
-            return self._left(), "499"
+            return self._outcome_of_leaving(), "499"
         return Outcome.ABANDONED, "500"
 
-    def _left(self) -> Outcome:
+    def _outcome_of_leaving(self) -> Outcome:
         """Returns the outcome of an attempt whose client leaves now."""
         return Outcome.UNANSWERED if self._awaits_first_byte else Outcome.ABANDONED
 

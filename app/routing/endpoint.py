@@ -8,7 +8,7 @@ from app.observability.metrics import Metrics
 from app.routing.back_off import BackOffs
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.outlier_detection import OutlierDetector, PoolRules
-from app.routing.retry_budget import RetryBudgets
+from app.routing.retry_budget import RetryBudget, RetryBudgets
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.table import SharedTable
 from app.upstream.pool import Pool
@@ -51,4 +51,5 @@ class Target(NamedTuple):
     upstream_version: str | None
     """The version to ask them for: "" for none, None for the one that the request names."""
     rules: PoolRules
+    budget: RetryBudget
     shared: SharedRouting

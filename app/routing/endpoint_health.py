@@ -8,8 +8,8 @@
   Then it is likelier that the checks fail than that all these endpoints do, so checks are ignored. Ejections hold:
   they come from requests.
 
-`unhealthy` and `verified` are single stores, made by the leader, or of a constant by any worker that builds the routes.
-Were a worker to make a constant's store late, after the routes have changed, the next failed check would correct it.
+`unhealthy`, `slow` and `verified` are single stores, made by the leader, or of a constant by any worker that builds the
+routes. Were a worker to store a constant late, after the routes have changed, the next failed check would correct it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from app.routing.endpoint_records import EndpointRecords, Record
 from app.shared_memory.table import now_ms
 
 RECENTLY_MS = 10_000
-"""For how long a successful inference request shows that an endpoint in panic is of use."""
+"""For how long a successful inference request shows that an endpoint whose checks fail is of use."""
 
 
 def panics(pool: Sequence[Record], threshold: float, now: int) -> bool:
@@ -75,12 +75,25 @@ class EndpointHealth:
         last = self._records[shared_id].last_served_ms
         return last > 0 and now_ms() - last <= within_ms
 
-    def set_healthy(self, shared_id: int, *, healthy: bool) -> bool:
-        """Record what the health checks found; only the leader does. Returns whether that has changed."""
+    def seems_to_serve(self, shared_id: int) -> bool:
+        """Whether the endpoint may well be of use although it is unhealthy.
+
+        It has served an inference request: lately, or ever if all that is wrong with its checks is that they are slow.
+        Then only requests can show what is wrong, and a router that is not ready gets none.
+        """
+        record = self._records[shared_id]
+        return bool(record.slow and record.last_served_ms) or self.has_served(shared_id, RECENTLY_MS)
+
+    def set_healthy(self, shared_id: int, *, healthy: bool, slow: bool = False) -> bool:
+        """Record what the health checks found; only the leader does. Returns whether the health has changed.
+
+        `slow`: all that is wrong with an unhealthy endpoint is that no response comes in time.
+        """
         record = self._records[shared_id]
         changed = bool(record.unhealthy) == healthy
         if healthy:
             record.verified = 1
+        record.slow = slow
         record.unhealthy = not healthy
         return changed
 

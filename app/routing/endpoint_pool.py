@@ -5,14 +5,14 @@ case; the other two give way where nothing else is left (`Reach`).
 """
 
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntFlag
 
 from app.config import route_schema
 from app.routing.attempt import Attempt
 from app.routing.endpoint import Endpoint, SharedRouting, Target
-from app.routing.endpoint_health import RECENTLY_MS
 from app.routing.outlier_detection import PoolRules
 from app.routing.policies import POLICIES, Choice
+from app.routing.retry_budget import RetryBudget
 from app.shared_memory.counters import MAX_IDS
 from app.shared_memory.table import Layout, name_hash, now_ms
 
@@ -22,15 +22,20 @@ LAYOUT = Layout(arrays={"turns": MAX_IDS})
 _TURNS = 1 << 32
 
 
-class Reach(IntEnum):
-    """How far a choice goes to find an endpoint. Each step includes those before it."""
+class Reach(IntFlag):
+    """Which endpoints may be chosen beside those that are healthy and not backing off.
+
+    If the pool is in panic and has a healthy endpoint, all count as healthy.
+    """
 
     HEALTHY = 0
-    """The healthy ones; all, whatever the checks say, if the pool is in panic and has a healthy one."""
-    PANIC = 1
+    """None."""
+    BACKING_OFF = 1
+    """If there is no other, the one whose back-off ends first."""
+    PANIC = 2
     """All, if the pool is in panic, also if it has no healthy one."""
-    BACKING_OFF = 2
-    """If there is none, the one whose back-off ends first."""
+    ANY = 3
+    """Both."""
 
 
 class EndpointPool:
@@ -41,6 +46,7 @@ class EndpointPool:
         route: route_schema.Model,
         version: route_schema.Version,
         endpoints: Sequence[Endpoint],
+        budget: RetryBudget,
         shared: SharedRouting,
     ) -> None:
         self.name = version.name
@@ -58,6 +64,7 @@ class EndpointPool:
             version.upstream_model or route.name,
             version.upstream_version or (None if len(route.versions) == 1 else ""),
             PoolRules(self._shared_ids, route.ejection, self._panic_threshold),
+            budget,
             shared,
         )
 
@@ -88,14 +95,13 @@ class EndpointPool:
         return Attempt(self._target, chosen, trial)
 
     def is_usable(self) -> bool:
-        """Whether requests can be served: an endpoint is up, or in panic one has served a request lately."""
+        """Whether requests can be served: an endpoint is up, or in panic one seems to serve all the same."""
         health = self._shared.health
         if any(health.is_up(shared_id) for shared_id in self._shared_ids):
             return True
         now = now_ms()
         return self._panics(now) and any(
-            health.has_served(shared_id, RECENTLY_MS) and not health.is_ejected(shared_id, now)
-            for shared_id in self._shared_ids
+            health.seems_to_serve(shared_id) and not health.is_ejected(shared_id, now) for shared_id in self._shared_ids
         )
 
     def is_known(self) -> bool:
@@ -114,18 +120,23 @@ class EndpointPool:
 
     def _widened(self, available: list[int], tried: Sequence[int], reach: Reach, now: int) -> list[int]:
         """Returns which endpoints may be chosen, as indices, where not all are simply available."""
-        panic = (available or reach >= Reach.PANIC) and self._panics(now)
-        if not panic and (available or reach < Reach.BACKING_OFF):
-            return available
         health, until_ms, back_offs = self._shared.health, self._shared.back_offs.until_ms, self._back_offs
-        left = [
-            at for at, shared_id in enumerate(self._shared_ids)
-            if shared_id not in tried
-            and not health.is_ejected(shared_id, now)
-            and (panic or not health.is_unhealthy(shared_id))
-        ]  # fmt: skip
+        if not self._panics(now):
+            if available or not reach & Reach.BACKING_OFF:
+                return available
+            left = [
+                at for at, shared_id in enumerate(self._shared_ids)
+                if shared_id not in tried and health.is_available(shared_id, now)
+            ]  # fmt: skip
+        else:
+            left = [
+                at for at, shared_id in enumerate(self._shared_ids)
+                if shared_id not in tried and not health.is_ejected(shared_id, now)
+            ]  # fmt: skip
+            if not reach & Reach.PANIC and all(health.is_unhealthy(self._shared_ids[at]) for at in left):
+                return []
         at_once = [at for at in left if until_ms[back_offs[at]] <= now]
-        if at_once or not left or reach < Reach.BACKING_OFF:
+        if at_once or not left or not reach & Reach.BACKING_OFF:
             return at_once
         return [min(left, key=lambda at: until_ms[back_offs[at]])]
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | the circuit and what it counts | outlier_detection.py | under the lock |
 | `first_byte_us`, `first_byte_deviation_us` | first_byte.py | under the lock |
-| `unhealthy`, `verified` | endpoint_health.py | by the leader, or as constants when routes are built |
+| `unhealthy`, `slow`, `verified` | endpoint_health.py | by the leader, or as constants when routes are built |
 | `last_served_ms` | endpoint_health.py, outlier_detection.py | by any worker, with or without the lock |
 
 `last_served_ms` is a time, and only ever overwritten by a later one, or by one that is as late to the millisecond: so a
@@ -24,6 +24,7 @@ class Record(Structure):
         ("circuit", c_int64),
         ("unavailable_until_ms", c_int64),  # end of the ejection, or of a trial's lease; 0 while closed
         ("unhealthy", c_int64),
+        ("slow", c_int64),  # the last health check failed only because no response came in time
         ("verified", c_int64),  # a health check succeeded once, or none is needed
         ("last_served_ms", c_int64),  # when a piece of a 2xx response to an inference request came last; 0: never
         ("first_byte_us", c_int64),  # usual time to the first byte; 0: not known
@@ -39,6 +40,7 @@ class Record(Structure):
     circuit: int
     unavailable_until_ms: int
     unhealthy: int
+    slow: int
     verified: int
     last_served_ms: int
     first_byte_us: int

@@ -7,8 +7,10 @@ leaves one of them a sample behind the other, which the next samples make good.
 
 from app.routing.endpoint_records import Record
 
-LEAST_US = 500_000
+LEAST_US = 100_000
 """No shorter wait is too long: a client that leaves sooner says nothing about the endpoint."""
+UNKNOWN_US = 500_000
+"""A longer wait is too long where the usual time is not known yet."""
 
 
 def learn(record: Record, took_us: int) -> None:
@@ -27,4 +29,6 @@ def learn(record: Record, took_us: int) -> None:
 def too_long_us(record: Record) -> int:
     """Returns after how long without a first byte an endpoint is slower than it ever is."""
     mean = record.first_byte_us
+    if not mean:
+        return UNKNOWN_US
     return max(LEAST_US, mean + max(mean, 4 * record.first_byte_deviation_us))

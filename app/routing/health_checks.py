@@ -90,7 +90,7 @@ class HealthChecks:
             self._warn_of_path(endpoint.url, path)
         since_last_check_ms = int((check.interval_s + check.timeout_s) * 1000)
         busy = result.slow and self._health.has_served(shared_id, since_last_check_ms)
-        self._record(endpoint.url, shared_id, None if busy else result.reason, check)
+        self._record(endpoint.url, shared_id, CheckResult() if busy else result, check)
 
     def _warn_of_check(self, url: str, reason: str) -> None:
         """Warn, once until it can be checked again, that an endpoint can't be checked for want of an address."""
@@ -108,19 +108,19 @@ class HealthChecks:
                 path=path,
             )
 
-    def _record(self, url: str, shared_id: int, reason: str | None, check: route_schema.HealthCheck) -> None:
+    def _record(self, url: str, shared_id: int, result: CheckResult, check: route_schema.HealthCheck) -> None:
         """Count the results in a row, and change the endpoint's health when there are enough."""
         before, count = self._in_a_row.get(url, (True, 0))
-        healthy = reason is None
+        healthy = result.reason is None
         count = count + 1 if healthy == before else 1
         self._in_a_row[url] = healthy, count
         if count < (check.healthy_after if healthy else check.unhealthy_after):
             return
-        if self._health.set_healthy(shared_id, healthy=healthy):
+        if self._health.set_healthy(shared_id, healthy=healthy, slow=result.slow):
             if healthy:
                 _log.info("endpoint is healthy again", endpoint=url)
             else:
-                _log.warning("endpoint is unhealthy", endpoint=url, reason=reason)
+                _log.warning("endpoint is unhealthy", endpoint=url, reason=result.reason)
 
 
 def check_endpoint(endpoint: route_schema.Endpoint, path: str, timeout_s: float, resolver: Resolver) -> CheckResult:

@@ -12,7 +12,7 @@ three states (`_TRANSITIONS` is the whole table):
 
 An endpoint that hangs may never make a request fail, if its clients leave before a timeout. So a client that leaves
 before the first byte counts as a failure if it waited for longer than the endpoint usually takes (first_byte.py), and
-if the endpoint has served nobody since the attempt began. An endpoint that is busy with a long prompt goes on serving
+if the endpoint has served nobody since it was contacted. An endpoint that is busy with a long prompt goes on serving
 others, and a client that leaves early says nothing.
 
 Two more reasons keep requests away: unhealthy endpoints (endpoint_health.py) and those that back off (back_off.py).
@@ -52,7 +52,8 @@ class Ended(NamedTuple):
     outcome: Outcome
     trial: bool = False
     """What `OutlierDetector.begin` returned."""
-    began_ms: int = 0
+    contacted_ms: int = 0
+    """When the endpoint was contacted; 0: it was not, so no wait for it was too long."""
     first_byte_us: int = 0
     """How long the first byte took; 0: there was none, or it was none of an inference."""
 
@@ -122,14 +123,14 @@ class OutlierDetector:
 
     def end(self, shared_id: int, ended: Ended, pool: PoolRules) -> bool:
         """Record how an attempt ended. Returns whether that ejected the endpoint."""
-        outcome, trial, began_ms, first_byte_us = ended
+        outcome, trial, contacted_ms, first_byte_us = ended
         if outcome is _ABANDONED and not trial:
             return False  # it tells nothing
         record = self._records[shared_id]
         with self._lock:
             now = now_ms()
             if outcome is _UNANSWERED:
-                outcome = _FAILURE if _is_silent(record, began_ms, now) else _ABANDONED
+                outcome = _FAILURE if _is_silent(record, contacted_ms, now) else _ABANDONED
             if first_byte_us and outcome is _SUCCESS:
                 learn(record, first_byte_us)
                 record.last_served_ms = now
@@ -179,9 +180,10 @@ class OutlierDetector:
         return out > pool.ejection.max_share * len(records)
 
 
-def _is_silent(record: Record, began_ms: int, now: int) -> bool:
+def _is_silent(record: Record, contacted_ms: int, now: int) -> bool:
     """Whether an attempt without a first byte waited for too long, and nobody else was served in that time."""
-    return record.last_served_ms < began_ms and (now - began_ms) * 1000 >= too_long_us(record)
+    # False for an endpoint that was not contacted: no time is before 0.
+    return record.last_served_ms < contacted_ms and (now - contacted_ms) * 1000 >= too_long_us(record)
 
 
 def _change(record: Record, event: _Event) -> None:

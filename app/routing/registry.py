@@ -143,13 +143,11 @@ class ModelRegistry:
             versions = tuple(version.name for version in model.versions)
             return SimulatedModel(model.name, self._simulated_latency_s, self._simulated_token_s, versions)
         model_id = self._shared_ids[counted_as(model)]
-        pools = [
-            EndpointPool(
-                model, version, [self._endpoint(e, heads[e], model_id) for e in version.endpoints], self._shared
-            )
-            for version in model.versions
-        ]
         budget = self._shared.budgets.of(model_id, model.retry_budget)
+        pools = []
+        for version in model.versions:
+            endpoints = [self._endpoint(e, heads[e], model_id) for e in version.endpoints]
+            pools.append(EndpointPool(model, version, endpoints, budget, self._shared))
         return RemoteModel(model, pools, budget, self._shared.metrics)
 
     def _endpoint(self, endpoint: route_schema.Endpoint, head: str, model_id: int) -> Endpoint:

@@ -26,7 +26,9 @@ from app.routing.policies import key_hash
 from app.routing.retry_budget import RetryBudget
 
 _MAX_OUTPUT_BYTES = 64 << 20
-_REACHES = tuple(Reach)
+_FIRST = ((Reach.HEALTHY, Reach.BACKING_OFF), (Reach.PANIC, Reach.ANY))
+_AFTER_UNREACHABLE = (Reach.HEALTHY, Reach.PANIC, Reach.ANY)
+_AFTER_RESPONSE = (Reach.HEALTHY, Reach.PANIC)  # the client has a response: one that is refused again is no better
 _RETRIED_STATUSES = {429: "status_429", 502: "status_502", 503: "status_503"}
 
 
@@ -58,15 +60,15 @@ class RemoteModel:
         self._budget.deposit()
         pools = self._in_order(call)
         tried: list[int] = []
-        attempt = _begin_attempt(pools, call, tried)
+        attempt = _begin_first_attempt(pools, call)
         if attempt is None:
             raise self._no_endpoint(pools)
         while True:
             tried.append(attempt.endpoint.shared_id)
             try:
-                reply = attempt.send(call, deadline, self._budget)
+                reply = attempt.send(call, deadline)
             except UpstreamUnreachable:
-                other = _begin_attempt(pools, call, tried)
+                other = _begin_other_attempt(pools, call, tried, _AFTER_UNREACHABLE)
                 if other is None:
                     raise
                 reason = "unreachable"
@@ -110,7 +112,7 @@ class RemoteModel:
 
     def _begin_retry(self, pools: Sequence[EndpointPool], call: Call, tried: Sequence[int]) -> Attempt | None:
         """Begin another attempt if an endpoint is available and the budget allows it."""
-        other = _begin_attempt(pools, call, tried)
+        other = _begin_other_attempt(pools, call, tried, _AFTER_RESPONSE)
         if other is not None and not self._budget.try_withdraw():
             other.finish(Outcome.ABANDONED, None)
             return None
@@ -122,9 +124,26 @@ class RemoteModel:
         return NoEndpoint(reason, min(times) if times else None)
 
 
-def _begin_attempt(pools: Sequence[EndpointPool], call: Call, tried: Sequence[int]) -> Attempt | None:
-    """Begin an attempt. The choice reaches further only where no version has an endpoint otherwise."""
-    for reach in _REACHES:
+def _begin_first_attempt(pools: Sequence[EndpointPool], call: Call) -> Attempt | None:
+    """Begin the first attempt of a request.
+
+    Another version is used only if the first one has no healthy endpoint. That its endpoints back off is no reason:
+    all requests to a large share would go to a small one, whenever the large one is full for a moment.
+    """
+    for reaches in _FIRST:
+        for pool in pools:
+            for reach in reaches:
+                attempt = pool.choose(call.key, reach=reach)
+                if attempt is not None:
+                    return attempt
+    return None
+
+
+def _begin_other_attempt(
+    pools: Sequence[EndpointPool], call: Call, tried: Sequence[int], reaches: Sequence[Reach]
+) -> Attempt | None:
+    """Begin an attempt at an endpoint that was not tried before, of any version."""
+    for reach in reaches:
         for pool in pools:
             attempt = pool.choose(call.key, tried, reach)
             if attempt is not None:

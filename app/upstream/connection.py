@@ -13,10 +13,9 @@
 - Any exception closes the connection, so that the model server stops working for nobody.
 """
 
-import random
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gevent
 from gevent.monkey import get_original
@@ -35,9 +34,7 @@ _SEND_BYTES = 1 << 18
 """No more is sent by one call: between two calls it is seen whether a response is there."""
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 _RACE_S = 0.01
-"""How long after sending began a reset shows that the server closed the connection at the same moment, without reading.
-"""
-_AGE_JITTER = 0.1
+"""How long after sending began a reset shows that the server closed the connection meanwhile, without reading."""
 
 
 class ConnectionClosedUnanswered(Exception):
@@ -69,8 +66,15 @@ class Connection:
         "used_before",
     )
 
-    def __init__(self, address: Address, timeouts: Timeouts, deadline: float, resolver: Resolver) -> None:
-        """Connect. Raises UpstreamUnreachable, or UpstreamTimeout when no time is left."""
+    def __init__(
+        self,
+        address: Address,
+        timeouts: Timeouts,
+        deadline: float,
+        resolver: Resolver,
+        on_resolved: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Connect, as `dial` does. Raises UpstreamUnreachable, or UpstreamTimeout when no time is left."""
         self._timeouts = timeouts
         self._deadline = deadline
         self._buffer = b""
@@ -85,15 +89,11 @@ class Connection:
         self.first_byte_at: float | None = None
         """When the first byte of the body came, in seconds of time.monotonic(). None: none has come."""
         self.used_before = False
-        self.idle_since = 0.0
-        now = time.monotonic()
-        within = min(timeouts.connect_s, deadline - now)
+        self.idle_since = self.expires_at = 0.0
+        within = min(timeouts.connect_s, deadline - time.monotonic())
         if within <= 0:
             raise UpstreamTimeout(f"no response within {timeouts.total_s:g} s in total")
-        # Connections that were made together must not be renewed together.
-        age_s = timeouts.connection_max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311
-        self.expires_at = now + age_s
-        self._socket, self.host = dial(address, resolver, within)
+        self._socket, self.host = dial(address, resolver, within, on_resolved)
         """`host` is the IP address of the other side."""
         self._arrivals = _poll()
         self._arrivals.register(self._socket.sock.fileno(), select.POLLIN)

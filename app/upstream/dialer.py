@@ -11,7 +11,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -54,10 +54,16 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def dial(address: Address, resolver: Resolver, within: float) -> tuple[TimedSocket, str]:
-    """Returns a connection, and the IP address that it is to. Raises UpstreamUnreachable."""
+def dial(
+    address: Address, resolver: Resolver, within: float, on_resolved: Callable[[], None] = lambda: None
+) -> tuple[TimedSocket, str]:
+    """Returns a connection, and the IP address that it is to. Raises UpstreamUnreachable.
+
+    `on_resolved` is called between the lookup of the name and the first connection attempt.
+    """
     deadline = time.monotonic() + within
     addresses = resolver.resolve(address.host, within)
+    on_resolved()
     try:
         sock, host = _connect_first(addresses[:MOST_ADDRESSES], address.port, deadline)
         return (_with_tls(sock, address.host, deadline) if address.tls else TimedSocket(sock)), host

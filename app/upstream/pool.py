@@ -1,8 +1,10 @@
 """Idle connections of one worker to one model server, kept for the next request."""
 
+import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken
@@ -13,6 +15,17 @@ from app.upstream.response_head import Head
 
 MAX_IDLE = 256
 MAX_IDLE_S = 30.0
+_AGE_JITTER = 0.1
+
+
+class Sender(Protocol):
+    """What a pool asks and tells the one who sends a request."""
+
+    def may_repeat(self) -> bool:
+        """Whether the request may be sent again, on a new connection: the kept one was closed before it was read."""
+
+    def contacts_server(self) -> None:
+        """Take note that the model server is contacted from now on. What went before was the lookup of its name."""
 
 
 class Response:
@@ -66,23 +79,25 @@ class Pool:
         state = "closed" if self._closed else f"{len(self._idle)} idle"
         return f"<Pool {self._address} {state}>"
 
-    def send(
-        self, request: bytes, method: str, timeouts: Timeouts, deadline: float, may_repeat: Callable[[], bool]
-    ) -> Response:
+    def send(self, request: bytes, method: str, timeouts: Timeouts, deadline: float, sender: Sender) -> Response:
         """Send a request, on an idle connection if one is usable. Returns as soon as the head is there.
 
         `deadline` is in seconds of time.monotonic(). A server may close an idle connection at any moment. If the
-        request can't have been processed then and `may_repeat` returns true, it is sent on a new connection. Raises an
+        request can't have been processed then and the sender allows it, it is sent on a new connection. Raises an
         UpstreamError.
         """
         connection = self._take()
         if connection is not None:
+            sender.contacts_server()
             try:
                 return Response(connection.exchange(request, method, timeouts, deadline), connection, self)
             except ConnectionClosedUnanswered as error:
-                if not may_repeat():
+                if not sender.may_repeat():
                     raise UpstreamBroken("it closed a kept connection, and the retry budget is used up") from error
-        connection = Connection(self._address, timeouts, deadline, self._resolver)
+        connection = Connection(self._address, timeouts, deadline, self._resolver, sender.contacts_server)
+        # Connections that were made together must not be renewed together.
+        age_s = timeouts.connection_max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311
+        connection.expires_at = time.monotonic() + age_s
         try:
             return Response(connection.exchange(request, method, timeouts, deadline), connection, self)
         except ConnectionClosedUnanswered as error:  # never of a new one

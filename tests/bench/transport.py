@@ -154,6 +154,16 @@ def request(port: int, path: str) -> bytes:
     return b"".join((head, b"\r\nhost: 127.0.0.1:%d\r\n\r\n" % port, BODY))
 
 
+class Sender:
+    """What an attempt is to its pool."""
+
+    def may_repeat(self) -> bool:
+        return True
+
+    def contacts_server(self) -> None:
+        pass
+
+
 def own(port: int, path: str, stack: ExitStack) -> Ask:
     """Our own."""
     pool = Pool(Address(HOST, port), Resolver())
@@ -161,7 +171,7 @@ def own(port: int, path: str, stack: ExitStack) -> Ask:
 
     def ask() -> Iterator[bytes]:
         deadline = time.monotonic() + TIMEOUTS.total_s
-        answer = pool.send(request(port, path), "POST", TIMEOUTS, deadline, may_repeat=lambda: True)
+        answer = pool.send(request(port, path), "POST", TIMEOUTS, deadline, Sender())
         try:
             yield from answer.body()
         finally:

@@ -182,6 +182,7 @@ def fixed_values() -> list[str]:
             cool_down,
         ),
         ("Shortest wait of a client that leaves in vain", f"{first_byte.LEAST_US / 1e6:g} s"),
+        ("The same while no request has been served yet", f"{first_byte.UNKNOWN_US / 1e6:g} s"),
         ("Readiness in panic after a request was served", f"{endpoint_health.RECENTLY_MS // 1000} s"),
         ("Longest half-open trial", f"{outlier_detection._TRIAL_LEASE_MS // 1000} s"),
     ]

@@ -164,6 +164,21 @@ def test_endpoint_that_hangs_is_ejected_although_its_clients_leave(
     until(lambda: reasons() == ["clients leave before the first byte"] * 2, "the trial has failed")
 
 
+def test_endpoint_that_has_begun_its_response_does_not_hang(start: Start, serve: Serve, routes: Routes) -> None:
+    """Clients leave in the middle of short responses: the first byte was there, so they say nothing of the endpoint."""
+
+    def begin(seen: Seen, reply: Reply) -> None:
+        reply.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+        reply.wait_hung_up()
+
+    upstream = serve(begin)
+    router = start(ROUTES_FILE=routes(model(upstream, ejection={"consecutive_failures": 2, "max_share": 1})))
+    Crowd(lambda _: leave_after(router, 0.7)).send(8).join()
+    until(lambda: router.metrics()["router_inflight_requests"] == 0, "the router has noticed")
+    assert len(upstream.seen) == 8
+    assert "ejected" not in router.log()
+
+
 def test_busy_endpoint_is_not_ejected_by_impatient_clients(start: Start, serve: Serve, routes: Routes) -> None:
     """Long prompts lose their clients one after another, while short ones are served by the same endpoint."""
     hold = threading.Event()
@@ -233,6 +248,32 @@ def test_below_the_panic_threshold_all_are_tried(start: Start, serve: Serve, rou
     assert spread_of(0, 1) == [4, 4, 4]
     assert spread_of(0, 1, 2) == [4, 4, 4]
     assert readiness(router) == [200, 200], "a router that serves stays in service"
+
+
+def test_version_that_backs_off_keeps_its_share(start: Start, serve: Serve, routes: Routes) -> None:
+    """One 429 of the version that has nearly all requests does not send them all to a canary."""
+    refusals = iter([429])
+    stable = serve(lambda seen, reply: reply.send(next(refusals, 200), Retry_After="20"))
+    canary = serve()
+    versions = [
+        {"name": "stable", "weight": 1_000_000, "endpoints": [stable.url]},
+        {"name": "canary", "weight": 1, "endpoints": [canary.url]},
+    ]
+    router = start(ROUTES_FILE=routes({"name": "m", "versions": versions, "health_check": NO_CHECKS}))
+    assert chat(router).status_code == 200, "a retry may go to any version"
+    assert len(canary.seen) == 1
+    assert {chat(router).status_code for _ in range(20)} == {200}
+    assert (len(stable.seen), len(canary.seen)) == (21, 1)
+
+
+def test_retry_does_not_go_to_an_endpoint_that_backs_off(start: Start, serve: Serve, routes: Routes) -> None:
+    """A response is there already, and one from a server that has refused would be no better."""
+    upstreams = [serve(lambda seen, reply: reply.send(429, Retry_After="20")) for _ in range(2)]
+    router = start(ROUTES_FILE=routes(model(*upstreams)))
+    assert chat(router).status_code == 429
+    assert [len(upstream.seen) for upstream in upstreams] == [1, 1]
+    assert chat(router).status_code == 429
+    assert sum(len(upstream.seen) for upstream in upstreams) == 3
 
 
 def test_version_in_panic_gives_way_to_a_healthy_one(start: Start, serve: Serve, routes: Routes) -> None:

@@ -130,6 +130,25 @@ def test_endpoint_is_not_judged_by_a_lookup_that_fails(
     until(lambda: chat(router).status_code == 200, "it is served")
 
 
+def test_endpoint_is_not_judged_by_clients_that_leave_during_a_lookup(
+    start_named: Start, serve: Serve, routes: Routes, names: Names
+) -> None:
+    """The lookup hangs for longer than clients wait: the endpoint was not contacted, so it is not to blame."""
+    upstream = serve()
+    names.set(hanging="hangs")
+    router = start_named(ROUTES_FILE=routes(named("m", "hanging", upstream.port, ejection=EAGER)))
+
+    def leave(_: int) -> None:
+        with pytest.raises(requests.Timeout):
+            requests.post(router.url + CHAT, json={"model": "m"}, timeout=0.7)
+
+    assert not Crowd(leave).send(12).join().errors
+    until(lambda: router.metrics()["router_inflight_requests"] == 0, "the router has noticed")
+    assert "ejected" not in router.log()
+    names.set(hanging=["127.0.0.1"])
+    until(lambda: chat(router).status_code == 200, "it is served once it is found")
+
+
 def test_name_that_moves_takes_its_kept_connections_along(start_named: Start, routes: Routes, names: Names) -> None:
     """After a name has moved, requests go to the new address soon, under load and without an error."""
     port = free_port()

@@ -141,13 +141,16 @@ def test_broken_answer_is_not_tried_again(start: Start, serve: Serve, routes: Ro
 
 @pytest.mark.parametrize("status", [429, 502, 503])
 def test_refusal_is_tried_elsewhere_within_the_budget(start: Start, serve: Serve, routes: Routes, status: int) -> None:
-    """Retries stay at a fifth of all requests, and the reserve of ten, over all workers; the rest get the refusal."""
+    """Retries stay at a fifth of all requests, and the reserve of ten, over all workers; the rest get the refusal.
+
+    After a 429 or 503 there are fewer: nobody retries at an endpoint that backs off.
+    """
     refusing = [serve(lambda seen, reply: reply.send(status, b"no")) for _ in range(2)]
     router = start(ROUTES_FILE=routes(model(*refusing)), WEB_CONCURRENCY=3)
     assert [chat(router).status_code for _ in range(200)] == [status] * 200
     retries = router.metrics()[f'router_retries_total{{reason="status_{status}"}}']
     assert sum(len(upstream.seen) for upstream in refusing) == 200 + retries
-    assert 40 <= retries <= 50
+    assert (40 if status == 502 else 1) <= retries <= 50
     gauges = [router.metrics()[f'router_endpoint_inflight{{endpoint="{upstream.url}"}}'] for upstream in refusing]
     assert gauges == [0, 0]
 

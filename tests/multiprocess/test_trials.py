@@ -206,7 +206,7 @@ CHANGES = {
     ),
     "client leaves a silent endpoint": _Change(
         {"consecutive_failures": 2},
-        lambda _, d: d.end(ID, Ended(Outcome.UNANSWERED, began_ms=NOW_MS - 600), PoolRules([ID], RULES)),
+        lambda _, d: d.end(ID, Ended(Outcome.UNANSWERED, contacted_ms=NOW_MS - 600), PoolRules([ID], RULES)),
         Circuit.CLOSED,
         Circuit.OPEN,
     ),

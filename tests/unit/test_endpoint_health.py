@@ -76,6 +76,27 @@ def test_served_lately_has_an_end(bench: Bench) -> None:
     assert not bench.health.has_served(ID, 999)
 
 
+def test_endpoint_whose_checks_are_slow_seems_to_serve_once_it_has_served(bench: Bench) -> None:
+    """However long ago: only requests can show that it hangs. One that never served has shown nothing."""
+    bench.health.set_healthy(ID, healthy=False, slow=True)
+    assert not bench.health.seems_to_serve(ID)
+    bench.health.served(ID)
+    bench.now += 10_000_000
+    assert bench.health.seems_to_serve(ID)
+
+
+@pytest.mark.parametrize("served_ms_ago", [0, endpoint_health.RECENTLY_MS])
+def test_endpoint_whose_checks_fail_seems_to_serve_for_a_while(bench: Bench, served_ms_ago: int) -> None:
+    """A refused connection or an error is a word about the endpoint, which only a later request overrules."""
+    bench.health.set_healthy(ID, healthy=False, slow=True)
+    bench.health.served(ID)
+    bench.health.set_healthy(ID, healthy=False)
+    bench.now += served_ms_ago
+    assert bench.health.seems_to_serve(ID)
+    bench.now += endpoint_health.RECENTLY_MS - served_ms_ago + 1
+    assert not bench.health.seems_to_serve(ID)
+
+
 @pytest.mark.parametrize(
     ("pool", "unhealthy", "threshold", "panics"),
     [

@@ -246,7 +246,7 @@ def test_health_path_is_the_protocols(server: Server, monkeypatch: pytest.Monkey
     endpoint = routes.Endpoint(url="http://127.0.0.1:1")
     model = routes.Model(name="toy", protocol="toy", versions=(routes.Version(endpoints=(endpoint,)),))
     registry: Any = SimpleNamespace(checks=lambda: [(endpoint, 0, model)], resolver=None)
-    health: Any = SimpleNamespace(is_known=lambda shared_id: False, set_healthy=lambda shared_id, *, healthy: False)
+    health: Any = SimpleNamespace(is_known=lambda shared_id: False, set_healthy=lambda shared_id, **found: False)
     health_checks.HealthChecks(registry, health).run_due(lambda run, *arguments: run(*arguments))
     assert checked == [("http://127.0.0.1:1", "/toy/health")]
 

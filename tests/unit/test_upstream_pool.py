@@ -44,13 +44,13 @@ class Client:
 
     def __init__(self, server: ScriptedServer, *, repeats: bool = True) -> None:
         self.pool = Pool(Address(server.host, server.port), Resolver())
-        self.stale = 0
+        self.stale = self.contacts = 0
         self._repeats = repeats
 
     def send(self, request: bytes = GET, timeouts: Timeouts = TIMEOUTS) -> Response:
         """The answer to a request, still to be read."""
         method = request.partition(b" ")[0].decode()
-        return self.pool.send(request, method, timeouts, time.monotonic() + timeouts.total_s, self._count)
+        return self.pool.send(request, method, timeouts, time.monotonic() + timeouts.total_s, self)
 
     def ask(self, request: bytes = GET) -> bytes:
         """The body of the answer to a request, read and closed."""
@@ -59,9 +59,14 @@ class Client:
         taken.close()
         return body
 
-    def _count(self) -> bool:
+    def may_repeat(self) -> bool:
+        """See `Sender`."""
         self.stale += 1
         return self._repeats
+
+    def contacts_server(self) -> None:
+        """See `Sender`."""
+        self.contacts += 1
 
 
 def forever(peer: Peer) -> None:
@@ -160,7 +165,7 @@ def test_connection_is_renewed_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -
         client = Client(server)
 
         def ask() -> None:
-            taken = client.pool.send(GET, "GET", timeouts, now + 1e6, lambda: False)
+            taken = client.pool.send(GET, "GET", timeouts, now + 1e6, client)
             assert b"".join(taken.body()) == b"hello"
             taken.close()
 
@@ -184,15 +189,13 @@ def test_connection_is_renewed_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -
 def test_ages_differ() -> None:
     """Connections that are made together are not renewed together."""
     with ScriptedServer(forever) as server:
-        made = [
-            Connection(Address(server.host, server.port), TIMEOUTS, time.monotonic() + 20, Resolver())
-            for _ in range(20)
-        ]
-        ages = [connection.expires_at - time.monotonic() for connection in made]
+        client = Client(server)
+        held = [client.send() for _ in range(20)]
+        ages = [taken._connection.expires_at - time.monotonic() for taken in held if taken._connection]
         assert max(ages) - min(ages) > 1
         assert all(250 < age < 350 for age in ages)
-        for connection in made:
-            connection.close()
+        for taken in held:
+            taken.close()
 
 
 class Moving(Resolver):
