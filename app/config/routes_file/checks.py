@@ -1,9 +1,10 @@
 """Rules of a routes file that concern several members, which the types of the schema can't express."""
 
+import re
 from urllib.parse import urlsplit
 
 from app.config.addresses import check_url
-from app.config.route_schema import Ejection, Model, Routes, Timeouts, Version
+from app.config.route_schema import NAME_PATTERN, NAME_RULE, Ejection, Model, Routes, Timeouts, Version
 from app.config.routes_file.source import Path, Source
 
 
@@ -37,6 +38,8 @@ def _check_model(source: Source, model: Model, path: Path) -> None:
         _claim(source, taken, version.name, (*where, "name"))
         if model.forward_credentials and any(e.credential_env or e.credential_file for e in version.endpoints):
             raise source.error((*path, "forward_credentials"), "must not be true where an endpoint has a credential")
+        if model.protocol == "v2" and not re.match(NAME_PATTERN, version.upstream_model or model.name):
+            raise source.error((*where, "upstream_model"), f"becomes a part of a path of v2: it must be {NAME_RULE}")
         if model.protocol == "simulated":
             if version.endpoints:
                 raise source.error((*where, "endpoints"), "must not be there: a simulated model has none")
