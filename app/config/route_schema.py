@@ -183,8 +183,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     upstream_model: Annotated[
         OthersName | None,
         _means(
-            "Name of the model at the endpoints, where it differs from the model's name. With `v2` it must be a name as "
-            "above; with `openai` it may be a path, such as `/models/m`."
+            "Name of the model at the endpoints, where it differs from the model's name. With `openai` it may be a "
+            "path, such as `/models/m`; with `v2` it must be a name."
         ),
     ] = None
     upstream_version: Annotated[
