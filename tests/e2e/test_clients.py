@@ -526,10 +526,11 @@ _CHUNKED = _FROM_PAGE.replace(b"GET /healthz", b"POST /infer") + b"Transfer-Enco
         ((_FROM_PAGE, b"X: ", b"a" * 70_000), 431),
         ((_CHUNKED.replace(b"chunked", b"gzip, chunked"), b"\r\n"), 501),
         ((_CHUNKED, b"\r\n", b"nonsense\r\n"), 400),
+        ((_CHUNKED[:20], _CHUNKED[20:] + b"\r\n", b"nonsense\r\n"), 400),
         ((_CHUNKED + b"\r\n2\r\n{}\r\n", b"0\r\nX Y: 1\r\n\r\n"), 400),
         ((_FROM_PAGE.replace(PAGE.encode(), b"https://x") + b"\r\n", _FROM_PAGE, b"X Y: 1\r\n\r\n"), 400),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_page_may_read_the_error_whatever_the_pieces(
     share_routed: Routed, pieces: tuple[bytes, ...], status: int
