@@ -8,7 +8,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -546,6 +546,21 @@ def test_page_may_read_the_error_whatever_the_pieces(
         answer = read_all(sock)
     head = answer[answer.index(b"HTTP/1.1 %d " % status) :]
     assert b"\r\nAccess-Control-Allow-Origin: %b\r\n" % PAGE.encode() in head
+
+
+def test_page_may_read_that_the_application_failed(start: Start) -> None:
+    """The 500 of an application that raises is the server's own, and has the fields too, whatever the pieces."""
+    router = start(app="tests.support.echo_wsgi:application", CORS_ORIGINS=PAGE, WEB_CONCURRENCY=1)
+    for more, cuts in product((b"", b"X: 1\r\nX: 2\r\n"), ((), (20,), (len(_FROM_PAGE) - 10,))):
+        head = _FROM_PAGE.replace(b"/healthz", b"/fails") + more + b"\r\n"
+        with connect(router) as sock:
+            for begin, end in pairwise((0, *cuts, len(head))):
+                sock.sendall(head[begin:end])
+                until(lambda: not unread_bytes(sock), "the router has read the piece")
+            sock.shutdown(socket.SHUT_WR)
+            answer = read_all(sock)
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"\r\nAccess-Control-Allow-Origin: %b\r\n" % PAGE.encode() in answer
 
 
 def test_preflight_allows_what_the_path_takes(share_routed: Routed) -> None:
