@@ -1,8 +1,10 @@
 """Falcon's router, but a path means one thing only.
 
-Falcon takes `//metrics` for `/metrics`, and the server decodes `%2F`. A proxy in front that forbids `/metrics` compares
-paths in its own way, and would let both pass. So a path with an empty segment, with `.` or `..` as a segment, or with
-an escaped slash leads nowhere.
+Falcon takes `//metrics` for `/metrics`, and the server decodes `%2F` and `%6d`. A proxy in front that forbids
+`/metrics` compares paths in its own way, and would let `//metrics` and `/%6detrics` pass. So a path with an empty
+segment, or with `.` or `..` as a segment, leads nowhere, and so does one with an escape outside of the name of a model.
+No other part of a path needs an escape: all are of letters, digits, `.`, `-` and `_`, which are unreserved (RFC 3986
+section 2.3).
 """
 
 import re
@@ -13,8 +15,9 @@ from falcon.routing import CompiledRouter
 
 _ODD_SEGMENT = re.compile(r"//|/\.\.?(?:/|\Z)")
 _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-_MAY_HOLD_SLASHES = "/v1/models/"
-"""What follows is the name of a model, in which clients may escape slashes."""
+_UP_TO_MODEL = re.compile(r"/v1/models/.*+|/v2/models/(?:[^/%]|%(?!2[Ff]))*+")
+"""The beginning of a path up to the end of a model's name, in which clients may escape what they like. Under /v1 the
+name is all that follows, and its slashes may be escaped. Under /v2 it is one segment, and has no slash."""
 
 
 class ExactRouter(CompiledRouter):
@@ -24,14 +27,15 @@ class ExactRouter(CompiledRouter):
         """Returns the route of this path, or None."""
         if ("//" in uri or "/." in uri) and _ODD_SEGMENT.search(uri):
             return None
-        if req is not None and "%" in (target := req.env.get("RAW_URI", "")) and _has_escaped_slash(target):
+        if req is not None and "%" in (target := req.env.get("RAW_URI", "")) and _has_needless_escape(target):
             return None
         return super().find(uri, req)
 
 
-def _has_escaped_slash(target: str) -> bool:
-    """Whether the path of this request target has an escaped slash, the names of models left out."""
+def _has_needless_escape(target: str) -> bool:
+    """Whether the path of this request target has an escape outside of the name of a model."""
     path = target.partition("?")[0]
     if not path.startswith("/"):
         path = _AUTHORITY.sub("", path, count=1)
-    return "%2f" in path.lower() and not path.startswith(_MAY_HOLD_SLASHES)
+    found = _UP_TO_MODEL.match(path)
+    return "%" in path[found.end() if found else 0 :]

@@ -16,9 +16,15 @@ from app.protocols.interfaces import VERSION_NAME
 Policy = Literal["least_inflight", "p2c", "round_robin", "session", "prefix"]
 _POLICIES = get_args(Policy)
 
-NAME_RULE = "1 to 200 printable ASCII characters, no blank at either end, and not . or .."
-NAME_PATTERN = r"^(?!\.{1,2}\Z)[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z"
-"""A name may become a segment of a path, where `.` and `..` mean something else."""
+NAME_RULE = (
+    "1 to 200 printable ASCII characters, such as m or org/m: no blank or slash at either end, "
+    "and no segment between slashes that is . or .. or empty"
+)
+NAME_PATTERN = r"^(?!(?:.*/)?\.{0,2}(?:/|\Z))[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z"
+"""A name may become a part of a path, in which intermediaries take `a/../b` for `b`, and `a//b` for `a/b`."""
+OTHERS_NAME_RULE = "1 to 200 printable ASCII characters, no blank at either end, and not . or .."
+_OTHERS_NAME_PATTERN = r"^(?!\.{1,2}\Z)[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z"
+"""What a model server calls a model. vLLM's default is the path of its files, such as `/models/llama`."""
 WORD_RULE = "1 to 63 letters, digits, dots, hyphens and underscores, the first a letter or a digit"
 HEADER_RULE = "1 to 64 letters, digits and hyphens"
 
@@ -46,6 +52,7 @@ def _means(about: str) -> Meta:
 
 
 Name = Annotated[str, _allows(NAME_RULE, pattern=NAME_PATTERN)]
+OthersName = Annotated[str, _allows(OTHERS_NAME_RULE, pattern=_OTHERS_NAME_PATTERN)]
 Protocol = Annotated[str, _allows(listed((*NAMES, SIMULATED)), pattern=rf"^({'|'.join((*NAMES, SIMULATED))})\Z")]
 Word = Annotated[str, _allows(WORD_RULE, pattern=rf"^{VERSION_NAME}\Z")]
 HeaderName = Annotated[str, _allows(HEADER_RULE, pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
@@ -174,7 +181,11 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         _means("The endpoints that serve it, at least one. A plain URL may stand in place of a table."),
     ] = ()
     upstream_model: Annotated[
-        Name | None, _means("Name of the model at the endpoints, where it differs from the model's name.")
+        OthersName | None,
+        _means(
+            "Name of the model at the endpoints, where it differs from the model's name. With `openai` it may be a "
+            "path, such as `/models/m`; with `v2` it must be a name."
+        ),
     ] = None
     upstream_version: Annotated[
         Word | None, _means("Version to request from the endpoints, with `v2`. See *Versions*.")

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from app.config.addresses import check_host, check_origin, check_port, check_url
 from app.config.kv_endpoints import kv_endpoint, mask_password
-from app.config.route_schema import NAME_PATTERN, listed
+from app.config.route_schema import NAME_PATTERN, NAME_RULE, listed
 from app.errors import SettingsError
 from app.protocols.adapters import NAMES
 
@@ -29,8 +29,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_ref: Annotated[
         str,
         _setting(
-            "1 to 200 printable characters, not . or ..",
-            "Name of the model that is served, returned as `modelRef`.",
+            NAME_RULE,
+            "Name of the model that is served, returned as `modelRef`. Where its server calls it by a path, such as "
+            "`/models/m`, a routes file has `upstream_model`.",
             pattern=NAME_PATTERN,
         ),
     ] = "simulated"

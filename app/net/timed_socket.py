@@ -17,6 +17,7 @@ from gevent.monkey import get_original
 from gevent.ssl import SSLSocket
 
 _READABLE, _WRITABLE = 1, 2  # libev's EV_READ and EV_WRITE
+_EITHER = _READABLE | _WRITABLE
 _NOT_YET_READABLE = (BlockingIOError, ssl.SSLWantReadError)
 _NOT_YET_WRITABLE = (BlockingIOError, ssl.SSLWantWriteError)
 _INT = struct.Struct("i")
@@ -26,7 +27,7 @@ _PlainSocket = get_original("socket", "socket")
 class TimedSocket:
     """Takes over a socket of gevent's, plain or TLS. One greenlet uses it at a time. It may be closed twice."""
 
-    __slots__ = ("_either", "_needs_input", "_reads", "_tls", "_writes", "sock")
+    __slots__ = ("_needs_input", "_others", "_reads", "_tls", "sock")
 
     def __init__(self, sock: Any) -> None:
         self._tls = isinstance(sock, (ssl.SSLSocket, SSLSocket))
@@ -35,8 +36,7 @@ class TimedSocket:
         sock.setblocking(False)
         self.sock = sock
         self._reads: Any = get_hub().loop.io(sock.fileno(), _READABLE)
-        self._writes: Any = None
-        self._either: Any = None
+        self._others: dict[int, Any] | None = None  # watchers for other events; most connections need none
         self._needs_input = False  # whether TLS has to read before it can send
 
     def handshake(self, deadline: float) -> None:
@@ -47,7 +47,7 @@ class TimedSocket:
             except ssl.SSLWantReadError:
                 _wait(self._reads, deadline - time.monotonic())
             except ssl.SSLWantWriteError:
-                self._wait_to_write(deadline - time.monotonic())
+                _wait(self._watcher(_WRITABLE), deadline - time.monotonic())
             else:
                 return
 
@@ -63,7 +63,7 @@ class TimedSocket:
             except _NOT_YET_READABLE:
                 _wait(self._reads, timeout_s)
             except ssl.SSLWantWriteError:
-                self._wait_to_write(timeout_s)
+                _wait(self._watcher(_WRITABLE), timeout_s)
             else:
                 return data
 
@@ -73,10 +73,7 @@ class TimedSocket:
             sent = self.send_now(data)
             if sent or not data:
                 return sent
-            if self._needs_input:
-                _wait(self._reads, timeout_s)
-            else:
-                self._wait_to_write(timeout_s)
+            self._wait_to_send(_WRITABLE, timeout_s)
 
     def send_now(self, data: bytes | memoryview) -> int:
         """Send what the socket takes without a wait. Returns how many bytes, 0 if none. Raises OSError."""
@@ -104,12 +101,7 @@ class TimedSocket:
 
         Waits until something comes or the socket takes more. Raises TimeoutError.
         """
-        if self._needs_input:
-            _wait(self._reads, timeout_s)
-        else:
-            if self._either is None:
-                self._either = get_hub().loop.io(self.sock.fileno(), _READABLE | _WRITABLE)
-            _wait(self._either, timeout_s)
+        self._wait_to_send(_EITHER, timeout_s)
 
     def unacknowledged(self) -> int:
         """Returns how many bytes were sent that the other side's kernel has not acknowledged (SIOCOUTQ of tcp(7)).
@@ -122,16 +114,21 @@ class TimedSocket:
     def close(self) -> None:
         """Close the socket and its watchers."""
         self._reads.close()
-        if self._writes is not None:
-            self._writes.close()
-        if self._either is not None:
-            self._either.close()
+        for watcher in (self._others or {}).values():
+            watcher.close()
         self.sock.close()
 
-    def _wait_to_write(self, timeout_s: float) -> None:
-        if self._writes is None:
-            self._writes = get_hub().loop.io(self.sock.fileno(), _WRITABLE)
-        _wait(self._writes, timeout_s)
+    def _wait_to_send(self, events: int, timeout_s: float) -> None:
+        """Wait for one of these events. But TLS may have to read before it can send: then only input helps."""
+        _wait(self._reads if self._needs_input else self._watcher(events), timeout_s)
+
+    def _watcher(self, events: int) -> Any:
+        """Returns the watcher for these events, other than for input alone. It is kept as long as the socket."""
+        if self._others is None:
+            self._others = {}
+        if events not in self._others:
+            self._others[events] = get_hub().loop.io(self.sock.fileno(), events)
+        return self._others[events]
 
 
 def _wait(watcher: Any, timeout_s: float) -> None:

@@ -206,6 +206,17 @@ class Response(wsgi.Response):
         self._worker_stops = worker_stops
         self.request_body: RequestBody
 
+    def send(self, application: Callable[[Any, Any], Any], environ: dict[str, Any]) -> None:
+        """Call the application and write its response."""
+        chunks = application(environ, self.start_response)
+        try:
+            for chunk in chunks:
+                self.write(chunk)
+            self.close()
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+
     def ends_with_connection(self) -> bool:
         """Whether only the close of the connection tells the client that the response is complete."""
         return self.response_length is None and not self.chunked

@@ -8,13 +8,9 @@ import gevent
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
+from app.net.tcp_keepalive import keep_alive
+
 _MAX_ACCEPTS_PER_CYCLE = 16  # more than may begin, or probes would wait in the kernel; few, so that other workers share
-_KEEPALIVE = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),  # seconds; NATs and load balancers drop silent streams after 350
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6),
-)
 
 
 def serve(listener: Any, handle: Callable[[Any, Any], None], connections: int, *, shared: bool) -> StreamServer:
@@ -23,8 +19,7 @@ def serve(listener: Any, handle: Callable[[Any, Any], None], connections: int, *
     `shared`: other workers accept from it, too.
     """
     if listener.family in (socket.AF_INET, socket.AF_INET6):
-        for level, option, value in _KEEPALIVE:  # accepted sockets inherit these: no call for each connection
-            listener.setsockopt(level, option, value)
+        keep_alive(listener)  # accepted sockets inherit it: no call for each connection
     listener.setblocking(1)
     server = StreamServer(listener, handle=handle, spawn=Pool(connections))
     if shared:

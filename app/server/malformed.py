@@ -13,24 +13,28 @@ from app.errors import MalformedRequest, RouterError
 from app.observability.telemetry_headers import request_id, server_timing
 from app.protocols import problem
 
+
+class UnsupportedVersion(errors.ParseException):
+    """The major version of HTTP is higher than 1."""
+
+
 _STATUS: dict[type[Exception], HTTPStatus] = {
     errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
     errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
     errors.ForbiddenProxyRequest: HTTPStatus.FORBIDDEN,
     errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+    UnsupportedVersion: HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
     errors.ConfigurationProblem: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.InvalidResponseHeader: HTTPStatus.INTERNAL_SERVER_ERROR,  # these two are the application's fault
     errors.InvalidResponseHeaderName: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-
-
 _ORIGIN = re.compile(rb"\r\norigin:[ \t]*([\x21-\x7e]+)", re.IGNORECASE)
 
 
 def origin_in(data: bytes) -> str:
-    """Returns the origin of the page that sent this request, or "". The request itself could not be parsed."""
-    found = _ORIGIN.search(data)
+    """Returns the origin of the page that sent the request with this head, or "". The head may be malformed."""
+    found = _ORIGIN.search(data.partition(b"\r\n\r\n")[0])
     return found[1].decode() if found else ""
 
 

@@ -4,6 +4,10 @@
   the head is collected first, with a search that goes on where the last one ended, and then parsed once. A PROXY line
   is bounded, and chunked bodies have a reader of their own (`chunked_body.py`).
 - **Bounded.** gunicorn limits each field. Here `limit_request_field_size` limits all fields together.
+- **Targets** (RFC 9112 section 3.2): a fragment is never sent, and the authority of an absolute target is that of an
+  `http` URL: a host, perhaps a port, and no user or password (RFC 9110 sections 4.2.1 and 4.2.4).
+- **Versions** (RFC 9110 section 2.5): a minor version above HTTP/1.1 is served as HTTP/1.1, and called so in the
+  response. A higher major version is not supported: 505.
 - **Host** (RFC 9112 section 3.2): a request of HTTP/1.1 has one, and a Host is `uri-host [":" port]`.
 - **Transfer codings** other than chunked are not implemented: 501 (RFC 9112 section 6.1), where gunicorn passes the
   compressed content on as if it were plain.
@@ -20,9 +24,16 @@ from gunicorn.http import body, errors, message, parser
 from app.net.http_fields import is_host
 from app.net.peer_address import unmapped
 from app.server.chunked_body import ChunkedBody
+from app.server.malformed import UnsupportedVersion
 
 _END_OR_BARE_LF = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 _MAX_PROXY_LINE_BYTES = 107  # with its end (the PROXY protocol, section 2.1)
+_HIGHER_VERSION = re.compile(rb"HTTP/[2-9]\.[0-9]")
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?]+)(?:[/?].*)?")
+
+
+class InvalidTarget(errors.ParseException):
+    """The target of a request is none. The text does not repeat it, as it may hold a password."""
 
 
 class InvalidHost(errors.InvalidHeader):
@@ -35,6 +46,16 @@ class InvalidHost(errors.InvalidHeader):
 class StrictRequest(message.Request):
     """See the module's opening lines."""
 
+    def __init__(self, cfg: Any, unreader: Any, peer_addr: Any, req_number: int = 1) -> None:
+        """Read a head. If it is rejected, all of it that was received goes back to the unreader."""
+        self._received = bytearray()
+        try:
+            super().__init__(cfg, unreader, peer_addr, req_number)
+        except errors.ParseException:
+            unreader.unread(bytes(self._received))
+            raise
+        del self._received  # the request may take long
+
     def parse(self, unreader: Any) -> bytes:
         """Returns the bytes after the head. gunicorn calls this when the request is made."""
         rest = super().parse(unreader)
@@ -45,6 +66,7 @@ class StrictRequest(message.Request):
         return rest
 
     def _parse_python(self, unreader: Any, buf: bytearray) -> bytes:
+        self._received = buf
         self._collect_head(unreader, buf)
         return super()._parse_python(unreader, buf)
 
@@ -86,6 +108,24 @@ class StrictRequest(message.Request):
             self.read_into(unreader, buf)
         whole = buf[line_feed - 1 : line_feed] == b"\r" and line_feed - 1 - start <= limit
         return start, line_feed - 1 if whole else -1
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        """Parse the request line. May be called again for the same line."""
+        version = line_bytes.rpartition(b" ")[2]
+        if _HIGHER_VERSION.fullmatch(version):  # looked at first: an HTTP/2 client sends `PRI * HTTP/2.0`
+            raise UnsupportedVersion(f"{version.decode()} is not supported; HTTP/1.1 is")
+        super().parse_request_line(line_bytes)
+        if "#" in self.uri:
+            raise InvalidTarget("the request target has a fragment (#)")
+        if self.uri[0] not in "/*" and not self._has_authority():
+            raise InvalidTarget("the request target has an authority that is not just a host and a port")
+        self.version = min(self.version, (1, 1))
+
+    def _has_authority(self) -> bool:
+        """Whether a target that is no path has a valid authority: that of a URL, or the whole target of CONNECT."""
+        found = _ABSOLUTE.fullmatch(self.uri)
+        authority = self.uri if self.method == "CONNECT" else found[1] if found else ":"
+        return not authority.startswith(":") and is_host(authority)
 
     def _parse_proxy_protocol_v1(self, unreader: Any, buf: bytearray) -> bytearray:
         while (end := buf.find(b"\r\n")) < 0 and len(buf) < _MAX_PROXY_LINE_BYTES:

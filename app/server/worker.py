@@ -159,7 +159,7 @@ class RouterWorker(GeventWorker):
             if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self.log.exception("Socket error processing request.")
         except Exception as error:
-            self._answer_malformed(connection, data, addr, error)
+            self._answer_malformed(connection, addr, error, malformed.origin_in(data))
         finally:
             connection.close()
             self._connections.discard(connection)
@@ -209,7 +209,12 @@ class RouterWorker(GeventWorker):
         parser.unreader.unread(data)
         connection.enter(State.READING)
         connection.set_read_deadline(self._context.stall_timeout_s)
-        request = next(parser)
+        try:
+            request = next(parser)
+        except http.errors.ParseException as error:
+            # `data` may be only the beginning of the head; the parser has left all of it in its unreader.
+            self._answer_malformed(connection, addr, error, malformed.origin_in(parser.unreader.take_buffered()))
+            return False, b""
         # A PROXY line comes once, before the first request, and describes the whole connection.
         connection.proxied = request.proxy_protocol_info = request.proxy_protocol_info or connection.proxied
         connection.enter(State.SERVING)
@@ -220,7 +225,7 @@ class RouterWorker(GeventWorker):
         except (OSError, ClientGone, gevent.GreenletExit):
             raise
         except Exception as error:
-            self._answer_malformed(connection, data, addr, error)
+            self._answer_malformed(connection, addr, error, dict(request.headers).get("ORIGIN", ""))
             return False, b""
         return keep and parser.finish_body(), parser.unreader.take_buffered()
 
@@ -243,7 +248,7 @@ class RouterWorker(GeventWorker):
             body = environ["wsgi.input"] = response.request_body = RequestBody(req, sock, continue_first)
             environ["wsgi.multithread"] = True
             self._count_request()
-            self._respond(environ, response)
+            response.send(self.wsgi, environ)
         except OSError:
             raise  # the client went away: `handle` knows which kinds to ignore
         except Exception as error:
@@ -260,17 +265,6 @@ class RouterWorker(GeventWorker):
             self._lingering.discard(sock, body.unread())
         return not response.should_close()
 
-    def _respond(self, environ: dict[str, Any], response: Response) -> None:
-        """Call the application and write its response."""
-        chunks = self.wsgi(environ, response.start_response)
-        try:
-            for chunk in chunks:
-                response.write(chunk)
-            response.close()
-        finally:
-            if hasattr(chunks, "close"):
-                chunks.close()
-
     def _cut_off(self, response: Response | ResponseWriter, connection: ClientConnection, error: Exception) -> None:
         """End a connection whose response failed after its head was sent, so that it does not look complete."""
         if isinstance(error, RouterError):
@@ -280,8 +274,11 @@ class RouterWorker(GeventWorker):
         if response.ends_with_connection():
             connection.reset()
 
-    def _answer_malformed(self, connection: ClientConnection, data: bytes, addr: Any, error: Exception) -> None:
-        """Respond to a request that never reached the application, or that it failed on. It began with `data`."""
+    def _answer_malformed(self, connection: ClientConnection, addr: Any, error: Exception, origin: str) -> None:
+        """Respond to a request that never reached the application, or that it failed on.
+
+        `origin` is that of the page that sent it, or "".
+        """
         status = malformed.status_of(error)
         detail = malformed.detail_of(status, error)
         if status is HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -289,9 +286,7 @@ class RouterWorker(GeventWorker):
         else:
             self._context.log_malformed(addr[0] if isinstance(addr, tuple) else "", status.value, detail)
         try:
-            connection.sendall(
-                malformed.response(status, detail, self._context.cross_origin_fields(malformed.origin_in(data)))
-            )
+            connection.sendall(malformed.response(status, detail, self._context.cross_origin_fields(origin)))
             self._lingering.discard(connection, None)
         except OSError:
             pass  # the client did not wait for it

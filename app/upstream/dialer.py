@@ -19,6 +19,7 @@ from gevent.monkey import get_original
 from gevent.select import poll
 
 from app.errors import UpstreamUnreachable
+from app.net.tcp_keepalive import keep_alive
 from app.net.timed_socket import TimedSocket
 from app.upstream.resolver import Resolver, SocketAddress
 
@@ -30,15 +31,6 @@ MOST_ADDRESSES = 16
 """No more addresses of a name are tried for one request."""
 _MOST_AT_ONCE = 2
 """No more attempts are open at the same time: each takes a descriptor. The oldest one ends for the next."""
-_OPTIONS = (
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    # A connection on which nothing is sent must not be forgotten by a NAT or a load balancer, of which some do so after
-    # 350 s: a model may be silent for longer. A host that is gone is noticed after 2 minutes.
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-)
 _OWN_TROUBLE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 """Nothing of these is the model server's: descriptors, memory, or ports of this host are used up."""
 
@@ -137,8 +129,8 @@ def _begin(address: SocketAddress, port: int) -> Any:
     """Returns a socket that connects. Raises OSError."""
     sock = _PlainSocket(address.family, socket.SOCK_STREAM)
     try:
-        for option in _OPTIONS:
-            sock.setsockopt(*option)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(sock)
         sock.setblocking(False)
         code = sock.connect_ex(address.with_port(port))
         if code not in (0, errno.EINPROGRESS):

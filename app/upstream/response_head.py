@@ -2,6 +2,8 @@
 
 Nothing is guessed. A head that does not match the grammar, two lengths that differ, and a length beside chunks are all
 UpstreamBroken, because another reader might see the end of the body elsewhere.
+
+A minor version above HTTP/1.1 is read as HTTP/1.1 (RFC 9110 section 2.5); any other major version is broken.
 """
 
 import re
@@ -12,7 +14,7 @@ from app.net.http_fields import FIELD_VALUE, FIELDS, Headers
 
 _END = b"\r\n\r\n"
 MAX_BYTES = 1 << 16
-_STATUS_LINE = rb"HTTP/1\.([01]) ([1-5]\d\d)(?: " + FIELD_VALUE.encode() + rb")?"
+_STATUS_LINE = rb"HTTP/1\.([0-9]) ([1-5]\d\d)(?: " + FIELD_VALUE.encode() + rb")?"
 _HEAD = re.compile(_STATUS_LINE + b"(" + FIELDS.encode() + b")")
 _FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
 _LENGTH = re.compile(r"[0-9]{1,18}")

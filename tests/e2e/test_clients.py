@@ -8,6 +8,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,46 @@ def test_one_valid_host_is_needed(routed: tuple[Router, Upstream], host: bytes, 
     assert (status, document["code"]) == (400, "malformed_request")
 
 
+FRAGMENTS = ["/healthz#", "/healthz#x", "/#/healthz", "/healthz?a#b", "http://h/healthz#x"]
+NO_AUTHORITY = [
+    *("http://user:pw@h/healthz", "http://user@h/healthz", "http://@h/healthz", "http://a:b@c@h/healthz"),
+    *("http://:80/healthz", "http:///healthz", "http://h:x/healthz", "http://h\\x/healthz"),
+]
+
+
+@pytest.mark.parametrize(("target", "says"), [*product(FRAGMENTS, ["fragment"]), *product(NO_AUTHORITY, ["authority"])])
+def test_target_that_no_client_may_send_is_400(routed: tuple[Router, Upstream], target: str, says: str) -> None:
+    """A fragment stays with the client, and an authority is a host and a port: a user in it is often a deception.
+
+    See RFC 9112 section 3.2, and RFC 9110 sections 4.2.1 and 4.2.4. The password is shown nowhere.
+    """
+    status, document = asked(routed[0], f"GET {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    assert (status, document["code"]) == (400, "malformed_request")
+    assert says in document["detail"]
+    assert "pw" not in document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("version", "answer"),
+    [
+        *((f"1.{minor}", b"HTTP/1.1 200 OK\r\n") for minor in (1, 2, 9)),
+        *((version, b"HTTP/1.1 505 HTTP Version Not Supported\r\n") for version in ("2.0", "2.1", "3.0", "9.9")),
+        *((version, b"HTTP/1.1 400 Bad Request\r\n") for version in ("0.9", "1.10", "1", "10.0", "1.", "1.x")),
+    ],
+)
+def test_version_of_a_request(routed: tuple[Router, Upstream], version: str, answer: bytes) -> None:
+    """A higher minor version is served as HTTP/1.1, a higher major one is not supported (RFC 9110 section 2.5).
+
+    What is served as HTTP/1.1 keeps its connection, as HTTP/1.1 does.
+    """
+    with connect(routed[0]) as sock:
+        sock.sendall(f"GET /healthz HTTP/{version}\r\nHost: h\r\n\r\n".encode() * 2)
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        answers = read_all(sock)
+    assert answers.startswith(answer)
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == (3 if b"200" in answer else 0)
+
+
 def test_gzip_transfer_coding_is_501(routed: tuple[Router, Upstream]) -> None:
     """A coding that is not implemented has the status for that, and its phrase."""
     router, upstream = routed
@@ -211,6 +252,30 @@ NOT_FOUND = [
     *("/metrics/", "/metrics//", "/metrics/.", "//v1/models", "/v1//models", "/v1%2Fmodels", "/v2%2fhealth%2flive"),
     *("/v2//health/live", "/v2/models/./ready", "/v2/models/../ready", "/v2/models//ready", "http://h//metrics"),
     *("/v1/models/../models", "//h/metrics", "/v1/models//m", "http://h/v2%2Fhealth/live"),
+    *(
+        "/%6detrics",
+        "/%6Detrics",
+        "/metric%73",
+        "/%68ealthz",
+        "/readyz%00",
+        "/%76%31/models",
+        "/v1/model%73",
+        "/%76%32",
+    ),
+    *(
+        "/v2/%68ealth/live",
+        "/v2/model%73/m/ready",
+        "/v2/models/m/%72eady",
+        "/v2/models/m%2Fready",
+        "/v2/models/m%2fready",
+    ),
+    *(
+        "/v2/models/m/versions/%31/ready",
+        "/v2/models/m/version%73/1/ready",
+        "http://h/%6detrics?a=b",
+        "http://h/%76%32",
+    ),
+    *("/%7Emetrics", "/%2Dmetrics", "/metrics%", "/%zzmetrics", "/%256detrics"),
 ]
 
 
@@ -230,13 +295,33 @@ def test_inference_in_another_spelling_is_404(routed: tuple[Router, Upstream], p
 
 
 @pytest.mark.parametrize(
-    "target", ["/healthz", "http://h/healthz", "http://other:80/healthz?a=//b%2Fc", "/%68ealthz", "/healthz?x=/../%2F"]
+    "target",
+    [
+        *("/healthz", "/healthz?x=/../%2F%68", "http://h/healthz", "http://other:80/healthz?a=//b%2Fc@d"),
+        *("http://[::1]:80/healthz", "HTTPS://h:/healthz", "http://%68/healthz"),
+    ],
 )
 def test_path_in_its_own_spelling_is_served(routed: tuple[Router, Upstream], target: str) -> None:
-    """The absolute form and a query change nothing, nor does an escape of a letter (RFC 3986 section 6.2.2.2)."""
+    """The absolute form and a query change nothing, whatever the query holds."""
     with connect(routed[0]) as sock:
         sock.sendall(f"GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
         assert read_all(sock).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("path", ["/%76%31/chat/completions", "/v1/chat/completion%73", "/%69nfer"])
+def test_inference_under_an_escape_is_404(routed: tuple[Router, Upstream], path: str) -> None:
+    """No letter of a path for inference may be escaped (RFC 3986 section 6.2.2.2): no model server sees the request."""
+    router, upstream = routed
+    assert asked(router, chat(path=path))[0] == 404
+    assert upstream.seen == []
+
+
+def test_name_of_a_model_may_have_escapes(share: Start) -> None:
+    """Libraries escape what they like in a name, and it is the same name, under both protocols."""
+    router = share(MODEL_REF="a model:8b", WEB_CONCURRENCY=1, SIMULATED_LATENCY_MS=0)
+    for name in ("a%20model:8b", "a%20model%3A8b", "%61%20%6dodel%3a8b"):
+        for path in (f"/v1/models/{name}", f"/v2/models/{name}/ready", f"/v2/models/{name}/versions/1/ready"):
+            assert asked(router, b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path.encode())[0] == 200, path
 
 
 def test_slashes_in_the_name_of_a_model_may_be_escaped(share: Start) -> None:
@@ -413,6 +498,69 @@ def test_every_response_says_so_to_pages_of_the_origin(share_routed: Routed, ori
         assert {"X-Request-Id", "Retry-After"} <= set(exposed.split(", "))
         assert found == {"Access-Control-Allow-Origin": says}, status
         assert ("Origin" in response.headers.get("Vary", "")) == (origins != "*")
+
+
+def unread_bytes(sock: socket.socket) -> int:
+    """How much of what this client sent the router has not read (proc(5), /proc/net/tcp)."""
+    ports = sock.getpeername()[1], sock.getsockname()[1]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, *ends, _, queues, _ = line.split(maxsplit=5)
+        if tuple(int(end.rpartition(":")[2], 16) for end in ends) == ports:
+            return int(queues.rpartition(":")[2], 16)
+    raise AssertionError("there is no such connection")
+
+
+_FROM_PAGE = b"GET /healthz HTTP/1.1\r\nHost: h\r\nOrigin: " + PAGE.encode() + b"\r\n"
+_CHUNKED = _FROM_PAGE.replace(b"GET /healthz", b"POST /infer") + b"Transfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "status"),
+    [
+        ((_FROM_PAGE, b"X Y: 1\r\n\r\n"), 400),
+        ((_FROM_PAGE[:-10], _FROM_PAGE[-10:], b"X: \x00\r\n\r\n"), 400),
+        ((_FROM_PAGE[:40], _FROM_PAGE[40:] + b"X Y: 1\r\n\r\n"), 400),
+        ((_FROM_PAGE, b"X: 1\nY: 1\r\n\r\n"), 400),
+        ((_FROM_PAGE, b"Host: h\r\n", b"\r\n"), 400),
+        ((_FROM_PAGE, b"Expect: wonders\r\n\r\n"), 417),
+        ((_FROM_PAGE, b"X: ", b"a" * 70_000), 431),
+        ((_CHUNKED.replace(b"chunked", b"gzip, chunked"), b"\r\n"), 501),
+        ((_CHUNKED, b"\r\n", b"nonsense\r\n"), 400),
+        ((_CHUNKED[:20], _CHUNKED[20:] + b"\r\n", b"nonsense\r\n"), 400),
+        ((_CHUNKED + b"\r\n2\r\n{}\r\n", b"0\r\nX Y: 1\r\n\r\n"), 400),
+        ((_FROM_PAGE.replace(PAGE.encode(), b"https://x") + b"\r\n", _FROM_PAGE, b"X Y: 1\r\n\r\n"), 400),
+    ],
+    ids=range(12),
+)
+def test_page_may_read_the_error_whatever_the_pieces(
+    share_routed: Routed, pieces: tuple[bytes, ...], status: int
+) -> None:
+    """The Origin counts wherever it came, in a piece before the fault too, and it is that of the malformed request."""
+    router, _ = share_routed(answer_with_own_cors, CORS_ORIGINS=PAGE, WEB_CONCURRENCY=1, MAX_BODY_BYTES=100)
+    with connect(router) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            sock.sendall(piece)
+            until(lambda: not unread_bytes(sock), "the router has read the piece")
+        sock.shutdown(socket.SHUT_WR)
+        answer = read_all(sock)
+    head = answer[answer.index(b"HTTP/1.1 %d " % status) :]
+    assert b"\r\nAccess-Control-Allow-Origin: %b\r\n" % PAGE.encode() in head
+
+
+def test_page_may_read_that_the_application_failed(start: Start) -> None:
+    """The 500 of an application that raises is the server's own, and has the fields too, whatever the pieces."""
+    router = start(app="tests.support.echo_wsgi:application", CORS_ORIGINS=PAGE, WEB_CONCURRENCY=1)
+    for more, cuts in product((b"", b"X: 1\r\nX: 2\r\n"), ((), (20,), (len(_FROM_PAGE) - 10,))):
+        head = _FROM_PAGE.replace(b"/healthz", b"/fails") + more + b"\r\n"
+        with connect(router) as sock:
+            for begin, end in pairwise((0, *cuts, len(head))):
+                sock.sendall(head[begin:end])
+                until(lambda: not unread_bytes(sock), "the router has read the piece")
+            sock.shutdown(socket.SHUT_WR)
+            answer = read_all(sock)
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"\r\nAccess-Control-Allow-Origin: %b\r\n" % PAGE.encode() in answer
 
 
 def test_preflight_allows_what_the_path_takes(share_routed: Routed) -> None:

@@ -359,11 +359,11 @@ def _compared(servers: Servers, sent: list[bytes], settle_s: float = 0.0) -> dic
     }
 
 
-_OURS_ALONE = re.compile(rb"(?i)cookie|connection")
+_OURS_ALONE = re.compile(rb"(?i)cookie|connection|\A\s*[^\r\n]*(?:#|://| HTTP/1\.[2-9])")
 
 
 def _means_the_same_to_gunicorn(data: bytes) -> bool:
-    """Whether no field is in it for which our parser has a rule of its own; the corpus has those (`stock_differs`)."""
+    """Whether nothing is in it for which our parser has a rule of its own; the corpus has that (`stock_differs`)."""
     one_host = len(re.findall(rb"(?i)host", data)) == len(re.findall(rb" HTTP/1\.\d\r\nHost: h\r\n", data))
     return one_host and data.find(b"\r\nHost: h\r\n") == data.find(b"\r\n", 2) and not _OURS_ALONE.search(data)
 

@@ -48,6 +48,8 @@ _HOST = "our parser refuses a request without a Host, or with one that is none (
 _COOKIES = "our parser joins cookies by a semicolon (RFC 9113 section 8.2.3)"
 _LIST = "our parser looks for `close` in the whole of Connection (RFC 9112 section 9.3)"
 _CODING = "our parser implements no coding but chunked (RFC 9112 section 6.1)"
+_TARGET = "our parser refuses a fragment, and an authority that is not a host (RFC 9110 section 4.2.4)"
+_VERSION = "our parser serves HTTP/1.2 as HTTP/1.1, and refuses HTTP/2.0 by 505 (RFC 9110 section 2.5)"
 _BARE = "our reader of chunks rejects a bare line feed when it comes, gunicorn's waits for a line end that follows"
 _TOTAL = "our parser limits all fields together"
 _NEXT = get(line="GET /next HTTP/1.1")
@@ -114,6 +116,14 @@ def _targets() -> dict[str, Entry]:
         "absolute without a path": "http://other",
         "absolute, odd scheme": "ftp://other/p",
         "absolute, open bracket": "http://[x/p",
+        "absolute with a user": "http://user:pw@other/p",
+        "absolute with an empty user": "http://@other/p",
+        "absolute with an at in the path": "http://other/@p?@q",
+        "absolute without a host": "http:///p",
+        "absolute with a port alone": "http://:80/p",
+        "absolute with an odd port": "http://other:x/p",
+        "absolute with a fragment": "http://other/p#b",
+        "absolute, IPv6": "http://[::1]:80/p",
         "authority": "host:80",
         "asterisk": "*",
         "relative": "p/q",
@@ -127,7 +137,19 @@ def _targets() -> dict[str, Entry]:
         "bare CR": "/a\rb",
         "bare LF": "/a\nb",
     }
-    return {f"target: {name}": Entry(get(line=f"GET {target} HTTP/1.1") + _NEXT) for name, target in targets.items()}
+    differs = (
+        *("fragment", "fragment in a query", "absolute with a user", "absolute with an empty user"),
+        *(
+            "absolute without a host",
+            "absolute with a port alone",
+            "absolute with an odd port",
+            "absolute with a fragment",
+        ),
+    )
+    return {
+        f"target: {name}": Entry(get(line=f"GET {target} HTTP/1.1") + _NEXT, _TARGET if name in differs else "")
+        for name, target in targets.items()
+    }
 
 
 def _lines() -> dict[str, Entry]:
@@ -145,6 +167,7 @@ def _lines() -> dict[str, Entry]:
         "OPTIONS": "OPTIONS /p HTTP/1.1",
         "OPTIONS *": "OPTIONS * HTTP/1.1",
         "CONNECT": "CONNECT host:443 HTTP/1.1",
+        "CONNECT with a user": "CONNECT u@host:443 HTTP/1.1",
         "CONNECT to a path": "CONNECT /p HTTP/1.1",
         "PRI": "PRI * HTTP/2.0",
         "HTTP/0.9": "GET /p",
@@ -155,6 +178,7 @@ def _lines() -> dict[str, Entry]:
         "HTTP/1.2": "GET /p HTTP/1.2",
         "HTTP/1.10": "GET /p HTTP/1.10",
         "HTTP/2.0": "GET /p HTTP/2.0",
+        "HTTP/3.0": "GET /p HTTP/3.0",
         "HTTP/0.9 with its name": "GET /p HTTP/0.9",
         "version in lower case": "GET /p http/1.1",
         "version with a digit of another script": "GET /p HTTP/1.\xb9",
@@ -172,7 +196,11 @@ def _lines() -> dict[str, Entry]:
         "a byte order mark": "\xef\xbb\xbfGET /p HTTP/1.1",
         "PROXY": "PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\nGET /p HTTP/1.1",
     }
-    return {f"line: {name}": Entry(get(line=line) + _NEXT) for name, line in lines.items()} | {
+    differs = {
+        **dict.fromkeys(("PRI", "HTTP/1.2", "HTTP/2.0", "HTTP/3.0"), _VERSION),
+        "CONNECT with a user": _TARGET,
+    }
+    return {f"line: {name}": Entry(get(line=line) + _NEXT, differs.get(name, "")) for name, line in lines.items()} | {
         "line: empty, then a request": Entry(b"\r\n" + get() + b"\r\n" + _NEXT),
         "line: two empty, then a request": Entry(b"\r\n\r\n" + get()),
         "line: bare LF in front": Entry(b"\n" + get()),
@@ -186,7 +214,7 @@ def _lines() -> dict[str, Entry]:
             b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x01\x01\x01\x01\x02\x02\x02\x02\x00\x01\x00\x02" + get()
         ),
         "line: TLS hello": Entry(b"\x16\x03\x01\x00\x31\x01\x00\x00\x2d\x03\x03" + bytes(range(32)) + b"\x00\x00\r\n"),
-        "line: HTTP/2 preface": Entry(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        "line: HTTP/2 preface": Entry(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", _VERSION),
     }
 
 

@@ -128,7 +128,10 @@ def test_proxy_line_is_bounded(size: int) -> None:
     assert parse_in(cut(b"PROXY " + b"a" * 1000, size), proxy_protocol="v1").startswith("400 Invalid PROXY line")
 
 
-@pytest.mark.parametrize("data", [b"nonsense\r\n", b"GET /p HTTP/3.7\r\n", b"GET /p HTTP/1.1\r\nX: y\n", b"GET /\n"])
+@pytest.mark.parametrize(
+    "data",
+    [b"nonsense\r\n", b"GET /p HTTP/0.7\r\n", b"GET /p#x HTTP/1.1\r\n", b"GET /p HTTP/1.1\r\nX: y\n", b"GET /\n"],
+)
 def test_what_can_not_become_a_request_is_rejected_at_once(data: bytes) -> None:
     """A client that speaks something else, or ends lines otherwise, is not waited for until the head ends."""
     assert parse_in(cut(data, 1)).startswith("400")
@@ -193,6 +196,47 @@ def test_missing_and_second_host_are_400() -> None:
     assert parse_in([get(host=False, line="GET http://h/p HTTP/1.1")]) == "400 there is no Host header field"
     assert parse_in([get("Host: h")]).startswith("400")
     assert parse_in([get(host=False, line="GET /p HTTP/1.0")]) == "/p"
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.1", "3.7", "9.9"])
+@pytest.mark.parametrize("line", ["GET /p", "PRI *"])
+def test_higher_major_version_is_505_at_once(line: str, version: str) -> None:
+    """A client that begins with a later version of HTTP is told so (RFC 9110 section 15.6.6), before its head ends."""
+    said = f"505 HTTP/{version} is not supported; HTTP/1.1 is"
+    assert parse_in(cut(f"{line} HTTP/{version}\r\n".encode(), 1)) == said
+    assert parse_in([get(line=f"{line} HTTP/{version}")]) == said
+
+
+@pytest.mark.parametrize(("given", "version"), [("1.0", "1.0"), ("1.1", "1.1"), ("1.2", "1.1"), ("1.9", "1.1")])
+def test_higher_minor_version_is_the_highest_we_have(given: str, version: str) -> None:
+    """HTTP/1.2 is processed, and named to the application, as HTTP/1.1 (RFC 9110 section 2.5)."""
+    found = gunicorns(get(line=f"PUT /p HTTP/{given}"))
+    assert (found.environ["SERVER_PROTOCOL"], found.keep) == (f"HTTP/{version}", version == "1.1")
+
+
+@pytest.mark.parametrize("target", ["h:443", "[::1]:443"])
+def test_authority_of_connect_is_a_host_and_a_port(target: str) -> None:
+    """RFC 9112 section 3.2.3."""
+    gunicorns(get(line=f"CONNECT {target} HTTP/1.1"))
+    for odd in (f"u:p@{target}", f"{target}x", f":{target}", f"http://{target}"):
+        assert parse_in([get(line=f"CONNECT {odd} HTTP/1.1")]).startswith("400 the request target has an authority")
+
+
+def test_rejected_head_goes_back_whole() -> None:
+    """Whoever responds to a head that is rejected finds all of it that came, also after a good request."""
+    good, head = get(line="PUT /p HTTP/1.1"), get("Origin: https://a", "X Y: 1")
+    for size in (1, 9, 1000):
+        parser = StrictParser(config(), Wire(*cut(good + head, size)), ("127.0.0.1", 1))
+        next(parser)
+        with pytest.raises(errors.ParseException):
+            next(parser)
+        assert malformed.origin_in(parser.unreader.take_buffered()) == "https://a"
+
+
+def test_origin_is_that_of_the_head() -> None:
+    """Neither a body nor the next request says what page sent this one."""
+    assert malformed.origin_in(get("X: 1") + get("Origin: https://a")) == ""
+    assert malformed.origin_in(b"GET / HTTP/1.1\r\nX Y: 1\r\nORIGIN:\t https://a \r\nOri") == "https://a"
 
 
 def test_cookies_in_several_fields_are_one_list() -> None:

@@ -14,15 +14,17 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from app.config.route_schema import Endpoint, Model, Routes, Timeouts, Version
+from app.config.route_schema import NAME_RULE, OTHERS_NAME_RULE, Endpoint, Model, Routes, Timeouts, Version
 from app.config.routes_file import parse_routes
 from app.errors import RoutesError
+from tests.support.malformed import ODD_NAMES
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = {kind: (DOCS / f"routes.example.{kind}").read_text() for kind in ("toml", "yaml")}
 KINDS = ("toml", "yaml")
 
-NAME = "1 to 200 printable ASCII characters, no blank at either end, and not . or .."
+NAME = NAME_RULE
+OTHERS_NAME = OTHERS_NAME_RULE
 HEADER = "1 to 64 letters, digits and hyphens"
 
 # A line 4 of a model that has a name and an endpoint, and what is said of it after `models[0]`.
@@ -177,8 +179,13 @@ MODELS = [
     (WHOLE % "{ name = 2, endpoints = [] }", 5, "models[0].versions[1].name must be 1 to 63 letters, digits, dots"),
     (WHOLE % "{ name = 1.10, endpoints = [] }", 5, "a letter or a digit, not a number: put it in quotes"),
     (WHOLE % "{ weight = -1 }", 5, "models[0].versions[1].weight must be a whole number, 0 to 1000000"),
-    (WHOLE % '{ upstream_model = "." }', 5, f"models[0].versions[1].upstream_model must be {NAME}"),
-    (WHOLE % '{ upstream_model = " " }', 5, f"models[0].versions[1].upstream_model must be {NAME}"),
+    (WHOLE % '{ upstream_model = "." }', 5, f"models[0].versions[1].upstream_model must be {OTHERS_NAME}"),
+    (WHOLE % '{ upstream_model = " " }', 5, f"models[0].versions[1].upstream_model must be {OTHERS_NAME}"),
+    (
+        'name = "m"\nprotocol = "v2"\nendpoints = ["http://h"]\nupstream_model = "a/../b"',
+        5,
+        f"models[0].upstream_model becomes a part of a path of v2: it must be {NAME}",
+    ),
     (WHOLE % "{ endpoint = [] }", 5, "models[0].versions[1].endpoint is no member: name, weight, endpoints,"),
     (
         WHOLE % '{ endpoints = [{ url = "h" }] }',
@@ -388,6 +395,24 @@ def test_sessions_by_header_cookie_or_both(members: str, kind: str) -> None:
     """Balancing by session takes either member, and both."""
     text = written(f'name = "m"\nendpoints = ["http://h"]\nbalancing = "session"\n{members}', kind)
     assert parse_routes(text, f"x.{kind}").models[0].balancing == "session"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_that_change_on_the_way_are_refused(name: str, kind: str) -> None:
+    """A name may become a part of a path. One that a proxy would normalise is refused, and what is right is said."""
+    rest = 'endpoints = ["http://h"]'
+    check(written(f'name = "{name}"\n{rest}', kind), kind, 2, f"models[0].name must be {NAME}")
+    check(written(f'name = "m"\n{rest}\naliases = ["{name}"]', kind), kind, 4, f"aliases[0] must be {NAME}")
+    names = 'name = "org/m"\naliases = ["a/b/c.d", "...", "a/.b/c..", ".m"]'
+    assert parse_routes(written(f"{names}\n{rest}", kind), f"x.{kind}").models[0].name == "org/m"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_model_server_may_call_a_model_by_a_path(kind: str) -> None:
+    """vLLM's name for a model is the path of its files, unless it is told another. It is sent in the body only."""
+    text = written('name = "m"\nendpoints = ["http://h"]\nupstream_model = "/models/m"', kind)
+    assert parse_routes(text, f"x.{kind}").models[0].versions[0].upstream_model == "/models/m"
 
 
 def test_json_is_read_as_json() -> None:

@@ -7,9 +7,11 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from app.config.kv_endpoints import mask_password
+from app.config.route_schema import NAME_RULE
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings, load_settings
 from app.errors import SettingsError
+from tests.support.malformed import ODD_NAMES
 
 FIELDS = msgspec.structs.fields(Settings)
 VARIABLES = [field.name.upper() for field in FIELDS]
@@ -229,16 +231,18 @@ def test_workers_default_to_the_cores(cores: int, workers: int) -> None:
     assert load_settings({"WEB_CONCURRENCY": "2"}, cores).web_concurrency == 2
 
 
-@pytest.mark.parametrize("text", ["m", "meta/Llama-3.1:8b", "a b", "x" * 200, "...", ".m", "../m", "/models/m"])
+@pytest.mark.parametrize(
+    "text", ["m", "meta/Llama-3.1:8b", "a b", "x" * 200, "...", ".m", "a/b/c", "a/.b/c..", "org/..."]
+)
 def test_model_ref_takes_printable_text(text: str) -> None:
     """A model's name is 1 to 200 printable ASCII characters."""
     assert value("MODEL_REF", text) == text
 
 
-@pytest.mark.parametrize("text", ["x" * 201, "é", "a\nb", "a\x00b", "\udcff", ".", ".."])
+@pytest.mark.parametrize("text", ["x" * 201, "é", "a\nb", "a\x00b", "\udcff", *ODD_NAMES])
 def test_model_ref_refuses_the_rest(text: str) -> None:
-    """A name that would not survive logs and labels is refused."""
-    assert refusal(MODEL_REF=text) == f"MODEL_REF={text!r}: must be 1 to 200 printable characters, not . or .."
+    """A name that would not survive logs, labels and paths is refused, and the message says what would be right."""
+    assert refusal(MODEL_REF=text) == f"MODEL_REF={text!r}: must be {NAME_RULE}"
 
 
 def test_metrics_directory_is_an_absolute_path() -> None:

@@ -1,9 +1,10 @@
 """Rules of a routes file that concern several members, which the types of the schema can't express."""
 
+import re
 from urllib.parse import urlsplit
 
 from app.config.addresses import check_url
-from app.config.route_schema import Ejection, Model, Routes, Timeouts, Version
+from app.config.route_schema import NAME_PATTERN, NAME_RULE, Ejection, Model, Routes, Timeouts, Version
 from app.config.routes_file.source import Path, Source
 
 
@@ -30,8 +31,8 @@ def _claim(source: Source, taken: dict[str, str], name: str, path: Path) -> None
 
 def _check_model(source: Source, model: Model, path: Path) -> None:
     taken: dict[str, str] = {}
-    if model.protocol == "v2" and any("/" in name for name in (model.name, *model.aliases)):
-        raise source.error(path, "is served under a path of v2: its names and aliases must not contain a slash")
+    if model.protocol == "v2":
+        _check_names_in_paths(source, model, path)
     for index, version in enumerate(model.versions):
         where = (*path, "versions", index)
         _claim(source, taken, version.name, (*where, "name"))
@@ -52,6 +53,16 @@ def _check_model(source: Source, model: Model, path: Path) -> None:
         raise source.error((*path, by_session[0]), "must be there only when balancing is session")
     _check_order(source, model.timeouts, (*path, "timeouts"), "connect_s", "total_s")
     _check_order(source, model.ejection, (*path, "ejection"), "base_s", "max_s")
+
+
+def _check_names_in_paths(source: Source, model: Model, path: Path) -> None:
+    """Paths of v2 hold the names of models: the model's own to the router, and the server's to the endpoints."""
+    if any("/" in name for name in (model.name, *model.aliases)):
+        raise source.error(path, "is served under a path of v2: its names and aliases must not contain a slash")
+    for index, version in enumerate(model.versions):
+        if version.upstream_model is not None and not re.match(NAME_PATTERN, version.upstream_model):
+            where = (*path, "versions", index, "upstream_model")
+            raise source.error(where, f"becomes a part of a path of v2: it must be {NAME_RULE}")
 
 
 def _check_order(source: Source, record: Timeouts | Ejection, path: Path, less: str, more: str) -> None:

@@ -8,6 +8,7 @@ MAX_REQUEST_LINE: int
 
 class Request:
     method: str
+    uri: str
     path: str
     version: tuple[int, int]
     headers: list[tuple[str, str]]
@@ -19,6 +20,7 @@ class Request:
     limit_request_field_size: int
     proxy_protocol_info: Any
     _expected_100_continue: bool
+    def __init__(self, cfg: Any, unreader: Any, peer_addr: Any, req_number: int = 1) -> None: ...
     def parse(self, unreader: Any) -> bytes: ...
     def _parse_python(self, unreader: Any, buf: bytearray) -> bytes: ...
     def _parse_proxy_protocol_v1(self, unreader: Any, buf: bytearray) -> bytearray: ...
