@@ -17,11 +17,14 @@ Policy = Literal["least_inflight", "p2c", "round_robin", "session", "prefix"]
 _POLICIES = get_args(Policy)
 
 NAME_RULE = (
-    "1 to 200 printable ASCII characters, such as m or org/m: no blank or slash at either end, "
+    "1 to 200 printable ASCII characters, such as m, org/m or /models/m: no blank at either end, no slash at the end, "
     "and no segment between slashes that is . or .. or empty"
 )
-NAME_PATTERN = r"^(?!(?:.*/)?\.{0,2}(?:/|\Z))[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z"
-"""A name may become a part of a path, in which intermediaries take `a/../b` for `b`, and `a//b` for `a/b`."""
+NAME_PATTERN = r"^(?!/?+(?:.*/)?\.{0,2}(?:/|\Z))[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z"
+"""A name may become a part of a path, in which intermediaries take `a/../b` for `b`, and `a//b` for `a/b`.
+
+It may begin with a slash all the same: vLLM's default name is the path of the model's files.
+"""
 OTHERS_NAME_RULE = "1 to 200 printable ASCII characters, no blank at either end, and not . or .."
 _OTHERS_NAME_PATTERN = r"^(?!\.{1,2}\Z)[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z"
 """What a model server calls a model. vLLM's default is the path of its files, such as `/models/llama`."""

@@ -30,8 +30,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         _setting(
             NAME_RULE,
-            "Name of the model that is served, returned as `modelRef`. Where its server calls it by a path, such as "
-            "`/models/m`, a routes file has `upstream_model`.",
+            "Name of the model that is served, returned as `modelRef`.",
             pattern=NAME_PATTERN,
         ),
     ] = "simulated"

@@ -19,5 +19,21 @@ MALFORMED: dict[str, tuple[bytes, int]] = {
     "unknown coding": (b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: rot13\r\n\r\n", 501),
 }
 
-ODD_NAMES = ["a/../b", "a//b", "/a", "a/", "./a", "../a", "a/.", "a/..", "/", "//", "a/./b", "org//m/x", "..", "."]
+ODD_NAMES = [
+    "a/../b",
+    "a//b",
+    "//a",
+    "a/",
+    "/../a",
+    "./a",
+    "../a",
+    "a/.",
+    "a/..",
+    "/",
+    "//",
+    "a/./b",
+    "org//m/x",
+    "..",
+    ".",
+]
 """Names that other programs on the way take for another path."""

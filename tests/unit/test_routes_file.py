@@ -184,7 +184,7 @@ MODELS = [
     (
         'name = "m"\nprotocol = "v2"\nendpoints = ["http://h"]\nupstream_model = "a/../b"',
         5,
-        f"models[0].upstream_model becomes a part of a path of v2: it must be {NAME}",
+        f"models[0].upstream_model becomes a part of a path of v2: it must not begin with a slash, and be {NAME}",
     ),
     (WHOLE % "{ endpoint = [] }", 5, "models[0].versions[1].endpoint is no member: name, weight, endpoints,"),
     (

@@ -232,7 +232,7 @@ def test_workers_default_to_the_cores(cores: int, workers: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["m", "meta/Llama-3.1:8b", "a b", "x" * 200, "...", ".m", "a/b/c", "a/.b/c..", "org/..."]
+    "text", ["m", "/models/m", "meta/Llama-3.1:8b", "a b", "x" * 200, "...", ".m", "a/b/c", "a/.b/c..", "org/..."]
 )
 def test_model_ref_takes_printable_text(text: str) -> None:
     """A model's name is 1 to 200 printable ASCII characters."""

@@ -60,9 +60,12 @@ def _check_names_in_paths(source: Source, model: Model, path: Path) -> None:
     if any("/" in name for name in (model.name, *model.aliases)):
         raise source.error(path, "is served under a path of v2: its names and aliases must not contain a slash")
     for index, version in enumerate(model.versions):
-        if version.upstream_model is not None and not re.match(NAME_PATTERN, version.upstream_model):
+        name = version.upstream_model
+        if name is not None and (name.startswith("/") or not re.match(NAME_PATTERN, name)):
             where = (*path, "versions", index, "upstream_model")
-            raise source.error(where, f"becomes a part of a path of v2: it must be {NAME_RULE}")
+            raise source.error(
+                where, f"becomes a part of a path of v2: it must not begin with a slash, and be {NAME_RULE}"
+            )
 
 
 def _check_order(source: Source, record: Timeouts | Ejection, path: Path, less: str, more: str) -> None:
