@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -11,7 +12,13 @@ from app.errors import InvalidRequest, UnsupportedBody
 from app.protocols.interfaces import ClientRequest
 from app.protocols.json_body import MalformedJson, T, Text, check_utf8, decode, given, type_of, without
 
-_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
+_ESCAPED_LETTER = re.compile(rb"\\u(?:00[4-7]|017f|212a)")
+_OTHER_CASES = {"s": "\u017f", "k": "\u212a"}
+"""Characters beyond ASCII that are ASCII letters when case is ignored: the long s and the Kelvin sign.
+
+There are no others in Unicode's simple case folding (CaseFolding.txt, status C and S), by which Go's encoding/json
+compares names. So `"me\u017f\u017fages"` is `messages` there.
+"""
 
 _START_BYTES = 1 << 10
 
@@ -41,18 +48,20 @@ def refuse_ambiguous(
     """Raises InvalidRequest if the body has one of these members twice, or spelled with other capitals.
 
     Of `{"model": "a", "Model": "b"}` one parser takes a and another one b, so the router would limit and count one
-    model and the model server would run the other. `found` is what `decoder` found in the body.
+    model and the model server would run the other. `found` is what `decoder` found in the body. Case is ignored as Go
+    does (`strings.EqualFold`), whether characters are escaped or not.
     """
     small = request.body.lower()
+    folds = _folds(names)
     for name in names:
         if small.count(_quoted(name)) != (name in found):
             break  # perhaps in a nested object, or a value
     else:
-        if b"\\" not in small or _ESCAPED_LETTER.search(small) is None:
+        others = folds.raw and not small.isascii() and any(other in small for other, _ in folds.raw)
+        if not others and (b"\\" not in small or _ESCAPED_LETTER.search(small) is None):
             return
-    # The same JSON in small letters, of the same length: what is a place in one is a place in the other.
-    for capital, letter in _escaped_capitals(names):
-        small = small.replace(capital, letter)
+    for other, letter in (*folds.raw, *folds.escaped):
+        small = small.replace(other, letter)
     first = given(read_request(decoder, request, small))
     rest = given(read_request(decoder, request, without(small, first.values())))
     for name in names:
@@ -62,10 +71,28 @@ def refuse_ambiguous(
             raise InvalidRequest(f"the body has a member `{name}` with other capitals; write it in small letters")
 
 
+class _Folds(NamedTuple):
+    """What to replace by what in a body of small letters, so that names that are equal but for case are equal."""
+
+    raw: tuple[tuple[bytes, bytes], ...]
+    escaped: tuple[tuple[bytes, bytes], ...]
+    """Escapes by escapes: what looks like one after a backslash that is itself escaped stays valid so."""
+
+
 @cache
-def _escaped_capitals(names: tuple[str, ...]) -> list[tuple[bytes, bytes]]:
-    """Returns the escapes of the capitals of all letters in these names, each with that of the small letter."""
-    return [(b"\\u00%02x" % ord(letter.upper()), b"\\u00%02x" % ord(letter)) for letter in set("".join(names))]
+def _folds(names: tuple[str, ...]) -> _Folds:
+    letters = sorted(set("".join(names)))
+    others = [(_OTHER_CASES[letter], letter) for letter in letters if letter in _OTHER_CASES]
+    capitals = [(letter.upper(), letter) for letter in letters]
+    return _Folds(
+        raw=tuple((other.encode(), letter.encode()) for other, letter in others),
+        escaped=tuple((_escape(other), _escape(letter)) for other, letter in (*capitals, *others)),
+    )
+
+
+def _escape(character: str) -> bytes:
+    """Returns JSON's escape of a character, in small letters."""
+    return b"\\u%04x" % ord(character)
 
 
 @cache

@@ -141,6 +141,67 @@ def test_other_places_may_say_model_too(body: bytes) -> None:
     assert openai.ADAPTER.operations[0].parse(client_request(body)).model == "a"
 
 
+LONG_S, KELVIN = "\u017f", "\u212a"
+
+
+class Kind(msgspec.Struct):
+    """An object of one member with a k in its name."""
+
+    kind: json_body.MaybeRaw = UNSET
+
+
+decode_kind = msgspec.json.Decoder(Kind).decode
+
+
+@pytest.mark.parametrize("letter", [LONG_S, r"\u017f", r"\u017F", "S", r"\u0053"])
+@pytest.mark.parametrize("name", ["messages", "stream", "inputs"])
+def test_members_are_compared_as_go_does(name: str, letter: str) -> None:
+    """The long s is an s where case is ignored, raw or escaped; so a second member of that name is refused."""
+    other = name.replace("s", letter, 1)
+    for members in (f'"{other}":[],"{name}":[]', f'"{name}":[],"{other}":[]', f'"{name}":[],"x\u017f":1,"{other}":2'):
+        with pytest.raises(InvalidRequest, match=f"`{name}` twice"):
+            infer.parse_inference(client_request(f'{{"prompt":"p",{members}}}'.encode()))
+    with pytest.raises(InvalidRequest, match=f"`{name}` with other capitals"):
+        infer.parse_inference(client_request(f'{{"prompt":"p","{other}":[]}}'.encode()))
+
+
+@pytest.mark.parametrize("letter", [KELVIN, r"\u212a", r"\u212A", "K", r"\u004b"])
+def test_the_kelvin_sign_is_a_k(letter: str) -> None:
+    """As the long s is an s."""
+    body = f'{{"kind":1,"{letter}ind":2}}'.encode()
+    found = json_body.given(decode_kind(body))
+    with pytest.raises(InvalidRequest, match="`kind` twice"):
+        request_body.refuse_ambiguous(decode_kind, client_request(body), found, ("kind",))
+
+
+def test_no_other_character_is_a_letter_of_ascii() -> None:
+    """The two are all that Unicode's case folding has."""
+    letters = set("abcdefghijklmnopqrstuvwxyz")
+    assert [chr(c) for c in range(128, 0x110000) if chr(c).casefold() in letters] == [LONG_S, KELVIN]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LONG_S,
+        KELVIN,
+        r"\u017f",
+        r"\\u017f",
+        r"\\\u017f",
+        r"\u004d",
+        r"\\u0053",
+        '\\"me\u017f\u017fages\\":',
+        "\u0130\u0131",
+    ],
+)
+def test_values_may_have_letters_of_other_alphabets(text: str) -> None:
+    """Values and nested names mean nothing, whatever their escapes, and are passed on as written."""
+    body = f'{{"prompt":"{text}","x":{{"{text}":1}},"me\u017f":"{text}"}}'.encode()
+    inference = infer.parse_inference(client_request(body))
+    assert inference.prompt == Raw(f'"{text}"'.encode())
+    assert inference.body == body
+
+
 def _deep(levels: int) -> bytes:
     return b'{"x":%b%b}' % (b"[" * levels, b"]" * levels)
 
@@ -206,6 +267,7 @@ HOSTILE = {
     "members": _repeated(b'"":0', b'{"prompt":"x",%b}'),
     "nested models": _repeated(b'{"model":0}', b'{"prompt":"x","o":[%b]}'),
     "escaped letters": _repeated(b'"\\u004d\\u006d"', b'{"prompt":"x","o":[%b]}'),
+    "long s": _repeated('"me\u017f\u017fages"'.encode(), b'{"prompt":"x","o":[%b]}'),
     "blanks": b'{"prompt":' + b" " * MEGABYTES + b'"x","model":' + b" " * MEGABYTES + b'"m"' + b" " * MEGABYTES + b"}",
     "characters of four bytes": b'{"prompt":"' + "\U0001f600".encode() * (MEGABYTES // 4) + b'"}',
     "lone surrogate at the end": b'{"prompt":"' + b"\\n" * (MEGABYTES // 2) + b'\\ud83d"}',
