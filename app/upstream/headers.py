@@ -9,6 +9,7 @@ import re
 from wsgiref.types import WSGIEnvironment
 
 from app.net.http_fields import Headers
+from app.upstream.credential_names import is_credential
 
 _HOP_BY_HOP = frozenset(
     (
@@ -23,37 +24,6 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     )
 )
-_SECRETS = frozenset(
-    (
-        *("authorization", "credential", "credentials", "passphrase", "passwd", "password", "pwd", "secret", "secrets"),
-        *("apikey", "accesskey", "secretkey"),
-    )
-)
-"""Words that make a header a credential wherever they stand in its name."""
-_ENDINGS = ("assertion", "bearer", "cookie", "cookie2", "cookies", "dpop", "jwt", "password", "secret", "token")
-"""What the last word of a credential ends with: `X-Token`, and `X-CSRFToken` too."""
-_LAST_WORDS = frozenset(("auth", "authentication", "otp"))
-_KEEPERS = frozenset(
-    (
-        *(
-            "access",
-            "account",
-            "admin",
-            "api",
-            "app",
-            "application",
-            "auth",
-            "client",
-            "csrf",
-            "customer",
-            "encryption",
-        ),
-        *("function", "functions", "id", "identity", "license", "master", "private", "refresh", "security", "session"),
-        *("shared", "signing", "ssh", "subscription", "user", "x", "xsrf"),
-    )
-)
-"""Words before a last `key`, `keys` or `tokens` that tell a credential from an Idempotency-Key or a count of tokens."""
-_OTHER_CREDENTIALS = frozenset(("key", "x-amzn-oidc-data"))
 _OUR_OWN = frozenset(
     (
         "content-length",
@@ -162,19 +132,7 @@ class _Names:
 
     def _name(self, key: str) -> str:
         name = key[5:].replace("_", "-").lower() if key.startswith("HTTP_") else ""
-        return "" if name in _DROPPED or (not self._credentials and _is_credential(name)) else name
-
-
-def _is_credential(name: str) -> bool:
-    """Whether the name of the header says that it carries, or may carry, a secret of the client (docs/routing.md)."""
-    words = name.split("-")
-    return (
-        not _SECRETS.isdisjoint(words)
-        or words[-1] in _LAST_WORDS
-        or words[-1].endswith(_ENDINGS)
-        or (words[-1] in ("key", "keys", "tokens") and not _KEEPERS.isdisjoint(words[-2:-1]))
-        or name in _OTHER_CREDENTIALS
-    )
+        return "" if name in _DROPPED or (not self._credentials and is_credential(name)) else name
 
 
 _names = _Names(credentials=True)

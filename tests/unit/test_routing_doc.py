@@ -10,6 +10,7 @@ from app.api import dispatch
 from app.protocols.adapters import adapter_of
 from app.routing.policies import POLICIES
 from app.upstream import headers
+from app.upstream.credential_names import is_credential
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs/routing.md").read_text()
@@ -56,9 +57,9 @@ def test_credentials_of_clients_are_documented() -> None:
     taken, passed = (re.findall(r"`([A-Za-z0-9-]+)`", part) for part in text.partition("Others pass")[::2])
     names = [name for name in taken if name[0].isupper()]  # the others are words of names
     assert len(names) >= 10
-    assert [name for name in names if not headers._is_credential(name.lower())] == []
+    assert [name for name in names if not is_credential(name.lower())] == []
     assert len(passed) >= 5
-    assert [name for name in passed if headers._is_credential(name.lower())] == []
+    assert [name for name in passed if is_credential(name.lower())] == []
 
 
 def test_health_check_paths_are_documented() -> None:

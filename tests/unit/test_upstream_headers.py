@@ -1,12 +1,14 @@
 """Which headers pass, to the model server and back, and what the router adds."""
 
 import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.net.http_fields import Headers
+from app.upstream.credential_names import is_credential
 from app.upstream.headers import new_traceparent, retry_after_s, to_client, to_upstream
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -28,12 +30,23 @@ CREDENTIALS = [
     *("X-Client-Secret", "X-Secret-Id", "Private-Token", "X-CSRFToken", "X-Auth", "X-Auth-Key", "X-Key", "Key"),
     *("Ocp-Apim-Subscription-Key", "X-Functions-Key", "DD-Application-Key", "X-Amzn-Oidc-Accesstoken", "X-Api-Keys"),
     *("X-Amzn-Oidc-Data", "X-Access-Tokens", "X-Original-Authorization", "X-Session-Cookie", "DPoP", "X-GitHub-OTP"),
+    *("ApiKeys", "Tokens", "X-Token-Value", "X-Cookie-Value", "X-Creds", "X-Userpwd", "X-Pass", "X-Passcode", "X-Pin"),
+    *("X-Auth-Basic", "X-Totp", "X-Otp", "X-Saml-Response", "X-Forwarded-Client-Cert", "X-Signature", "X-Session-Id"),
+    *("PHPSESSID", "JSESSIONID", "Sessid", "X-Sid", "Connect.sid", "X-Http-Session-Ids", "ASP.NET-SessionId"),
+    *("X-Goog-Iam-Authorization-Token", "X-Goog-Iam-Authority-Selector", "X-Hub-Signature-256", "Client-Cert-Chain"),
+    *("X-Api-Key-V2", "X-Api-Key2", "X-Api-Key-2", "X-Token-v1.2", "Cookie2", "X-Tokenv2", "X-Passwords", "X-OAuth2"),
+    *("X-Whatever-Key", "X-Device-Tokens", "X-Refreshtoken", "X-Secret-Cache-Key", "X-Encryption-Key", "X-MFA-Code"),
+    *("X-Amz-Credential", "X-Amz-Signature", "X-Ms-Token-Aad-Access-Token", "X-Basic-Auth", "X-User-Pass", "X-Bearer"),
 ]
 REPLACED = ["Content-Length", "Expect", "Host", "HTTP2-Settings"]
 PASSED = [
     *("Accept", "Accept-Encoding", "User-Agent", "OpenAI-Organization", "X-Session", "Forwarded", "Cache-Control"),
     *("Idempotency-Key", "X-Cache-Key", "X-Routing-Key", "Max-Tokens", "X-Max-Tokens", "X-Token-Count", "X-User-Id"),
-    *("X-Session-Id", "X-Author", "X-Tokenizer", "X-Monkey", "Baggage", "B3", "X-Correlation-Id"),
+    *("X-Session-Affinity", "X-Author", "X-Tokenizer", "X-Monkey", "Baggage", "B3", "X-Correlation-Id", "Digest"),
+    *("X-Partition-Key", "X-Sort-Key", "X-Public-Key", "X-Primary-Key", "X-Foreign-Key", "Sec-WebSocket-Key"),
+    *("X-Idempotency-Key-V2", "X-Ratelimit-Remaining-Tokens", "X-Max-New-Tokens", "X-Maxtokens", "X-Token-Limit"),
+    *("X-Bypass", "X-Pass-Through", "X-Pinned", "X-Auth-Request-User", "X-Amzn-Oidc-Identity", "X-Amz-Content-Sha256"),
+    *("X-Country-Code", "X-Status", "X-Concert", "X-Desktop", "X-Conversation-Id", "X-Key-Prefix", "Content-Digest"),
 ]
 NOT_PASSED_BACK = ["Content-Length", "Date", "Server", "X-Request-Id"]
 PASSED_BACK = [
@@ -103,6 +116,34 @@ def test_credentials_pass_only_if_the_route_says_so(name: str) -> None:
     """A client's secrets are for the router, unless its model's route lets them pass."""
     assert only(sent(False, **{variable(name): "secret"}), name.lower()) is None
     assert only(sent(True, **{variable(name): "secret"}), name.lower()) == "secret"
+
+
+def test_name_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judgement is kept by name: an ordinary request costs none."""
+    judged: list[str] = []
+
+    def judge(name: str) -> bool:
+        judged.append(name)
+        return False
+
+    monkeypatch.setattr("app.upstream.headers.is_credential", judge)
+    for _ in range(3):
+        assert only(sent(x_never_seen_before="1"), "x-never-seen-before") == "1"
+    assert judged.count("x-never-seen-before") == 1
+
+
+@pytest.mark.parametrize("name", ["x", "x-", "-", "1", "v1-2", "value", "x-value", "basic-basic"])
+def test_name_without_a_word_is_no_credential(name: str) -> None:
+    """Numbers, versions and words that say only how something is carried."""
+    assert not is_credential(name)
+
+
+@pytest.mark.parametrize("name", ["1" * 60_000 + "x", "-v1" * 20_000, "s" * 60_000, "x" * 60_000, "-value" * 10_000])
+def test_long_name_is_judged_in_linear_time(name: str) -> None:
+    """Clients choose the names. Quadratic time would be seconds."""
+    began = time.process_time()
+    assert not is_credential(name)
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("connection", ["X-Mine, x-other", "close,\tX-OTHER ,x-mine", "x-mine,,x-other,"])
