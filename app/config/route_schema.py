@@ -74,8 +74,23 @@ Checks = Annotated[int, _within(1, 100)]
 ServerError = Annotated[int, _within(500, 599)]
 ErrorText = Annotated[str, _allows("text of 1 to 200 characters", min_length=1, max_length=200)]
 
-CONTEXT_TOO_LONG = ("maximum context length", "longer than the maximum model length", "too long to fit into the model")
-"""How vLLM, SGLang and others say that a prompt is too long for the model."""
+CONTEXT_TOO_LONG = (
+    "maximum context length",  # OpenAI, vLLM, SGLang, Ollama
+    "longer than the maximum model length",  # vLLM
+    "too long to fit into the model",  # vLLM
+    "the model's context length is only",  # vLLM
+    "longer than the model's context length",  # SGLang
+    "exceeds the maximum allowed length",  # SGLang
+    "exceeds the available context size",  # llama.cpp
+    "exceed context window of",  # llama-cpp-python
+    "exceeds the context length",  # Ollama
+    "exceeds maximum input length",  # TensorRT-LLM
+    "exceeds maximum sequence length",  # TensorRT-LLM
+    "should not exceed max_num_tokens",  # TensorRT-LLM
+    "input validation error",  # TGI
+    "context_length_exceeded",  # the error code of OpenAI, which others have too
+)
+"""How model servers say that a prompt is too long for the model, or that the request is invalid in another way."""
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,8 +136,8 @@ class Ejection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ignored_texts: Annotated[
         tuple[ErrorText, ...],
         _means(
-            "An error response that has one of these in its body is no failure of the endpoint, whatever its status. "
-            "Case is ignored. The default is what model servers say of a prompt that is too long."
+            "An error response that has one of these in its body is no failure of the endpoint, whatever its status, "
+            "and is not retried. Case is ignored. The default is what model servers say of a prompt that is too long."
         ),
     ] = CONTEXT_TOO_LONG
 

@@ -67,6 +67,16 @@ class TimedSocket:
             else:
                 return data
 
+    def is_readable_within(self, timeout_s: float) -> bool:
+        """Whether there is something to read, or the end, or there is within `timeout_s`. Nothing is read."""
+        if self._tls and self.sock.pending():
+            return True
+        try:
+            _wait(self._reads, max(0.0, timeout_s))
+        except TimeoutError:
+            return False
+        return True
+
     def send(self, data: bytes | memoryview, timeout_s: float) -> int:
         """Send some of the data. Returns how many bytes. Raises TimeoutError or OSError."""
         while True:

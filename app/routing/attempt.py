@@ -10,16 +10,22 @@ import structlog
 from app.errors import ClientGone, UpstreamError, UpstreamUnreachable
 from app.net.http_fields import Headers
 from app.protocols.interfaces import Call, Reply
+from app.routing.client_fault import MOST_BYTES, is_clients_fault
 from app.routing.endpoint import Endpoint, Target
 from app.routing.outlier_detection import Ended, Outcome
 from app.upstream.headers import retry_after_s, to_client
 from app.upstream.pool import Response
+from app.upstream.response_head import Head
 
 _READ_WHOLE_BYTES = 1 << 16
 """A response of up to this length is read before any of it is passed on: one write, and never half a response."""
 _FAILURES = frozenset((500, 502, 503, 504))
 _BACK_OFF_STATUSES = frozenset((401, 429, 503))
 """Statuses of an endpoint that others may spare their clients: it lacks a credential, a quota or room."""
+_ACTED_ON = _BACK_OFF_STATUSES | {502}
+"""After these the endpoint backs off or another one is tried, unless the text says that the request is at fault."""
+_TEXT_WITHIN_S = 1.0
+"""So long the text of such a response is waited for. A server that takes longer to say what is wrong is not heard."""
 _ABOUT_CREDENTIAL = frozenset((401, 429))
 """Where clients use credentials of their own, these say nothing about the endpoint."""
 
@@ -35,11 +41,13 @@ class Attempt:
         "_awaits_first_byte",
         "_began",
         "_contacted_at",
+        "_error_text",
         "_finished",
         "_first_byte_us",
         "_target",
         "_trial",
         "endpoint",
+        "is_clients_fault",
     )
 
     def __init__(self, target: Target, endpoint: Endpoint, trial: bool) -> None:
@@ -48,9 +56,12 @@ class Attempt:
         self._trial = trial
         self._began = time.monotonic()
         self._contacted_at = 0.0  # not yet
+        self._error_text = b""
         self._finished = False
         self._awaits_first_byte = True
         self._first_byte_us = 0
+        self.is_clients_fault = False
+        """Whether the response says that the request is at fault, so that it would fail elsewhere too."""
 
     def __repr__(self) -> str:
         state = "finished" if self._finished else "trial" if self._trial else "in progress"
@@ -67,18 +78,21 @@ class Attempt:
                 self,
             )
             status, headers, length, *_ = response.head
-            if status in _BACK_OFF_STATUSES:
-                self._back_off(status, headers)
             serves = status < 300 and call.method == "POST"
             self._awaits_first_byte = serves  # the head of a stream may come long before anything is generated
             if length is None or length > _READ_WHOLE_BYTES:
+                body = response.body() if status < 400 else self._error_body(response)
                 close = partial(self._abandon, response)
-                return Reply(status, to_client(headers), length, self._pieces(response, serves), close)
+                return Reply(status, to_client(headers), length, self._pieces(response, body, serves), close)
             whole = self._whole(response)
+            if status >= 400:
+                self._error_text = whole
+                if status in _ACTED_ON:
+                    self._act_on(response.head)
         except BaseException as error:
             self.finish(*self._outcome_of(error))
             raise
-        self.finish(*self._outcome_of_status(status, whole))
+        self.finish(*self._outcome_of_response(response.head))
         return Reply(status, to_client(headers), length, (whole,) if whole else (), _nothing)
 
     def contacts_server(self) -> None:
@@ -149,43 +163,81 @@ class Attempt:
         finally:
             response.close()
 
-    def _pieces(self, response: Response, serves: bool) -> Iterator[bytes]:
-        health, status, error_text = self._target.shared.health, response.head.status, b""
+    def _pieces(self, response: Response, body: Iterator[bytes], serves: bool) -> Iterator[bytes]:
+        health = self._target.shared.health
         try:
-            body = response.body()
             first = next(body, None)
             self._observe_first_byte(response.first_byte_at)
             for piece in body if first is None else chain((first,), body):
                 if serves:
                     health.served(self.endpoint.shared_id)
-                elif len(error_text) < _READ_WHOLE_BYTES:
-                    error_text += piece
                 yield piece
+        except (ClientGone, GeneratorExit):
+            raise  # `_abandon` follows
         except BaseException as error:
             self.finish(*self._outcome_of(error))
             raise
         response.close()
-        self.finish(*self._outcome_of_status(status, error_text))
+        self.finish(*self._outcome_of_response(response.head))
+
+    def _error_body(self, response: Response) -> Iterator[bytes]:
+        """Returns the body of an error. Its beginning is noted as it comes, or now if it is acted on."""
+        body = self._noting(response.body())
+        if response.head.status in _ACTED_ON:
+            if self._target.route.ejection.ignored_texts:
+                body = self._with_beginning(response, body)
+            self._act_on(response.head)
+        return body
+
+    def _noting(self, body: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in body:
+            if len(self._error_text) < MOST_BYTES:
+                self._error_text += piece
+            yield piece
+
+    def _with_beginning(self, response: Response, body: Iterator[bytes]) -> Iterator[bytes]:
+        """Returns the body again, after its beginning was read."""
+        pieces = []
+        deadline = time.monotonic() + _TEXT_WITHIN_S
+        try:
+            while len(self._error_text) < MOST_BYTES and response.has_more_within(deadline - time.monotonic()):
+                piece = next(body, None)
+                if piece is None:
+                    break
+                pieces.append(piece)
+        except UpstreamError as error:
+            body = _broken(error)  # for the client, if the request is not retried
+        except BaseException:
+            response.close()
+            raise
+        return chain(pieces, body)
+
+    def _act_on(self, head: Head) -> None:
+        """Note whose fault an error is, and let the endpoint back off if it is its own."""
+        self.is_clients_fault = self._blames_request(head)
+        if head.status in _BACK_OFF_STATUSES and not self.is_clients_fault:
+            self._back_off(head.status, head.headers)
 
     def _abandon(self, response: Response) -> None:
         """Stop the response wherever it stands. Does nothing after its end."""
         response.close()
         if response.head.status >= 400:  # it was said before anybody left: the client, or a retry elsewhere
-            self.finish(*self._outcome_of_status(response.head.status, b""))
+            self.finish(*self._outcome_of_response(response.head))
         else:
             self.finish(self._outcome_of_leaving(), "499")
 
-    def _outcome_of_status(self, status: int, body: bytes) -> tuple[Outcome, str]:
-        failure = status in _FAILURES and not self._is_ignored(status, body)
-        return Outcome.FAILURE if failure else Outcome.SUCCESS, str(status)
+    def _outcome_of_response(self, head: Head) -> tuple[Outcome, str]:
+        status = head.status
+        failed = (
+            status in _FAILURES
+            and status not in self._target.route.ejection.ignored_statuses
+            and not self._blames_request(head)
+        )
+        return Outcome.FAILURE if failed else Outcome.SUCCESS, str(status)
 
-    def _is_ignored(self, status: int, body: bytes) -> bool:
-        """Whether the route says that such an error is the client's."""
-        rules = self._target.route.ejection
-        if status in rules.ignored_statuses:
-            return True
-        text = body[:_READ_WHOLE_BYTES].decode(errors="replace").casefold()
-        return any(ignored.casefold() in text for ignored in rules.ignored_texts)
+    def _blames_request(self, head: Head) -> bool:
+        """Whether the text of an error, as far as it has come, says that the request is at fault."""
+        return is_clients_fault(head.headers, self._error_text, self._target.route.ejection.ignored_texts)
 
     def _outcome_of(self, error: BaseException) -> tuple[Outcome, str]:
         if isinstance(error, UpstreamUnreachable) and error.not_tried:
@@ -199,6 +251,12 @@ class Attempt:
     def _outcome_of_leaving(self) -> Outcome:
         """Returns the outcome of an attempt whose client leaves now."""
         return Outcome.UNANSWERED if self._awaits_first_byte else Outcome.ABANDONED
+
+
+def _broken(error: UpstreamError) -> Iterator[bytes]:
+    """A body that breaks off."""
+    raise error
+    yield b""
 
 
 def _nothing() -> None:

@@ -73,7 +73,7 @@ class RemoteModel:
                     raise
                 reason = "unreachable"
             else:
-                if reply.status not in _RETRIED_STATUSES:
+                if reply.status not in _RETRIED_STATUSES or attempt.is_clients_fault:
                     return reply
                 other = self._begin_retry(pools, call, tried)
                 if other is None:

@@ -78,9 +78,7 @@ class Connection:
         self._timeouts = timeouts
         self._deadline = deadline
         self._buffer = b""
-        self._chunked = False
-        self._is_error = False
-        self._keep = False
+        self._chunked = self._is_error = self._keep = False
         self._left: int | None = 0
         self._sent_at = self._race_until = 0.0
         self._sent = 0
@@ -139,6 +137,10 @@ class Connection:
         except BaseException:
             self.close()
             raise
+
+    def has_more_within(self, seconds: float) -> bool:
+        """Whether more of the response is there or comes within this time, or its end. Nothing is read."""
+        return self._left == 0 or bool(self._buffer) or self._socket.is_readable_within(seconds)
 
     def may_be_kept(self) -> bool:
         """Whether the response was read to its end and another request may follow."""
@@ -228,10 +230,8 @@ class Connection:
         return head
 
     def _more_of_head(self, reader: HeadReader) -> bytes:
-        if reader.begun:
-            data = self._receive("nothing more of the head of the response", first=True, begun=True)
-        else:
-            data = self._receive("no first byte of a response", first=True)
+        what = "nothing more of the head of the response" if reader.begun else "no first byte of a response"
+        data = self._receive(what, first=True, begun=reader.begun)
         if not data:
             raise UpstreamBroken("it hung up before the head of the response was complete")
         return data

@@ -51,6 +51,10 @@ class Response:
         assert self._connection is not None
         return self._connection.body()
 
+    def has_more_within(self, seconds: float) -> bool:
+        """Whether more of the body is there or comes within this time, or its end."""
+        return self._connection is not None and self._connection.has_more_within(seconds)
+
     def close(self) -> None:
         """Keep the connection if the response was read to its end, else close it. May be called again."""
         connection, self._connection = self._connection, None

@@ -3,11 +3,15 @@
 Each test has the servers say or do what was seen of real ones, under requests of real clients.
 """
 
+import gzip
 import json
+import random
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -400,6 +404,90 @@ def test_errors_that_are_the_clients_eject_nobody(start: Start, serve: Serve, ro
     assert {path: not is_up(router, upstream.url + path) for path in cases} == {
         path: error.ejected for path, error in cases.items()
     }
+
+
+CODINGS: dict[str, Callable[[bytes], bytes]] = {"identity": bytes, "gzip": gzip.compress, "deflate": zlib.compress}
+
+
+def test_request_at_fault_is_neither_retried_nor_held_against_the_endpoint(
+    start: Start, serve: Serve, routes: Routes
+) -> None:
+    """What would be retried, and let an endpoint back off or be ejected, does neither if the text blames the request.
+
+    One of two endpoints says so: it gets every other request as before, its clients get the response, and it stays up.
+    The text comes with a length or in chunks, short or with much behind it, compressed or not.
+    """
+    noise = random.Random(1).randbytes(1 << 17)
+
+    def answer(seen: Seen, reply: Reply) -> None:
+        _, status, form, coding, *_ = seen.path.split("/")
+        body = CODINGS[coding](TOO_LONG + (noise if form == "long" else b""))
+        if form != "chunks":
+            reply.send(int(status), body, Retry_After="30", Content_Encoding=coding)
+            return
+        reply.begin(int(status), Retry_After="30", Content_Encoding=coding)
+        for piece in (body[:9], body[9:]):
+            reply.chunk(piece)
+        reply.chunk()
+
+    upstream, good = serve(answer), serve()
+    names = ["/".join(each) for each in product(("401", "429", "502", "503"), ("length", "chunks", "long"), CODINGS)]
+    members = {"balancing": "round_robin", "retry_budget": 1, "ejection": {"consecutive_failures": 1, "max_share": 1}}
+    models = [model(f"{upstream.url}/{name}", f"{good.url}/{name}", name=name, **members) for name in names]
+    router = start(ROUTES_FILE=routes(*models))
+    for name in names:
+        refused = [got for got in (chat(router, name) for _ in range(4)) if got.status_code != 200]
+        assert [(f"{got.status_code}", got.headers["Retry-After"]) for got in refused] == [(name[:3], "30")] * 2
+        assert all(got.content.startswith(TOO_LONG) for got in refused)
+    assert (len(upstream.seen), len(good.seen)) == (2 * len(names), 2 * len(names))
+    metrics = router.metrics()
+    assert {metrics[f'router_endpoint_up{{endpoint="{upstream.url}/{name}"}}'] for name in names} == {1}
+
+
+@pytest.mark.parametrize(
+    ("text", "end"), [(b"", "silence"), (TOO_LONG[:40], "silence"), (b"no", "break")], ids=["no text", "half", "broken"]
+)
+def test_refusal_whose_text_does_not_come_is_retried(
+    start: Start, serve: Serve, routes: Routes, text: bytes, end: str
+) -> None:
+    """The text is waited for a moment only, and an error that breaks off is retried as one that is whole."""
+
+    def refuse(seen: Seen, reply: Reply) -> None:
+        reply.begin(503)
+        if text:
+            reply.chunk(text)
+        if end == "break":
+            reply.raw(b"not a chunk")
+        else:
+            reply.wait_hung_up()
+
+    refusing, good = serve(refuse), serve()
+    router = start(ROUTES_FILE=routes(model(refusing, good, balancing="round_robin", timeouts={"idle_s": 60})))
+    assert {chat(router).status_code for _ in range(2)} == {200}
+    assert (len(refusing.seen), len(good.seen)) == (1, 2)
+
+
+def test_client_that_leaves_in_the_middle_of_an_error_changes_no_verdict(
+    start: Start, serve: Serve, routes: Routes
+) -> None:
+    """What has come of the text by then counts."""
+
+    def answer(seen: Seen, reply: Reply) -> None:
+        reply.begin(500)
+        reply.chunk(b"no" if seen.path.startswith("/broken") else TOO_LONG)
+        reply.wait_hung_up()
+
+    upstream = serve(answer)
+    eager = {"consecutive_failures": 1, "max_share": 1}
+    names = ("broken", "long")
+    router = start(ROUTES_FILE=routes(*(model(f"{upstream.url}/{n}", name=n, ejection=eager) for n in names)))
+    for name in names:
+        body = {"model": name, "messages": []}
+        with requests.post(router.url + CHAT, json=body, timeout=20, stream=True) as got:
+            assert next(got.iter_content(2))
+    counted = 'router_endpoint_requests_total{code="500",endpoint="%s/%s"}'
+    until(lambda: all(router.metrics().get(counted % (upstream.url, name)) == 1 for name in names), "both have ended")
+    assert [is_up(router, f"{upstream.url}/{name}") for name in names] == [False, True]
 
 
 def test_refusal_that_is_retried_elsewhere_counts_as_a_failure(start: Start, serve: Serve, routes: Routes) -> None:

@@ -1034,3 +1034,52 @@ def test_errors_are_upstream_errors() -> None:
     """Everything that a caller must map to a status has one root; a stale connection is no failure and hasn't."""
     assert all(issubclass(error, UpstreamError) for error in (UpstreamBroken, UpstreamTimeout, UpstreamUnreachable))
     assert not issubclass(ConnectionClosedUnanswered, UpstreamError)
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 300", b"x: y"], ids=["length", "end"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_more_of_a_body_is_foreseen(
+    trusting: Certificates, framing: bytes, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether more comes within a time: of what was received already, of what is on its way, and of the end."""
+    monkeypatch.setattr(connection_module, "_READ_BYTES", 100)
+    go, end = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(OK + framing + b"\r\n\r\n")
+        assert go.wait(20)
+        peer.send(b"x" * 300)  # one record of TLS, which is read in pieces
+        assert end.wait(20)
+        if tls:
+            peer.say_goodbye()
+        else:
+            peer.close()
+
+    with ScriptedServer(script, tls=trusting.good if tls else None) as server:
+        connection = connect(server, tls=tls)
+        connection.exchange(GET, "GET", GENEROUS, time.monotonic() + 20)
+        body = connection.body()
+        assert not connection.has_more_within(0.1)
+        go.set()
+        for _ in range(3):
+            assert connection.has_more_within(20)
+            assert next(body) == b"x" * 100
+        assert connection.has_more_within(0.1) == (framing != b"x: y")
+        end.set()
+        assert connection.has_more_within(20)
+        assert next(body, None) is None
+        connection.close()
+
+
+def test_end_of_a_chunked_body_is_foreseen() -> None:
+    """Nothing has to be waited for, although nothing else comes on the connection."""
+    with ScriptedServer(answer(OK + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")) as server:
+        connection = connect(server)
+        connection.exchange(GET, "GET", GENEROUS, time.monotonic() + 20)
+        body = connection.body()
+        assert connection.has_more_within(20)
+        assert next(body) == b"x"
+        assert connection.has_more_within(0)
+        assert next(body, None) is None
+        connection.close()
