@@ -11,6 +11,7 @@ The first check of an endpoint is made at once, and the next ones quickly until 
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -44,83 +45,103 @@ class CheckResult(NamedTuple):
     """The status of the response; 0: there was none."""
 
 
+@dataclass(slots=True)
+class _Watched:
+    """What is remembered of one endpoint from check to check."""
+
+    began: float = -math.inf
+    """When the last check began."""
+    is_running: bool = False
+    healthy: bool = True
+    """What the last check found, and how often that was found in a row."""
+    in_a_row: int = 0
+    warned_of_check: bool = False
+    warned_of_path: bool = False
+
+
 class HealthChecks:
     """The health checks of all endpoints. The leader calls `run_due` every second, which is the shortest interval."""
 
     def __init__(self, registry: ModelRegistry, health: EndpointHealth) -> None:
         self._registry = registry
         self._health = health
-        self._without_path: set[str] = set()
-        self._began: dict[str, float] = {}  # when the last check of a URL began
-        self._in_a_row: dict[str, tuple[bool, int]] = {}
-        self._running: set[str] = set()
-        self._unchecked: set[str] = set()
+        self._watched: dict[str, _Watched] = {}
 
     def run_due(self, spawn: Callable[..., object] = gevent.spawn) -> None:
-        """Start the checks that are due. They run beside the caller."""
+        """Start the checks that are due. They run beside the caller. Endpoints that have gone are forgotten."""
         now = time.monotonic()
-        began = {}
+        gone = set(self._watched)
         for endpoint, shared_id, model in self._registry.checks():
             check = model.health_check
             if not check.interval_s:
                 continue
+            gone.discard(endpoint.url)
+            watched = self._watched.setdefault(endpoint.url, _Watched())
             known = self._health.is_known(shared_id)
             interval_s = check.interval_s if known else min(check.interval_s, _FIRST_INTERVAL_S)
-            at = self._began.get(endpoint.url, -math.inf)
-            if at + interval_s <= now and endpoint.url not in self._running:
-                at = now
-                self._running.add(endpoint.url)
-                spawn(self._check, endpoint, shared_id, model)
-            began[endpoint.url] = at
-        self._began = began
-        self._in_a_row = {url: seen for url, seen in self._in_a_row.items() if url in began}
+            if watched.began + interval_s <= now and not watched.is_running:
+                watched.began = now
+                watched.is_running = True
+                spawn(self._check, watched, endpoint, shared_id, model)
+        for url in gone:
+            del self._watched[url]
 
-    def _check(self, endpoint: route_schema.Endpoint, shared_id: int, model: route_schema.Model) -> None:
+    def _check(
+        self, watched: _Watched, endpoint: route_schema.Endpoint, shared_id: int, model: route_schema.Model
+    ) -> None:
         check = model.health_check
         path = check.path or adapter_of(model.protocol).health_path
         try:
             result = check_endpoint(endpoint, path, check.timeout_s, self._registry.resolver)
         except UpstreamUnreachable as error:
-            self._warn_of_check(endpoint.url, str(error))
+            _warn_of_check(watched, endpoint.url, str(error))
             return
         finally:
-            self._running.discard(endpoint.url)
-        self._unchecked.discard(endpoint.url)
+            watched.is_running = False
+        if self._watched.get(endpoint.url) is not watched:
+            return  # it has gone meanwhile, and its id may be another's
+        watched.warned_of_check = False
         if result.status == _NOT_FOUND and not check.path:
-            self._warn_of_path(endpoint.url, path)
+            _warn_of_path(watched, endpoint.url, path)
         since_last_check_ms = int((check.interval_s + check.timeout_s) * 1000)
-        busy = result.slow and self._health.has_served(shared_id, since_last_check_ms)
-        self._record(endpoint.url, shared_id, CheckResult() if busy else result, check)
+        if result.slow and self._health.has_served(shared_id, since_last_check_ms):
+            result = CheckResult()  # it is busy
+        if _decides(watched, result, check):
+            self._set_healthy(endpoint.url, shared_id, result)
 
-    def _warn_of_check(self, url: str, reason: str) -> None:
-        """Warn, once until it can be checked again, that an endpoint can't be checked for want of an address."""
-        if url not in self._unchecked:
-            self._unchecked.add(url)
-            _log.warning("endpoint can't be checked", endpoint=url, reason=reason)
-
-    def _warn_of_path(self, url: str, path: str) -> None:
-        """Warn that an endpoint does not have the path that every server of its protocol should have."""
-        if url not in self._without_path:
-            self._without_path.add(url)
-            _log.warning(
-                "health check finds no such path; it counts as healthy, but the URL or health_check.path may be wrong",
-                endpoint=url,
-                path=path,
-            )
-
-    def _record(self, url: str, shared_id: int, result: CheckResult, check: route_schema.HealthCheck) -> None:
-        """Count the results in a row, and change the endpoint's health when there are enough."""
-        before, count = self._in_a_row.get(url, (True, 0))
+    def _set_healthy(self, url: str, shared_id: int, result: CheckResult) -> None:
         healthy = result.reason is None
-        count = count + 1 if healthy == before else 1
-        self._in_a_row[url] = healthy, count
-        if count < (check.healthy_after if healthy else check.unhealthy_after):
-            return
         if self._health.set_healthy(shared_id, healthy=healthy, slow=result.slow):
             if healthy:
                 _log.info("endpoint is healthy again", endpoint=url)
             else:
                 _log.warning("endpoint is unhealthy", endpoint=url, reason=result.reason)
+
+
+def _decides(watched: _Watched, result: CheckResult, check: route_schema.HealthCheck) -> bool:
+    """Count the results in a row. Returns whether there are enough of them to decide the endpoint's health."""
+    healthy = result.reason is None
+    watched.in_a_row = watched.in_a_row + 1 if healthy == watched.healthy else 1
+    watched.healthy = healthy
+    return watched.in_a_row >= (check.healthy_after if healthy else check.unhealthy_after)
+
+
+def _warn_of_check(watched: _Watched, url: str, reason: str) -> None:
+    """Warn, once until it can be checked again, that an endpoint can't be checked for want of an address."""
+    if not watched.warned_of_check:
+        watched.warned_of_check = True
+        _log.warning("endpoint can't be checked", endpoint=url, reason=reason)
+
+
+def _warn_of_path(watched: _Watched, url: str, path: str) -> None:
+    """Warn, once, that an endpoint does not have the path that every server of its protocol should have."""
+    if not watched.warned_of_path:
+        watched.warned_of_path = True
+        _log.warning(
+            "health check finds no such path; it counts as healthy, but the URL or health_check.path may be wrong",
+            endpoint=url,
+            path=path,
+        )
 
 
 def check_endpoint(endpoint: route_schema.Endpoint, path: str, timeout_s: float, resolver: Resolver) -> CheckResult:

@@ -1,12 +1,15 @@
 """Backing off: for how long an endpoint is left alone after it refused a request, and by which model."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from app.routing import back_off
-from app.routing.back_off import BackOffs, pair
-from tests.support.forks import Parent
+from app.routing.back_off import REFUSALS_COUNT_MS, BackOffs, pair
+from app.shared_memory.counters import MAX_IDS
+from app.shared_memory.table import SharedTable
+from tests.support.stopped_clock import BEGIN_MS, under_stopped_clock
 
 AT = pair(3, 7)
 NEIGHBOURS = [pair(3, 6), pair(3, 8), pair(2, 7), pair(4, 7)]
@@ -15,9 +18,10 @@ NEIGHBOURS = [pair(3, 6), pair(3, 8), pair(2, 7), pair(4, 7)]
 class Bench:
     """BackOffs and a clock that goes only when told."""
 
-    def __init__(self, back_offs: BackOffs) -> None:
-        self.back_offs = back_offs
-        self.now = 50_000_000
+    def __init__(self, table: SharedTable) -> None:
+        self.fd = table._fd
+        self.back_offs = BackOffs(table)
+        self.now = BEGIN_MS
 
     def left_ms(self, at: int = AT) -> int:
         return max(0, self.back_offs.until_ms[at] - self.now)
@@ -31,11 +35,8 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """BackOffs in which nobody backs off, and their clock."""
-    parent = Parent(limit=1)
-    bench = Bench(BackOffs(parent.table))
-    monkeypatch.setattr(back_off, "now_ms", lambda: bench.now)
-    yield bench
-    parent.close()
+    with under_stopped_clock(Bench, monkeypatch, back_off) as bench:
+        yield bench
 
 
 @pytest.mark.parametrize(("seconds", "granted_ms"), [(1, 1000), (60, 60_000), (61, 60_000), (10**9, 60_000)])
@@ -71,6 +72,35 @@ def test_refusals_during_a_cool_down_do_not_lengthen_it(bench: Bench) -> None:
     assert {bench.refuse() for _ in range(50)} == {100}
     bench.now += 100
     assert bench.refuse() == 200
+
+
+@pytest.mark.parametrize("given", [None, 0])
+@pytest.mark.parametrize(("pause_ms", "next_ms"), [(REFUSALS_COUNT_MS - 1, 800), (REFUSALS_COUNT_MS, 100)])
+def test_refusals_of_long_ago_do_not_count(bench: Bench, given: int | None, pause_ms: int, next_ms: int) -> None:
+    """Without a request in between that would succeed: a minute after the last cool-down, the next one is a first."""
+    for _ in range(3):
+        bench.now += bench.refuse(given)
+    bench.now += pause_ms
+    assert bench.refuse(given) == next_ms
+
+
+def test_reset_forgets_the_back_offs_of_a_model(bench: Bench) -> None:
+    """A new model with its id inherits nothing at any endpoint; other models keep what they have."""
+    for at in (AT, *NEIGHBOURS):
+        bench.back_offs.refused(at, None)
+        bench.back_offs.refused(at, 20)
+    bench.back_offs.reset(7)
+    assert [bench.left_ms(at) for at in (AT, *NEIGHBOURS)] == [0, 20_000, 20_000, 0, 0]
+    assert bench.refuse() == 100
+
+
+def test_reset_looks_at_no_page_that_was_never_written(bench: Bench) -> None:
+    """The state of all pairs would be 4 MiB. Only the rows of endpoints that refused anything take memory."""
+    bench.back_offs.refused(AT, 1)
+    before = os.fstat(bench.fd).st_blocks
+    for shared_id in range(MAX_IDS):
+        bench.back_offs.reset(shared_id)
+    assert os.fstat(bench.fd).st_blocks <= before + 4 * 8, "a row of either array lies in two pages"
 
 
 def test_reset_forgets_the_back_offs_of_an_endpoint(bench: Bench) -> None:

@@ -7,7 +7,8 @@ import pytest
 from app.routing import endpoint_health
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_records import EndpointRecords
-from tests.support.forks import Parent
+from app.shared_memory.table import SharedTable
+from tests.support.stopped_clock import BEGIN_MS, under_stopped_clock
 
 ID = 3
 
@@ -15,10 +16,10 @@ ID = 3
 class Bench:
     """EndpointHealth and a clock that goes only when told."""
 
-    def __init__(self, records: EndpointRecords) -> None:
-        self.records = records
+    def __init__(self, table: SharedTable) -> None:
+        self.records = records = EndpointRecords(table)
         self.health = EndpointHealth(records)
-        self.now = 50_000_000
+        self.now = BEGIN_MS
 
     def available(self, shared_id: int = ID) -> bool:
         return self.health.is_available(shared_id, self.now)
@@ -27,11 +28,8 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """EndpointHealth of which nothing is known, and its clock."""
-    parent = Parent(limit=1)
-    bench = Bench(EndpointRecords(parent.table))
-    monkeypatch.setattr(endpoint_health, "now_ms", lambda: bench.now)
-    yield bench
-    parent.close()
+    with under_stopped_clock(Bench, monkeypatch, endpoint_health) as bench:
+        yield bench
 
 
 def test_unknown_endpoint_gets_requests_but_is_not_up(bench: Bench) -> None:

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.config import route_schema as routes
+from app.errors import UpstreamUnreachable
 from app.routing import endpoint_health, health_checks
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_records import EndpointRecords
@@ -24,24 +25,25 @@ class Bench:
     def __init__(self, health: EndpointHealth) -> None:
         self.health = health
         self.now_s = 50_000.0
-        self.result = GOOD
+        self.result: CheckResult | UpstreamUnreachable = GOOD
         self.made_at: list[float] = []
         self.check = routes.HealthCheck(interval_s=5, timeout_s=2, unhealthy_after=3)
+        self.url = "http://127.0.0.1:1"
         registry: Any = SimpleNamespace(checks=self._checks, resolver=None)
-        self._running = HealthChecks(registry, health)
+        self.checks = HealthChecks(registry, health)
 
     def _checks(self) -> list[tuple[routes.Endpoint, int, routes.Model]]:
-        endpoint = routes.Endpoint(url="http://127.0.0.1:1")
+        endpoint = routes.Endpoint(url=self.url)
         version = routes.Version(endpoints=(endpoint,))
         return [(endpoint, ID, routes.Model(name="m", versions=(version,), health_check=self.check))]
 
-    def run(self, seconds: int, result: CheckResult, *, serves: bool = False) -> list[float]:
+    def run(self, seconds: int, result: CheckResult | UpstreamUnreachable, *, serves: bool = False) -> list[float]:
         """Look every second, as the leader does. Returns after how many seconds checks were made."""
         self.result, began, self.made_at = result, self.now_s, []
         for _ in range(seconds):
             if serves:
                 self.health.served(ID)
-            self._running.run_due(lambda run, *arguments: run(*arguments))
+            self.checks.run_due(lambda run, *arguments: run(*arguments))
             self.now_s += 1
         return [at - began for at in self.made_at]
 
@@ -57,6 +59,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
     def check(endpoint: routes.Endpoint, path: str, timeout_s: float, resolver: object) -> CheckResult:
         bench.made_at.append(bench.now_s)
+        if isinstance(bench.result, UpstreamUnreachable):
+            raise bench.result
         return bench.result
 
     monkeypatch.setattr(health_checks, "check_endpoint", check)
@@ -117,3 +121,33 @@ def test_path_that_is_not_there_is_warned_of_once(bench: Bench) -> None:
     with capture_logs() as log:
         bench.run(30, CheckResult(status=404))
     assert log == []
+
+
+@pytest.mark.parametrize("result", [GOOD, CheckResult(status=404), UpstreamUnreachable("no address")])
+def test_endpoint_that_goes_is_forgotten(bench: Bench, result: CheckResult | UpstreamUnreachable) -> None:
+    """However many endpoints come and go, only those of the routes take memory; one that comes back is new."""
+    bench.url = "http://127.0.0.1:0"
+    with capture_logs() as before:
+        bench.run(30, result)
+    for number in range(1, 100):
+        bench.url = f"http://127.0.0.1:{number}"
+        bench.run(2, result)
+    assert list(bench.checks._watched) == [bench.url]
+    bench.url = "http://127.0.0.1:0"
+    with capture_logs() as after:
+        assert bench.run(1, result) == [0]
+        bench.run(29, result)
+    assert [line["event"] for line in after] == [line["event"] for line in before], "it is warned of again"
+
+
+def test_result_for_an_endpoint_that_has_gone_is_dropped(bench: Bench) -> None:
+    """Its id may be another's by then. The same URL that came back has checks of its own."""
+    pending: list[Any] = []
+    bench.checks.run_due(lambda *call: pending.append(call))
+    bench.url = "http://127.0.0.1:2"
+    bench.checks.run_due(lambda *call: None)
+    bench.url = "http://127.0.0.1:1"
+    bench.checks.run_due(lambda *call: None)
+    run, *arguments = pending[0]
+    run(*arguments)
+    assert not bench.up()

@@ -9,7 +9,8 @@ from app.routing import endpoint_health, outlier_detection
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_records import EndpointRecords
 from app.routing.outlier_detection import Ended, Outcome, OutlierDetector, PoolRules
-from tests.support.forks import Parent
+from app.shared_memory.table import SharedTable
+from tests.support.stopped_clock import BEGIN_MS, under_stopped_clock
 
 ID = 3
 PEERS = [ID, 4, 5, 6]
@@ -28,11 +29,11 @@ RULES = Ejection(
 class Bench:
     """OutlierDetector and a clock that goes only when told."""
 
-    def __init__(self, records: EndpointRecords) -> None:
-        self.records = records
+    def __init__(self, table: SharedTable) -> None:
+        self.records = records = EndpointRecords(table)
         self.detector = OutlierDetector(records)
         self.health = EndpointHealth(records)
-        self.now = 50_000_000
+        self.now = BEGIN_MS
         self.rules = RULES
         self.peers = PEERS
         self.panic_threshold = 0.0
@@ -83,12 +84,8 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """OutlierDetector of which nothing is known, and their clock."""
-    parent = Parent(limit=1)
-    bench = Bench(EndpointRecords(parent.table))
-    for module in (outlier_detection, endpoint_health):
-        monkeypatch.setattr(module, "now_ms", lambda: bench.now)
-    yield bench
-    parent.close()
+    with under_stopped_clock(Bench, monkeypatch, outlier_detection, endpoint_health) as bench:
+        yield bench
 
 
 def test_new_endpoint_is_in(bench: Bench) -> None:
