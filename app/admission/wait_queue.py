@@ -54,9 +54,8 @@ class WaitQueue:
         self._first = table.cell("queue_first")
         self._number = table.cell("queue_number")
 
-    @property
     def granted(self) -> int:
-        """Permits granted and not yet picked up."""
+        """Returns the permits that were granted and not yet picked up."""
         return self._cursor[0] & _MASK
 
     def append(self, slot: int) -> int | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from app.net.http_fields import FIELD_NAME, Headers
+from app.http_fields import FIELD_NAME, Headers
 
 _PREFIX = "access-control-"
 _ALLOWED = "Access-Control-Allow-Origin"

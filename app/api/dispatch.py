@@ -1,6 +1,5 @@
 """The path of every inference request, whatever its protocol: parse, resolve the model, admit, route, relay."""
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -14,7 +13,8 @@ from app.api.exchange import ENVIRON_KEY, Exchange
 from app.api.health import check_draining
 from app.config import route_schema
 from app.errors import ProtocolMismatch
-from app.net.http_fields import Headers
+from app.http_fields import Headers
+from app.native import monotonic
 from app.protocols.adapters import served_elsewhere, speaks
 from app.protocols.interfaces import ClientRequest, Operation, ProtocolAdapter, Reply
 from app.protocols.problem import phrase
@@ -62,13 +62,13 @@ class Dispatcher(NamedTuple):
             gevent.sleep(0)
         key = _balancing_key(req, model.route, prompt)
         self.admit(exchange, model)
-        began = time.monotonic()
+        began = monotonic()
         try:
             headers = partial(self._headers, req, exchange, model.route)
             reply = request.send(model.model, headers, key, request.version or req.env.get(_PIN_KEY, ""))
             exchange.hold(reply.close)
         finally:
-            exchange.model_s = time.monotonic() - began
+            exchange.model_s = monotonic() - began
         _relay(reply, resp, exchange, began)
 
     def resolve(self, exchange: Exchange, adapter: ProtocolAdapter | None, name: str | None) -> RegisteredModel:
@@ -136,4 +136,4 @@ def _timed(reply: Reply, exchange: Exchange, began: float) -> Iterator[bytes]:
         yield b""  # the head goes out now: the first piece may be long in coming
         yield from reply.body
     finally:
-        exchange.model_s = time.monotonic() - began
+        exchange.model_s = monotonic() - began

@@ -9,7 +9,6 @@ An invariant: the environ refers to the exchange, and the exchange never to the 
 reference cycle, and both are freed without the collector.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -18,8 +17,9 @@ from app.admission.limiter import Limiter
 from app.admission.model_limit import ModelLimit
 from app.admission.permit import Permit, Ticket
 from app.errors import ClientGone, Rejected, UpstreamError
+from app.http_fields import Headers
+from app.native import monotonic, server_timing
 from app.net.disconnect import Client, ClientWatch
-from app.net.http_fields import Headers
 from app.observability import telemetry_headers
 
 ENVIRON_KEY = "router.exchange"
@@ -32,22 +32,41 @@ Write: TypeAlias = Callable[[bytes], object]
 
 
 class Exchange:
-    """A request in progress. Times are seconds of `time.monotonic()`."""
+    """A request in progress. Times are seconds of `monotonic()`."""
 
-    route: str | None = None
-    model = ""
-    status = 500
-    queue_s = 0.0
-    model_s = 0.0
-    rejection: str | None = None
-    """The code of the error by which admission rejected it."""
-    reply_headers: Sequence[tuple[str, str]] = ()
-    """The headers of the model server's response, to be passed on."""
-    permit: Permit | None = None
-    watch: ClientWatch | None = None
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "_held",
+        "client_address",
+        "method",
+        "model",
+        "model_s",
+        "path",
+        "permit",
+        "queue_s",
+        "rejection",
+        "reply_headers",
+        "request_id",
+        "route",
+        "started",
+        "status",
+        "watch",
+    )
 
     def __init__(self, environ: WSGIEnvironment) -> None:
-        self.started = time.monotonic()
+        self.started = monotonic()
+        self.route: str | None = None
+        self.model = ""
+        self.status = 500
+        self.queue_s = 0.0
+        self.model_s = 0.0
+        self.rejection: str | None = None
+        """The code of the error by which admission rejected it."""
+        self.reply_headers: Sequence[tuple[str, str]] = ()
+        """The headers of the model server's response, to be passed on."""
+        self.permit: Permit | None = None
+        self.watch: ClientWatch | None = None
         self.method = environ.get("REQUEST_METHOD", "")
         self.path = environ.get("PATH_INFO", "")
         self.client_address = environ.get("REMOTE_ADDR", "")
@@ -68,7 +87,7 @@ class Exchange:
 
         Raises a `Rejected`, or ClientGone.
         """
-        began = time.monotonic()
+        began = monotonic()
         try:
             if model_limit is not None:
                 self.hold(model_limit.acquire())
@@ -82,7 +101,7 @@ class Exchange:
             self.rejection = rejected.code
             raise
         finally:
-            self.queue_s = time.monotonic() - began
+            self.queue_s = monotonic() - began
         self._watch_client()
 
     def _watch_client(self) -> None:
@@ -92,11 +111,11 @@ class Exchange:
 
     def seconds(self) -> float:
         """Returns the time since the request's arrival."""
-        return time.monotonic() - self.started
+        return monotonic() - self.started
 
     def timing(self) -> str:
         """Returns the value of Server-Timing at this moment."""
-        return telemetry_headers.server_timing(self.queue_s, self.model_s, self.seconds())
+        return server_timing(self.queue_s, self.model_s, self.seconds())
 
     def release(self, complete: bool = True) -> None:
         """Release whatever this exchange holds. `complete`: the response was, so its time counts as service.

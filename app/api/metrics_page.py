@@ -21,6 +21,7 @@ class MetricsResource:
         if self._admin_port is not None and req.env["SERVER_PORT"] != self._admin_port:
             raise falcon.HTTPNotFound(description="metrics are served on the admin listener, ADMIN_BIND")
         openmetrics = req.client_prefers((_OPENMETRICS, "text/plain")) == _OPENMETRICS
-        resp.data, resp.content_type = self._metrics.page(self._read_state(), req.accept if openmetrics else "")
+        pieces, resp.content_type = self._metrics.page(self._read_state(), req.accept if openmetrics else "")
+        resp.set_stream(iter(pieces), sum(map(len, pieces)))
 
     on_head = on_get

@@ -1,14 +1,18 @@
 """A connected socket with a timeout for every wait, for clients and model servers alike.
 
 gevent's sockets can wait too. They try the system call first, which nearly always fails when there is something to wait
-for, and make a `gevent.Timeout` for each wait. Here a wait is one watcher, kept as long as the socket, and one timer;
-docs/performance.md says what that saves.
+for, and start and stop a watcher and a timer for each wait. Here both outlast the wait (docs/performance.md says what
+that saves):
+- **The watcher for input** goes on watching, since the next wait is nearly always for input too. So the kernel is not
+  told again. When input comes while nobody waits for it, the watcher stops, or it would wake the event loop until it is
+  read; that input is there is kept as a flag.
+- **The timer** is not moved when a wait begins, only the deadline is. When the timer is due too early, it starts again
+  for what is left. So a connection that is never late costs a timer now and then, and not one for each wait.
 """
 
 import ssl
 import struct
 import termios
-import time
 from fcntl import ioctl
 from typing import Any
 
@@ -16,10 +20,13 @@ from gevent import get_hub, getcurrent
 from gevent.monkey import get_original
 from gevent.ssl import SSLSocket
 
+from app.native import monotonic
+
 _READABLE, _WRITABLE = 1, 2  # libev's EV_READ and EV_WRITE
 _EITHER = _READABLE | _WRITABLE
 _NOT_YET_READABLE = (BlockingIOError, ssl.SSLWantReadError)
 _NOT_YET_WRITABLE = (BlockingIOError, ssl.SSLWantWriteError)
+_NOTHING_RECEIVED = (*_NOT_YET_READABLE, ssl.SSLWantWriteError)
 _INT = struct.Struct("i")
 _PlainSocket = get_original("socket", "socket")
 
@@ -27,7 +34,19 @@ _PlainSocket = get_original("socket", "socket")
 class TimedSocket:
     """Takes over a socket of gevent's, plain or TLS. One greenlet uses it at a time. It may be closed twice."""
 
-    __slots__ = ("_needs_input", "_others", "_reads", "_tls", "sock")
+    __slots__ = (
+        "_arrived",
+        "_deadline",
+        "_due",
+        "_needs_input",
+        "_others",
+        "_reads",
+        "_timer",
+        "_tls",
+        "_waiter",
+        "_waits_for_input",
+        "sock",
+    )
 
     def __init__(self, sock: Any) -> None:
         self._tls = isinstance(sock, (ssl.SSLSocket, SSLSocket))
@@ -38,6 +57,12 @@ class TimedSocket:
         self._reads: Any = get_hub().loop.io(sock.fileno(), _READABLE)
         self._others: dict[int, Any] | None = None  # watchers for other events; most connections need none
         self._needs_input = False  # whether TLS has to read before it can send
+        self._arrived = False  # whether input came while nobody waited for it
+        self._waiter: Any = None  # the greenlet that waits
+        self._waits_for_input = False
+        self._deadline = 0.0
+        self._timer: Any = None
+        self._due = 0.0  # when the timer is due
 
     def handshake(self, deadline: float) -> None:
         """Begin TLS. `deadline` is in seconds of time.monotonic(). Raises TimeoutError or OSError."""
@@ -45,9 +70,9 @@ class TimedSocket:
             try:
                 self.sock.do_handshake()
             except ssl.SSLWantReadError:
-                _wait(self._reads, deadline - time.monotonic())
+                self._wait_for_input(deadline - monotonic())
             except ssl.SSLWantWriteError:
-                _wait(self._watcher(_WRITABLE), deadline - time.monotonic())
+                self._wait_for(_WRITABLE, deadline - monotonic())
             else:
                 return
 
@@ -56,14 +81,14 @@ class TimedSocket:
         # Others have a turn before each call, also where a fast sender has filled the buffer. But what TLS has received
         # and decrypted already, at most a record, makes no socket readable.
         if not (self._tls and self.sock.pending()):
-            _wait(self._reads, timeout_s)
+            self._wait_for_input(timeout_s)
         while True:
             try:
                 data: bytes = self.sock.recv(size)
             except _NOT_YET_READABLE:
-                _wait(self._reads, timeout_s)
+                self._wait_for_input(timeout_s)
             except ssl.SSLWantWriteError:
-                _wait(self._watcher(_WRITABLE), timeout_s)
+                self._wait_for(_WRITABLE, timeout_s)
             else:
                 return data
 
@@ -72,7 +97,7 @@ class TimedSocket:
         if self._tls and self.sock.pending():
             return True
         try:
-            _wait(self._reads, max(0.0, timeout_s))
+            self._wait_for_input(max(0.0, timeout_s))
         except TimeoutError:
             return False
         return True
@@ -102,7 +127,7 @@ class TimedSocket:
         """Returns what has been received, b"" at the end, None if there is nothing. Raises OSError."""
         try:
             data: bytes = self.sock.recv(size)
-        except (*_NOT_YET_READABLE, ssl.SSLWantWriteError):
+        except _NOTHING_RECEIVED:
             return None
         return data
 
@@ -122,38 +147,87 @@ class TimedSocket:
         return count
 
     def close(self) -> None:
-        """Close the socket and its watchers."""
+        """Close the socket, its watchers and its timer."""
         self._reads.close()
         for watcher in (self._others or {}).values():
             watcher.close()
+        self._stop_timer()
         self.sock.close()
 
     def _wait_to_send(self, events: int, timeout_s: float) -> None:
         """Wait for one of these events. But TLS may have to read before it can send: then only input helps."""
-        _wait(self._reads if self._needs_input else self._watcher(events), timeout_s)
+        if self._needs_input:
+            self._wait_for_input(timeout_s)
+        else:
+            self._wait_for(events, timeout_s)
 
-    def _watcher(self, events: int) -> Any:
-        """Returns the watcher for these events, other than for input alone. It is kept as long as the socket."""
+    def _wait_for_input(self, timeout_s: float) -> None:
+        """Wait until something can be received. It may return too early. Raises TimeoutError."""
+        if self._arrived:
+            self._arrived = False
+            return
+        if not self._reads.active:
+            self._reads.start(self._on_input)
+        self._waits_for_input = True
+        self._wait(timeout_s)
+
+    def _wait_for(self, events: int, timeout_s: float) -> None:
+        """Wait for one of these events, other than for input alone. Raises TimeoutError."""
         if self._others is None:
             self._others = {}
         if events not in self._others:
             self._others[events] = get_hub().loop.io(self.sock.fileno(), events)
-        return self._others[events]
+        watcher = self._others[events]
+        self._waits_for_input = False
+        watcher.start(self._on_event)
+        try:
+            self._wait(timeout_s)
+        finally:
+            watcher.stop()
 
+    def _wait(self, timeout_s: float) -> None:
+        # The callbacks below switch to this greenlet from the hub, and only while it is the waiter. However the wait
+        # ends, also by an exception thrown into the greenlet (ClientGone, GreenletExit), it is the waiter no more. So
+        # no event or timer of this wait can wake it out of a later one on another socket.
+        now = monotonic()
+        self._deadline = now + timeout_s
+        if self._timer is None or self._due > self._deadline:
+            self._start_timer(timeout_s)
+        self._waiter = getcurrent()
+        try:
+            ready = get_hub().switch()
+        finally:
+            self._waiter = None
+        if not ready:
+            raise TimeoutError
 
-def _wait(watcher: Any, timeout_s: float) -> None:
-    # Watcher and timer wake this greenlet by a switch from the hub. However the wait ends, also by an exception thrown
-    # into the greenlet (ClientGone, GreenletExit), both are stopped, even if they are due already. So neither can wake
-    # the greenlet out of a later wait.
-    hub = get_hub()
-    wake = getcurrent().switch
-    timer = hub.loop.timer(timeout_s)
-    watcher.start(wake, True)
-    timer.start(wake, False)
-    try:
-        ready = hub.switch()
-    finally:
-        watcher.stop()
-        timer.close()
-    if not ready:
-        raise TimeoutError
+    def _on_input(self) -> None:
+        if self._waiter is not None and self._waits_for_input:
+            self._waiter.switch(True)
+        else:
+            self._reads.stop()
+            self._arrived = True
+
+    def _on_event(self) -> None:
+        if self._waiter is not None:
+            self._waiter.switch(True)
+
+    def _on_timer(self) -> None:
+        self._stop_timer()
+        if self._waiter is not None:
+            left = self._deadline - monotonic()
+            if left > 0:
+                self._start_timer(left)
+            else:
+                self._waiter.switch(False)
+
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._due = self._deadline
+        self._timer = get_hub().loop.timer(seconds)
+        self._timer.start(self._on_timer)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None

@@ -9,18 +9,21 @@ Two kinds:
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from gevent.lock import BoundedSemaphore
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 
+from app.compiled import form
 from app.observability.metric_cells import Count, Distribution
 from app.observability.metric_files import MetricFiles
+from app.observability.metric_text import Format, Lines, accepted_format
+from app.observability.metric_totals import MetricFilesReader
+from app.observability.turns import Turns
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -30,6 +33,9 @@ OVERHEAD_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01
 REJECTIONS = ("limit_reached", "model_limit_reached", "queue_full", "queue_timeout")
 RETRIES = ("stale_connection", "unreachable", "status_429", "status_502", "status_503")
 RELOADS = ("ok", "refused")
+
+_PIECE_BYTES = 1 << 16
+"""The page is sent in such pieces: to join and to copy megabytes would be a long turn of the event loop."""
 
 
 class Family(NamedTuple):
@@ -50,6 +56,12 @@ ENDPOINT_INFLIGHT = Family(
 )
 ENDPOINT_UP = Family(
     "gauge", "router_endpoint_up", "Whether an endpoint is known to be healthy, and not ejected.", ("endpoint",)
+)
+BUILD_INFO = Family(
+    "gauge",
+    "router_build_info",
+    "Always 1; the labels say which release runs, and whether it is `compiled` or `pure`.",
+    ("version", "form"),
 )
 FILES_IN_MEMORY = Family(
     "gauge",
@@ -143,7 +155,9 @@ class Metrics:
 
     def __init__(self, directory: Path) -> None:
         """`directory` holds the files of all workers."""
-        self._directory = directory
+        self._files = MetricFilesReader(directory)
+        self._gauges = _Gauges()
+        self._one_page = BoundedSemaphore()
         self.requests = _counts(REQUESTS)
         self.request_seconds = _distributions(REQUEST_SECONDS)
         self.model_seconds = _distributions(MODEL_SECONDS)
@@ -156,62 +170,81 @@ class Metrics:
         self.rejections = _counts_of(REJECTED, REJECTIONS)
         self.reloads = _counts_of(RELOADED, RELOADS)
 
-    def page(self, state: SharedState, accept: str) -> tuple[bytes, str]:
-        """Returns the metrics of all workers and their content type: OpenMetrics if `accept` prefers it, else text."""
-        registry = CollectorRegistry()
-        registry.register(_Files(self._directory))
-        registry.register(_Gauges(state))
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # `accept` names an invalid version: the plain format is always acceptable
-            encode, content_type = choose_encoder("")
-        return encode(registry), content_type
+    def page(self, state: SharedState, accept: str) -> tuple[list[bytes], str]:
+        """Returns the metrics of all workers, in pieces, and their content type.
+
+        That is OpenMetrics if `accept` prefers it, else text. Other greenlets run while a large page is made.
+        """
+        form, turns = accepted_format(accept), Turns()
+        pieces: list[bytes] = []
+        unjoined: list[bytes] = []
+        size = 0
+        with self._one_page:  # what is kept for the next page must not change under this one
+            for text in self._texts(state, form, turns):
+                unjoined.append(text)
+                size += len(text)
+                if size >= _PIECE_BYTES:
+                    pieces.append(b"".join(unjoined))
+                    unjoined.clear()
+                    size = 0
+                turns.pause_if_due()
+        return [*pieces, b"".join(unjoined)], form.content_type
+
+    def _texts(self, state: SharedState, form: Format, turns: Turns) -> Iterator[bytes]:
+        totals = self._files.read(turns)
+        for members in totals.families.values():
+            yield form.head(next(iter(members)).family)
+            for series, run in members.items():
+                yield series.text(form, totals.take(series, run))
+        for family, lines in self._gauges.of(state):
+            yield form.head(family)
+            for each, value in lines:
+                yield each.text(form, (value,))
+        yield form.end()
 
 
-class _Files(Collector):
-    """The counters and histograms in the files of all workers.
+class _Gauges:
+    """The state of the shared table as metrics."""
 
-    prometheus-client makes a file empty and gives it its size by a second call. Its own collector fails on a scrape
-    that comes between the two, so an empty file is left out: nothing was counted in it yet.
-    """
+    def __init__(self) -> None:
+        self._lines: dict[Family, dict[str, Lines]] = {ENDPOINT_INFLIGHT: {}, ENDPOINT_UP: {}}
+        """By endpoint."""
+        self._build = {"version": metadata.version("inference-router"), "form": form()}
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def collect(self) -> Iterable[Metric]:
-        files = [str(file) for file in self._directory.glob("*.db") if file.stat().st_size]
-        metrics: Iterable[Metric] = MultiProcessCollector.merge(files, accumulate=True)
-        return metrics
-
-
-class _Gauges(Collector):
-    """The state of the shared table as metric families."""
-
-    def __init__(self, state: SharedState) -> None:
-        self._state = state
-
-    def collect(self) -> Iterator[Metric]:
-        state = self._state
+    def of(self, state: SharedState) -> Iterator[tuple[Metric, Iterable[tuple[Lines, float]]]]:
+        """Yields each metric with its lines and their numbers."""
         for family, value in (
             (INFLIGHT, state.inflight),
             (QUEUED, state.queued),
             (MAX_CONCURRENCY, state.max_concurrency),
             (WORKERS, state.workers),
             (FILES_IN_MEMORY, state.metric_files_in_memory),
+            (PERMITS_RECLAIMED, state.permits_reclaimed),
         ):
-            yield GaugeMetricFamily(family.name, family.about, value)
-        name = PERMITS_RECLAIMED.name.removesuffix("_total")
-        yield CounterMetricFamily(name, PERMITS_RECLAIMED.about, state.permits_reclaimed)
-        inflight, up = _by_endpoint(ENDPOINT_INFLIGHT), _by_endpoint(ENDPOINT_UP)
-        for endpoint in state.endpoints:
-            inflight.add_metric((endpoint.url,), endpoint.inflight)
-            up.add_metric((endpoint.url,), endpoint.up)
-        yield inflight
-        yield up
+            metric = _metric(family)
+            yield metric, [(Lines(metric, {}, [family.name]), value)]
+        metric = _metric(BUILD_INFO)
+        yield metric, [(Lines(metric, self._build, [BUILD_INFO.name]), 1)]
+        for family, of_endpoints in (
+            (ENDPOINT_INFLIGHT, ((each.url, each.inflight) for each in state.endpoints)),
+            (ENDPOINT_UP, ((each.url, each.up) for each in state.endpoints)),
+        ):
+            metric = _metric(family)
+            yield metric, self._by_endpoint(metric, family, of_endpoints)
+
+    def _by_endpoint(
+        self, metric: Metric, family: Family, values: Iterable[tuple[str, float]]
+    ) -> Iterator[tuple[Lines, float]]:
+        kept = self._lines[family]
+        current = self._lines[family] = {}  # other endpoints are forgotten
+        for url, value in values:
+            lines = current[url] = kept.get(url) or Lines(metric, {"endpoint": url}, [family.name])
+            yield lines, value
 
 
-def _by_endpoint(family: Family) -> GaugeMetricFamily:
-    return GaugeMetricFamily(family.name, family.about, labels=family.labels)
+def _metric(family: Family) -> Metric:
+    name = family.name.removesuffix("_total") if family.kind == "counter" else family.name
+    return Metric(name, family.about, family.kind)
 
 
 def _counter(family: Family) -> Counter:

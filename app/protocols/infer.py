@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from app.errors import UpstreamBroken, UpstreamErrorResponse
-from app.net.http_fields import Headers
+from app.http_fields import Headers
 from app.protocols.adapters import PROTOCOLS
 from app.protocols.interfaces import Call, ClientRequest, Inference, Model, Operation, ProtocolAdapter, Reply
 from app.protocols.json_body import MalformedJson, MaybeRaw, check_utf8, given, object_of, type_of

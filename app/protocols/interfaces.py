@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Raw, UnsetType
 
-from app.net.http_fields import Headers
+from app.http_fields import Headers
 from app.protocols.json_body import as_json
 
 VERSION_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
@@ -29,39 +29,58 @@ class Inference(NamedTuple):
     """See Call."""
 
 
-class Call(NamedTuple):
+class Call:
     """A request in the model server's own protocol, as it is passed on."""
 
-    method: str
-    path: str
-    """Path under the model server's address, with the query: `/v1/chat/completions`, `/v2/models/m/infer`."""
-    headers: Headers
-    """End-to-end headers, names in lower case. Neither Host nor Content-Length is among them."""
-    body: bytes = b""
-    key: bytes = b""
-    """What the model's balancing policy keeps together: requests of one key go to one endpoint. Empty: no key."""
-    version: str = ""
-    """The version of the model that must serve it; empty: any."""
-    model: str = ""
-    """The model that path or body name; empty: none."""
-    model_as_written: Raw | None = None
-    """The name as the body has it: a view of the body. None if the body names no model."""
-    adapter: "ProtocolAdapter | None" = None
-    """Puts another model's name in; None if there is nothing to put in."""
+    __slots__ = ("adapter", "body", "headers", "key", "method", "model", "model_as_written", "path", "version")
+
+    def __init__(  # noqa: PLR0913, PLR0917  # a record
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes = b"",
+        key: bytes = b"",
+        version: str = "",
+        model: str = "",
+        model_as_written: Raw | None = None,
+        adapter: "ProtocolAdapter | None" = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        """Path under the model server's address, with the query: `/v1/chat/completions`, `/v2/models/m/infer`."""
+        self.headers = headers
+        """End-to-end headers, names in lower case. Neither Host nor Content-Length is among them."""
+        self.body = body
+        self.key = key
+        """What the model's balancing policy keeps together: requests of one key go to one endpoint. Empty: no key."""
+        self.version = version
+        """The version of the model that must serve it; empty: any."""
+        self.model = model
+        """The model that path or body name; empty: none."""
+        self.model_as_written = model_as_written
+        """The name as the body has it: a view of the body. None if the body names no model."""
+        self.adapter = adapter
+        """Puts another model's name in; None if there is nothing to put in."""
 
 
-class Reply(NamedTuple):
+class Reply:
     """The response of a model server: its head, and its body as it comes."""
 
-    status: int
-    headers: Headers
-    """End-to-end headers, names in lower case, without Content-Length."""
-    length: int | None
-    """Bytes of the body, or None when only its end will tell."""
-    body: Iterable[bytes]
-    """Pieces as they come, none empty. Raises UpstreamBroken or UpstreamTimeout when it breaks off."""
-    close: Callable[[], None]
-    """Stops it at any point; must be called, may be called again."""
+    __slots__ = ("body", "close", "headers", "length", "status")
+
+    def __init__(
+        self, status: int, headers: Headers, length: int | None, body: Iterable[bytes], close: Callable[[], None]
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        """End-to-end headers, names in lower case, without Content-Length."""
+        self.length = length
+        """Bytes of the body, or None when only its end will tell."""
+        self.body = body
+        """Pieces as they come, none empty. Raises UpstreamBroken or UpstreamTimeout when it breaks off."""
+        self.close = close
+        """Stops it at any point; must be called, may be called again."""
 
 
 class Model(Protocol):

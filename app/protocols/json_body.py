@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from app.net.http_fields import Headers
+from app.http_fields import Headers
 
 Text = bytes | memoryview
 T = TypeVar("T")

@@ -1,6 +1,5 @@
 """One attempt: one request to one endpoint, from the choice of the endpoint to the last byte of its response."""
 
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -8,7 +7,8 @@ from itertools import chain
 import structlog
 
 from app.errors import ClientGone, UpstreamError, UpstreamUnreachable
-from app.net.http_fields import Headers
+from app.http_fields import Headers
+from app.native import monotonic
 from app.protocols.interfaces import Call, Reply
 from app.routing.client_fault import MOST_BYTES, is_clients_fault
 from app.routing.endpoint import Endpoint, Target
@@ -54,7 +54,7 @@ class Attempt:
         self.endpoint = endpoint
         self._target = target
         self._trial = trial
-        self._began = time.monotonic()
+        self._began = monotonic()
         self._contacted_at = 0.0  # not yet
         self._error_text = b""
         self._finished = False
@@ -77,7 +77,8 @@ class Attempt:
                 deadline,
                 self,
             )
-            status, headers, length, *_ = response.head
+            head = response.head
+            status, headers, length = head.status, head.headers, head.length
             serves = status < 300 and call.method == "POST"
             self._awaits_first_byte = serves  # the head of a stream may come long before anything is generated
             if length is None or length > _READ_WHOLE_BYTES:
@@ -97,7 +98,7 @@ class Attempt:
 
     def contacts_server(self) -> None:
         """See `Sender`."""
-        self._contacted_at = time.monotonic()
+        self._contacted_at = monotonic()
 
     def may_repeat(self) -> bool:
         """See `Sender`. A request that is repeated is paid for by the retry budget."""
@@ -114,7 +115,7 @@ class Attempt:
         if self._finished:
             return
         self._finished = True
-        took_s = time.monotonic() - self._began
+        took_s = monotonic() - self._began
         route, shared, shared_id = self._target.route, self._target.shared, self.endpoint.shared_id
         shared.counters.remove(shared_id)
         ended = Ended(outcome, self._trial, int(self._contacted_at * 1000), self._first_byte_us)
@@ -149,7 +150,7 @@ class Attempt:
 
     def _observe_first_byte(self, at: float | None) -> None:
         """`at` is the time of the first byte of the body. None: there is no body, and its end counts."""
-        at = time.monotonic() if at is None else at
+        at = monotonic() if at is None else at
         self._target.shared.metrics.first_byte_seconds(self._target.route.name).observe(at - self._began)
         if self._awaits_first_byte:
             self._first_byte(at - self._contacted_at)
@@ -198,9 +199,9 @@ class Attempt:
     def _with_beginning(self, response: Response, body: Iterator[bytes]) -> Iterator[bytes]:
         """Returns the body again, after its beginning was read."""
         pieces = []
-        deadline = time.monotonic() + _TEXT_WITHIN_S
+        deadline = monotonic() + _TEXT_WITHIN_S
         try:
-            while len(self._error_text) < MOST_BYTES and response.has_more_within(deadline - time.monotonic()):
+            while len(self._error_text) < MOST_BYTES and response.has_more_within(deadline - monotonic()):
                 piece = next(body, None)
                 if piece is None:
                     break

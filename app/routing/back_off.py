@@ -15,8 +15,9 @@ mark is set before, and taken away after the rest: whenever a process is SIGKILL
 two other stores a cool-down may become a step longer than it should be.
 """
 
+from app.native import now_ms
 from app.shared_memory.counters import MAX_IDS
-from app.shared_memory.table import Layout, SharedTable, now_ms
+from app.shared_memory.table import Layout, SharedTable
 
 LAYOUT = Layout(
     arrays={

@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Iterable
 
-from app.net.http_fields import Headers
+from app.http_fields import Headers
 
 MOST_BYTES = 1 << 16
 """No more of a body is searched. The limit holds before and after it is decompressed."""

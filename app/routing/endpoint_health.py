@@ -14,37 +14,38 @@ routes. Were a worker to store a constant late, after the routes have changed, t
 
 from collections.abc import Sequence
 
-from app.routing.endpoint_records import EndpointRecords, Record
-from app.shared_memory.table import now_ms
+from app.native import now_ms
+from app.routing.endpoint_records import EndpointRecords
 
 RECENTLY_MS = 10_000
 """For how long a successful inference request shows that an endpoint whose checks fail is of use."""
 
 
-def panics(pool: Sequence[Record], threshold: float, now: int) -> bool:
+def panics(records: EndpointRecords, shared_ids: Sequence[int], threshold: float, now: int) -> bool:
     """Whether so few endpoints of a pool are healthy and not ejected that health checks are to be ignored."""
-    available = sum(1 for record in pool if record.unavailable_until_ms <= now and not record.unhealthy)
-    return available < threshold * len(pool)
+    available = 0
+    for shared_id in shared_ids:
+        available += records.unavailable_until_ms[shared_id] <= now and not records.unhealthy[shared_id]
+    return available < threshold * len(shared_ids)
 
 
 class EndpointHealth:
     """The health of all endpoints, in one process."""
 
     def __init__(self, records: EndpointRecords) -> None:
-        self._records = records.of
+        self._records = records
 
     def is_available(self, shared_id: int, now: int) -> bool:
         """Whether the endpoint is not ejected and not unhealthy. The lock is held if an attempt follows."""
-        record = self._records[shared_id]
-        return record.unavailable_until_ms <= now and not record.unhealthy
+        return self._records.unavailable_until_ms[shared_id] <= now and not self._records.unhealthy[shared_id]
 
     def is_ejected(self, shared_id: int, now: int) -> bool:
         """Whether the endpoint is ejected, or waits for its trial to end."""
-        return self._records[shared_id].unavailable_until_ms > now
+        return self._records.unavailable_until_ms[shared_id] > now
 
     def is_unhealthy(self, shared_id: int) -> bool:
         """Whether health checks have failed in a row."""
-        return bool(self._records[shared_id].unhealthy)
+        return self._records.unhealthy[shared_id] != 0
 
     def is_up(self, shared_id: int) -> bool:
         """Whether the endpoint is known to be healthy, and is not ejected.
@@ -60,19 +61,19 @@ class EndpointHealth:
 
     def panics(self, shared_ids: Sequence[int], threshold: float, now: int) -> bool:
         """Whether health checks are to be ignored for the pool of these endpoints."""
-        return panics([self._records[shared_id] for shared_id in shared_ids], threshold, now)
+        return panics(self._records, shared_ids, threshold, now)
 
     def unavailable_until(self, shared_id: int) -> int:
         """Returns when the ejection ends, or the lease of the trial, in ms; 0 for an endpoint that is not ejected."""
-        return self._records[shared_id].unavailable_until_ms
+        return self._records.unavailable_until_ms[shared_id]
 
     def served(self, shared_id: int) -> None:
         """Record that a piece of a successful response to an inference request has come."""
-        self._records[shared_id].last_served_ms = now_ms()
+        self._records.last_served_ms[shared_id] = now_ms()
 
     def has_served(self, shared_id: int, within_ms: int) -> bool:
         """Whether the endpoint has served an inference request within this time."""
-        last = self._records[shared_id].last_served_ms
+        last = self._records.last_served_ms[shared_id]
         return last > 0 and now_ms() - last <= within_ms
 
     def seems_to_serve(self, shared_id: int) -> bool:
@@ -81,26 +82,27 @@ class EndpointHealth:
         It has served an inference request: lately, or ever if all that is wrong with its checks is that they are slow.
         Then only requests can show what is wrong, and a router that is not ready gets none.
         """
-        record = self._records[shared_id]
-        return bool(record.slow and record.last_served_ms) or self.has_served(shared_id, RECENTLY_MS)
+        records = self._records
+        if records.slow[shared_id] and records.last_served_ms[shared_id]:
+            return True
+        return self.has_served(shared_id, RECENTLY_MS)
 
     def set_healthy(self, shared_id: int, *, healthy: bool, slow: bool = False) -> bool:
         """Record what the health checks found; only the leader does. Returns whether the health has changed.
 
         `slow`: all that is wrong with an unhealthy endpoint is that no response comes in time.
         """
-        record = self._records[shared_id]
-        changed = bool(record.unhealthy) == healthy
+        records = self._records
+        changed = self.is_unhealthy(shared_id) == healthy
         if healthy:
-            record.verified = 1
-        record.slow = slow
-        record.unhealthy = not healthy
+            records.verified[shared_id] = 1
+        records.slow[shared_id] = slow
+        records.unhealthy[shared_id] = not healthy
         return changed
 
     def assume_healthy(self, shared_id: int) -> None:
         """Take an endpoint that nothing is known of for healthy."""
-        self._records[shared_id].verified = 1
+        self._records.verified[shared_id] = 1
 
     def _is_verified(self, shared_id: int) -> bool:
-        record = self._records[shared_id]
-        return bool(record.verified or record.last_served_ms)
+        return self._records.verified[shared_id] != 0 or self._records.last_served_ms[shared_id] != 0

@@ -4,17 +4,19 @@ A request goes to an endpoint that is healthy, not ejected, and not backing off.
 case; the other two give way where nothing else is left (`Reach`).
 """
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from enum import IntFlag
 
 from app.config import route_schema
+from app.native import now_ms
 from app.routing.attempt import Attempt
 from app.routing.endpoint import Endpoint, SharedRouting, Target
 from app.routing.outlier_detection import PoolRules
 from app.routing.policies import POLICIES, Choice
 from app.routing.retry_budget import RetryBudget
 from app.shared_memory.counters import MAX_IDS
-from app.shared_memory.table import Layout, name_hash, now_ms
+from app.shared_memory.table import Layout, name_hash
 
 LAYOUT = Layout(arrays={"turns": MAX_IDS})
 """A count of the choices of every pool, under the id of its first endpoint."""
@@ -51,19 +53,29 @@ class EndpointPool:
     ) -> None:
         self.name = version.name
         self.weight = version.weight
-        self._endpoints = endpoints
-        self._shared = shared
-        self._shared_ids = [endpoint.shared_id for endpoint in endpoints]
-        self._back_offs = [endpoint.back_off for endpoint in endpoints]
-        self._panic_threshold = route.health_check.panic_threshold
-        self._hashes = [name_hash(endpoint.url) for endpoint in endpoints]
-        self._policy = POLICIES[route.balancing]
+        self._endpoints = list(endpoints)
+        self._size = len(endpoints)
+        self._shared_ids = _words(endpoint.shared_id for endpoint in endpoints)
+        self._back_offs = _words(endpoint.back_off for endpoint in endpoints)
+        self._hashes = _words(name_hash(endpoint.url) for endpoint in endpoints)
+        self._found = _words(0 for _ in endpoints)
+        """Which endpoints `_find` has found, as indices. Nothing yields between finding and choosing."""
+        self._loads = _words(0 for _ in endpoints)
+        self._lock = shared.table.lock
+        self._counters = shared.counters
+        self._health = shared.health
+        self._outliers = shared.outliers
+        self._until_ms = shared.back_offs.until_ms
         self._turn = shared.table.array("turns")[self._shared_ids[0] :]
+        self._panic_threshold = route.health_check.panic_threshold
+        self._load_bound = route.load_bound
+        self._load_floor = route.load_floor
+        self._policy = POLICIES[route.balancing]
         self._target = Target(
             route,
             version.upstream_model or route.name,
             version.upstream_version or (None if len(route.versions) == 1 else ""),
-            PoolRules(self._shared_ids, route.ejection, self._panic_threshold),
+            PoolRules(list(self._shared_ids), route.ejection, self._panic_threshold),
             budget,
             shared,
         )
@@ -73,30 +85,29 @@ class EndpointPool:
 
         `tried` are the ids of the endpoints that this request has tried before.
         """
-        counters, is_available = self._shared.counters, self._shared.health.is_available
-        until_ms, back_offs = self._shared.back_offs.until_ms, self._back_offs
-        with self._shared.table.lock:
+        self._lock.acquire()
+        try:
             # Reading the loads, choosing, and counting are one step: no other worker chooses in between. Counting is
             # one store into this worker's own row, so a worker that is killed here or later does not count any more.
             now = now_ms()
-            available = [
-                at for at, shared_id in enumerate(self._shared_ids)
-                if shared_id not in tried and is_available(shared_id, now) and until_ms[back_offs[at]] <= now
-            ]  # fmt: skip
-            if len(available) < len(self._shared_ids):
-                available = self._widened(available, tried, reach, now)
-            if not available:
+            count = self._find(tried, now, False, False)
+            if count < self._size:
+                count = self._widen(count, tried, reach, now)
+            if not count:
                 return None
             if not tried:  # a request takes one turn, however often it is retried: else some endpoints would be skipped
                 self._turn[0] = (self._turn[0] + 1) % _TURNS
-            chosen = self._endpoints[available[0 if len(available) == 1 else self._preferred(available, key)]]
-            counters.add(chosen.shared_id)
-            trial = self._shared.outliers.begin(chosen.shared_id, now)
+            at = self._found[0 if count == 1 else self._preferred(count, key)]
+            chosen = self._endpoints[at]
+            self._counters.add(self._shared_ids[at])
+            trial = self._outliers.begin(self._shared_ids[at], now)
+        finally:
+            self._lock.release()
         return Attempt(self._target, chosen, trial)
 
     def is_usable(self) -> bool:
         """Whether requests can be served: an endpoint is up, or in panic one seems to serve all the same."""
-        health = self._shared.health
+        health = self._health
         if any(health.is_up(shared_id) for shared_id in self._shared_ids):
             return True
         now = now_ms()
@@ -106,11 +117,11 @@ class EndpointPool:
 
     def is_known(self) -> bool:
         """Whether anything is known of any endpoint, good or bad."""
-        return any(self._shared.health.is_known(shared_id) for shared_id in self._shared_ids)
+        return any(self._health.is_known(shared_id) for shared_id in self._shared_ids)
 
     def retry_after(self) -> int | None:
         """Returns the seconds until the first ejection ends, or None if health checks must decide."""
-        health, now = self._shared.health, now_ms()
+        health, now = self._health, now_ms()
         panic = self._panics(now)
         times = [
             until for one in self._shared_ids
@@ -118,34 +129,53 @@ class EndpointPool:
         ]  # fmt: skip
         return max(1, -(-(min(times) - now) // 1000)) if times else None
 
-    def _widened(self, available: list[int], tried: Sequence[int], reach: Reach, now: int) -> list[int]:
-        """Returns which endpoints may be chosen, as indices, where not all are simply available."""
-        health, until_ms, back_offs = self._shared.health, self._shared.back_offs.until_ms, self._back_offs
-        if not self._panics(now):
-            if available or not reach & Reach.BACKING_OFF:
-                return available
-            left = [
-                at for at, shared_id in enumerate(self._shared_ids)
-                if shared_id not in tried and health.is_available(shared_id, now)
-            ]  # fmt: skip
-        else:
-            left = [
-                at for at, shared_id in enumerate(self._shared_ids)
-                if shared_id not in tried and not health.is_ejected(shared_id, now)
-            ]  # fmt: skip
-            if not reach & Reach.PANIC and all(health.is_unhealthy(self._shared_ids[at]) for at in left):
-                return []
-        at_once = [at for at in left if until_ms[back_offs[at]] <= now]
-        if at_once or not left or not reach & Reach.BACKING_OFF:
-            return at_once
-        return [min(left, key=lambda at: until_ms[back_offs[at]])]
+    def _find(self, tried: Sequence[int], now: int, unhealthy: bool, backing_off: bool) -> int:
+        """Find the endpoints that were not tried and are not ejected. Returns how many there are.
+
+        `unhealthy`, `backing_off`: those that are count too.
+        """
+        count = 0
+        for at in range(self._size):
+            shared_id = self._shared_ids[at]
+            if tried and shared_id in tried:
+                continue
+            if self._health.is_ejected(shared_id, now) or not (unhealthy or not self._health.is_unhealthy(shared_id)):
+                continue
+            if backing_off or self._until_ms[self._back_offs[at]] <= now:
+                self._found[count] = at
+                count += 1
+        return count
+
+    def _widen(self, count: int, tried: Sequence[int], reach: Reach, now: int) -> int:
+        """Find the endpoints that may be chosen where only `count` are simply available. Returns how many there are."""
+        panic = self._panics(now)
+        if not panic:
+            if count or not reach & Reach.BACKING_OFF:
+                return count
+        elif not (count or reach & Reach.PANIC or self._find(tried, now, False, True)):
+            return 0
+        count = self._find(tried, now, panic, False)
+        if count or not reach & Reach.BACKING_OFF:
+            return count
+        count = self._find(tried, now, panic, True)
+        if count:
+            self._found[0] = min(self._found[:count], key=self._back_off_ends_ms)
+        return min(count, 1)
+
+    def _back_off_ends_ms(self, at: int) -> int:
+        return self._until_ms[self._back_offs[at]]
 
     def _panics(self, now: int) -> bool:
-        return self._shared.health.panics(self._shared_ids, self._panic_threshold, now)
+        return self._health.panics(self._target.rules.shared_ids, self._panic_threshold, now)
 
-    def _preferred(self, available: Sequence[int], key: bytes) -> int:
-        """Returns which of these the policy chooses, as an index into them."""
-        loads = [self._shared.counters.total(self._shared_ids[at]) for at in available]
-        hashes = [self._hashes[at] for at in available]
-        route = self._target.route
-        return self._policy(Choice(hashes, loads, self._turn[0], key, route.load_bound, route.load_floor))
+    def _preferred(self, count: int, key: bytes) -> int:
+        """Returns which of those found the policy chooses, as an index into them."""
+        for place in range(count):
+            self._loads[place] = self._counters.total(self._shared_ids[self._found[place]])
+        hashes = [self._hashes[at] for at in self._found[:count]] if key else ()
+        choice = Choice(hashes, self._loads[:count], self._turn[0], key, self._load_bound, self._load_floor)
+        return self._policy(choice)
+
+
+def _words(values: Iterable[int]) -> "memoryview[int]":
+    return memoryview(array("q", values))

@@ -1,4 +1,6 @@
-"""The state of every endpoint, one record for each in the shared table. Several modules write it, each its own fields.
+"""The state of every endpoint in the shared table: an array for each field, with an endpoint's value at its id.
+
+Several modules write it, each its own fields.
 
 | Fields | Written by | When |
 |---|---|---|
@@ -8,67 +10,65 @@
 | `last_served_ms` | endpoint_health.py, outlier_detection.py | by any worker, with or without the lock |
 
 `last_served_ms` is a time, and only ever overwritten by a later one, or by one that is as late to the millisecond: so a
-lost store changes nothing that matters. Times are milliseconds of the monotonic clock that all processes share.
+lost store changes nothing that matters. Times are milliseconds of the monotonic clock that all processes share. Every
+value is one aligned word, so every store is atomic.
 """
-
-from ctypes import Structure, c_int64
 
 from app.shared_memory.counters import MAX_IDS
 from app.shared_memory.table import Layout, SharedTable
 
-
-class Record(Structure):
-    """An endpoint's state in the shared table. Every field is one aligned word, so every store is atomic."""
-
-    _fields_ = (
-        ("circuit", c_int64),
-        ("unavailable_until_ms", c_int64),  # end of the ejection, or of a trial's lease; 0 while closed
-        ("unhealthy", c_int64),
-        ("slow", c_int64),  # the last health check failed only because no response came in time
-        ("verified", c_int64),  # a health check succeeded once, or none is needed
-        ("last_served_ms", c_int64),  # when a piece of a 2xx response to an inference request came last; 0: never
-        ("first_byte_us", c_int64),  # usual time to the first byte; 0: not known
-        ("first_byte_deviation_us", c_int64),
-        ("ejections", c_int64),  # in a row
-        ("closed_at_ms", c_int64),
-        ("consecutive_failures", c_int64),
-        ("window", c_int64),  # number of the window that the next two count
-        ("window_requests", c_int64),
-        ("window_failures", c_int64),
-    )
-
-    circuit: int
-    unavailable_until_ms: int
-    unhealthy: int
-    slow: int
-    verified: int
-    last_served_ms: int
-    first_byte_us: int
-    first_byte_deviation_us: int
-    ejections: int
-    closed_at_ms: int
-    consecutive_failures: int
-    window: int
-    window_requests: int
-    window_failures: int
-
-
-_FIELDS = tuple(name for name, *_ in Record._fields_)
-LAYOUT = Layout(arrays={"endpoints": MAX_IDS * len(_FIELDS)})
+_FIELDS = (
+    "circuit",
+    "unavailable_until_ms",
+    "unhealthy",
+    "slow",
+    "verified",
+    "last_served_ms",
+    "first_byte_us",
+    "first_byte_deviation_us",
+    "ejections",
+    "closed_at_ms",
+    "consecutive_failures",
+    "window",
+    "window_requests",
+    "window_failures",
+)
+LAYOUT = Layout(arrays={f"endpoint_{name}": MAX_IDS for name in _FIELDS})
 
 
 class EndpointRecords:
-    """The records of all endpoints, by their ids, and the lock."""
+    """The fields of all endpoints, and the lock."""
 
     def __init__(self, table: SharedTable) -> None:
         self.lock = table.lock
-        self.of: list[Record] = list((Record * MAX_IDS).from_buffer(table.array("endpoints")))
+        fields = [table.array(f"endpoint_{name}") for name in _FIELDS]
+        self._fields = fields
+        self.circuit = fields[0]
+        self.unavailable_until_ms = fields[1]
+        """End of the ejection, or of a trial's lease; 0 while the circuit is closed."""
+        self.unhealthy = fields[2]
+        self.slow = fields[3]
+        """The last health check failed only because no response came in time."""
+        self.verified = fields[4]
+        """A health check succeeded once, or none is needed."""
+        self.last_served_ms = fields[5]
+        """When a piece of a 2xx response to an inference request came last; 0: never."""
+        self.first_byte_us = fields[6]
+        """Usual time to the first byte; 0: not known."""
+        self.first_byte_deviation_us = fields[7]
+        self.ejections = fields[8]
+        """In a row."""
+        self.closed_at_ms = fields[9]
+        self.consecutive_failures = fields[10]
+        self.window = fields[11]
+        """Number of the window that the next two count."""
+        self.window_requests = fields[12]
+        self.window_failures = fields[13]
 
     def reset(self, shared_id: int) -> None:
         """Forget what was known of the endpoint that had this id. The lock is held."""
-        record = self.of[shared_id]
         # The circuit is the first field and is cleared last: `unavailable_until_ms` must be 0 while it is closed
         # (outlier_detection.py). If the process is killed before that, the id still has its old name, and whoever gives
         # it to another name resets it again.
-        for name in reversed(_FIELDS):
-            setattr(record, name, 0)
+        for field in reversed(self._fields):
+            field[shared_id] = 0

@@ -5,7 +5,7 @@ from it. Both are learned from successful responses, under the lock. A process t
 leaves one of them a sample behind the other, which the next samples make good.
 """
 
-from app.routing.endpoint_records import Record
+from app.routing.endpoint_records import EndpointRecords
 
 LEAST_US = 100_000
 """No shorter wait is too long: a client that leaves sooner says nothing about the endpoint."""
@@ -13,22 +13,22 @@ UNKNOWN_US = 500_000
 """A longer wait is too long where the usual time is not known yet."""
 
 
-def learn(record: Record, took_us: int) -> None:
+def learn(records: EndpointRecords, shared_id: int, took_us: int) -> None:
     """Take one more time to a first byte into account. The lock is held."""
-    mean = record.first_byte_us
+    mean = records.first_byte_us[shared_id]
     if not mean:
-        record.first_byte_deviation_us = took_us >> 1
-        record.first_byte_us = took_us
+        records.first_byte_deviation_us[shared_id] = took_us >> 1
+        records.first_byte_us[shared_id] = took_us
         return
     off = took_us - mean
-    deviation = record.first_byte_deviation_us
-    record.first_byte_deviation_us = deviation + (abs(off) - deviation >> 2)
-    record.first_byte_us = mean + (off >> 3) or 1  # 0 would say that nothing is known
+    deviation = records.first_byte_deviation_us[shared_id]
+    records.first_byte_deviation_us[shared_id] = deviation + ((abs(off) - deviation) >> 2)
+    records.first_byte_us[shared_id] = mean + (off >> 3) or 1  # 0 would say that nothing is known
 
 
-def too_long_us(record: Record) -> int:
+def too_long_us(records: EndpointRecords, shared_id: int) -> int:
     """Returns after how long without a first byte an endpoint is slower than it ever is."""
-    mean = record.first_byte_us
+    mean = records.first_byte_us[shared_id]
     if not mean:
         return UNKNOWN_US
-    return max(LEAST_US, mean + max(mean, 4 * record.first_byte_deviation_us))
+    return max(LEAST_US, mean + max(mean, 4 * records.first_byte_deviation_us[shared_id]))

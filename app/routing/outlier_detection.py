@@ -27,10 +27,10 @@ from enum import Enum, IntEnum, auto
 from typing import NamedTuple
 
 from app.config.route_schema import Ejection
+from app.native import now_ms
 from app.routing.endpoint_health import panics
-from app.routing.endpoint_records import EndpointRecords, Record
+from app.routing.endpoint_records import EndpointRecords
 from app.routing.first_byte import learn, too_long_us
-from app.shared_memory.table import now_ms
 
 _TRIAL_LEASE_MS = 10_000
 
@@ -46,16 +46,19 @@ class Outcome(Enum):
     """The client left before the first byte: a failure if the wait was too long, or else it tells nothing."""
 
 
-class Ended(NamedTuple):
+class Ended:
     """An attempt that ended."""
 
-    outcome: Outcome
-    trial: bool = False
-    """What `OutlierDetector.begin` returned."""
-    contacted_ms: int = 0
-    """When the endpoint was contacted; 0: it was not, so no wait for it was too long."""
-    first_byte_us: int = 0
-    """How long the first byte took; 0: there was none, or it was none of an inference."""
+    __slots__ = ("contacted_ms", "first_byte_us", "outcome", "trial")
+
+    def __init__(self, outcome: Outcome, trial: bool = False, contacted_ms: int = 0, first_byte_us: int = 0) -> None:
+        self.outcome = outcome
+        self.trial = trial
+        """What `OutlierDetector.begin` returned."""
+        self.contacted_ms = contacted_ms
+        """When the endpoint was contacted; 0: it was not, so no wait for it was too long."""
+        self.first_byte_us = first_byte_us
+        """How long the first byte took; 0: there was none, or it was none of an inference."""
 
 
 class PoolRules(NamedTuple):
@@ -105,65 +108,67 @@ class OutlierDetector:
 
     def __init__(self, records: EndpointRecords) -> None:
         self._lock = records.lock
-        self._records = records.of
+        self._records = records
 
     def circuit(self, shared_id: int) -> Circuit:
         """Returns the state of the endpoint's circuit."""
-        return Circuit(self._records[shared_id].circuit)
+        return Circuit(self._records.circuit[shared_id])
 
     def begin(self, shared_id: int, now: int) -> bool:
         """Begin an attempt. Returns whether it is the trial. The lock is held."""
-        record = self._records[shared_id]
-        if record.circuit == _CLOSED:
+        records = self._records
+        if records.circuit[shared_id] == _CLOSED:
             return False
         # Killed in between: the endpoint stays ejected for the time of a lease, and then gets a trial.
-        record.unavailable_until_ms = now + _TRIAL_LEASE_MS
-        _change(record, _Event.TRIAL_BEGINS)
+        records.unavailable_until_ms[shared_id] = now + _TRIAL_LEASE_MS
+        self._change(shared_id, _Event.TRIAL_BEGINS)
         return True
 
     def end(self, shared_id: int, ended: Ended, pool: PoolRules) -> bool:
         """Record how an attempt ended. Returns whether that ejected the endpoint."""
-        outcome, trial, contacted_ms, first_byte_us = ended
+        outcome, trial = ended.outcome, ended.trial
         if outcome is _ABANDONED and not trial:
             return False  # it tells nothing
-        record = self._records[shared_id]
-        with self._lock:
+        records = self._records
+        self._lock.acquire()
+        try:
             now = now_ms()
             if outcome is _UNANSWERED:
-                outcome = _FAILURE if _is_silent(record, contacted_ms, now) else _ABANDONED
-            if first_byte_us and outcome is _SUCCESS:
-                learn(record, first_byte_us)
-                record.last_served_ms = now
-            circuit = record.circuit
+                outcome = _FAILURE if self._is_silent(shared_id, ended.contacted_ms, now) else _ABANDONED
+            if ended.first_byte_us and outcome is _SUCCESS:
+                learn(records, shared_id, ended.first_byte_us)
+                records.last_served_ms[shared_id] = now
+            circuit = records.circuit[shared_id]
             trial = trial and circuit == _HALF_OPEN  # or else another trial has decided meanwhile
             if circuit != _CLOSED and not trial:
                 return False  # it began before the ejection, or is a trial that another one has outrun
             if outcome is _ABANDONED:
                 if trial:
-                    record.unavailable_until_ms = now  # the next request is the trial
+                    records.unavailable_until_ms[shared_id] = now  # the next request is the trial
                 return False
-            _count(record, now, pool.ejection, outcome is _FAILURE)
+            self._count(shared_id, now, pool.ejection, outcome is _FAILURE)
             if outcome is _FAILURE:
                 return self._fail(shared_id, now, trial, pool)
             if trial:
-                _close(record, now, _Event.TRIAL_SUCCEEDS)
+                self._close(shared_id, now, _Event.TRIAL_SUCCEEDS)
             return False
+        finally:
+            self._lock.release()
 
     def fails_too_often(self, shared_id: int, pool: PoolRules) -> bool:
         """Whether the endpoint is in use only because too many others are out."""
-        record = self._records[shared_id]
-        return record.circuit == _CLOSED and _fails_too_often(record, pool.ejection)
+        return self._records.circuit[shared_id] == _CLOSED and self._has_failed_too_often(shared_id, pool.ejection)
 
     def _fail(self, shared_id: int, now: int, trial: bool, pool: PoolRules) -> bool:
         """Eject the endpoint if it fails too often. Returns whether it did. The lock is held."""
-        record, rules = self._records[shared_id], pool.ejection
-        if not (trial or _fails_too_often(record, rules)):
+        rules = pool.ejection
+        if not (trial or self._has_failed_too_often(shared_id, rules)):
             return False
         if self._exceeds_max_share(shared_id, now, pool):
             if trial:
-                _close(record, now, _Event.TRIAL_FAILS_BEYOND_MAX_SHARE)
+                self._close(shared_id, now, _Event.TRIAL_FAILS_BEYOND_MAX_SHARE)
             return False
-        _eject(record, now, rules, _Event.TRIAL_FAILS if trial else _Event.TOO_MANY_FAILURES)
+        self._eject(shared_id, now, rules, _Event.TRIAL_FAILS if trial else _Event.TOO_MANY_FAILURES)
         return True
 
     def _exceeds_max_share(self, shared_id: int, now: int, pool: PoolRules) -> bool:
@@ -171,67 +176,72 @@ class OutlierDetector:
 
         Unhealthy endpoints count as out, but not in panic: then they are used.
         """
-        records = [self._records[peer] for peer in pool.shared_ids]
-        panic = panics(records, pool.panic_threshold, now)
-        out = sum(1 for record in records if record.circuit != _CLOSED or (record.unhealthy and not panic))
-        itself = self._records[shared_id]
-        if itself.circuit == _CLOSED and (panic or not itself.unhealthy):
-            out += 1
-        return out > pool.ejection.max_share * len(records)
+        records = self._records
+        panic = panics(records, pool.shared_ids, pool.panic_threshold, now)
+        out = 0
+        for peer in pool.shared_ids:
+            if peer == shared_id or records.circuit[peer] != _CLOSED or (records.unhealthy[peer] and not panic):
+                out += 1
+        return out > pool.ejection.max_share * len(pool.shared_ids)
 
+    def _is_silent(self, shared_id: int, contacted_ms: int, now: int) -> bool:
+        """Whether an attempt without a first byte waited for too long, and nobody else was served in that time."""
+        # False for an endpoint that was not contacted: no time is before 0.
+        records = self._records
+        if records.last_served_ms[shared_id] >= contacted_ms:
+            return False
+        return (now - contacted_ms) * 1000 >= too_long_us(records, shared_id)
 
-def _is_silent(record: Record, contacted_ms: int, now: int) -> bool:
-    """Whether an attempt without a first byte waited for too long, and nobody else was served in that time."""
-    # False for an endpoint that was not contacted: no time is before 0.
-    return record.last_served_ms < contacted_ms and (now - contacted_ms) * 1000 >= too_long_us(record)
+    def _change(self, shared_id: int, event: _Event) -> None:
+        """Take the circuit through a transition, by one store."""
+        self._records.circuit[shared_id] = _TRANSITIONS[Circuit(self._records.circuit[shared_id]), event]
 
+    def _count(self, shared_id: int, now: int, rules: Ejection, failed: bool) -> None:
+        # Killed before the window's number is stored: the next attempt starts the window again. Killed later: this
+        # attempt is counted in part or not at all. A window never has more failures than requests, also between two
+        # stores.
+        records = self._records
+        window = int(now / (rules.window_s * 1000))
+        if records.window[shared_id] != window:
+            records.window_failures[shared_id] = 0
+            records.window_requests[shared_id] = 0
+            records.window[shared_id] = window
+        records.window_requests[shared_id] += 1
+        if failed:
+            records.consecutive_failures[shared_id] += 1
+            records.window_failures[shared_id] += 1
+        else:
+            records.consecutive_failures[shared_id] = 0
 
-def _change(record: Record, event: _Event) -> None:
-    """Take the circuit through a transition, by one store."""
-    record.circuit = _TRANSITIONS[Circuit(record.circuit), event]
+    def _has_failed_too_often(self, shared_id: int, rules: Ejection) -> bool:
+        records = self._records
+        if records.consecutive_failures[shared_id] >= rules.consecutive_failures:
+            return True
+        seen = records.window_requests[shared_id]
+        return seen >= rules.min_requests and records.window_failures[shared_id] >= rules.failure_rate * seen
 
+    def _close(self, shared_id: int, now: int, event: _Event) -> None:
+        # The time is stored before the circuit, for the invariant. Killed before the circuit: it stays HALF_OPEN, and
+        # the next request is the trial, at the latest when the lease runs out.
+        records = self._records
+        records.closed_at_ms[shared_id] = now
+        records.unavailable_until_ms[shared_id] = 0
+        self._change(shared_id, event)
 
-def _count(record: Record, now: int, rules: Ejection, failed: bool) -> None:
-    # Killed before the window's number is stored: the next attempt starts the window again. Killed later: this attempt
-    # is counted in part or not at all. A window never has more failures than requests, also between two stores.
-    window = int(now / (rules.window_s * 1000))
-    if record.window != window:
-        record.window_failures = record.window_requests = 0
-        record.window = window
-    record.window_requests += 1
-    if failed:
-        record.consecutive_failures += 1
-        record.window_failures += 1
-    else:
-        record.consecutive_failures = 0
-
-
-def _fails_too_often(record: Record, rules: Ejection) -> bool:
-    if record.consecutive_failures >= rules.consecutive_failures:
-        return True
-    seen = record.window_requests
-    return seen >= rules.min_requests and record.window_failures >= rules.failure_rate * seen
-
-
-def _close(record: Record, now: int, event: _Event) -> None:
-    # The time is stored before the circuit, for the invariant. Killed before the circuit: it stays HALF_OPEN, and the
-    # next request is the trial, at the latest when the lease runs out.
-    record.closed_at_ms = now
-    record.unavailable_until_ms = 0
-    _change(record, event)
-
-
-def _eject(record: Record, now: int, rules: Ejection, event: _Event) -> None:
-    # The circuit is stored before the time, for the invariant. Killed before the circuit: it stays as it was, failures
-    # are counted from 0, and the next ejection may be one step longer or the first of a row. Killed before the time:
-    # the circuit is OPEN, and the ejection ends at once or with the trial's lease.
-    last_ms = _ejection_ms(record.ejections, rules)
-    if event is _Event.TOO_MANY_FAILURES and now - record.closed_at_ms > last_ms:
-        record.ejections = 0
-    record.ejections += 1
-    record.consecutive_failures = record.window_failures = record.window_requests = 0
-    _change(record, event)
-    record.unavailable_until_ms = now + _ejection_ms(record.ejections, rules)
+    def _eject(self, shared_id: int, now: int, rules: Ejection, event: _Event) -> None:
+        # The circuit is stored before the time, for the invariant. Killed before the circuit: it stays as it was,
+        # failures are counted from 0, and the next ejection may be one step longer or the first of a row. Killed before
+        # the time: the circuit is OPEN, and the ejection ends at once or with the trial's lease.
+        records = self._records
+        last_ms = _ejection_ms(records.ejections[shared_id], rules)
+        if event is _Event.TOO_MANY_FAILURES and now - records.closed_at_ms[shared_id] > last_ms:
+            records.ejections[shared_id] = 0
+        records.ejections[shared_id] += 1
+        records.consecutive_failures[shared_id] = 0
+        records.window_failures[shared_id] = 0
+        records.window_requests[shared_id] = 0
+        self._change(shared_id, event)
+        records.unavailable_until_ms[shared_id] = now + _ejection_ms(records.ejections[shared_id], rules)
 
 
 def _ejection_ms(ejections: int, rules: Ejection) -> int:

@@ -13,28 +13,50 @@ import random
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from math import ceil
-from typing import NamedTuple
 
 _MASK = (1 << 64) - 1
 
 
-class Choice(NamedTuple):
-    """What a policy decides by."""
+class Choice:
+    """What a policy decides by. `hashes` may be empty where there is no key."""
 
-    hashes: Sequence[int]
-    loads: Sequence[int]
-    turn: int = 0
-    key: bytes = b""
-    load_bound: float = 1.25
-    load_floor: int = 0
+    __slots__ = ("hashes", "key", "load_bound", "load_floor", "loads", "turn")
+
+    def __init__(  # noqa: PLR0913, PLR0917  # a record
+        self,
+        hashes: Sequence[int],
+        loads: Sequence[int],
+        turn: int = 0,
+        key: bytes = b"",
+        load_bound: float = 1.25,
+        load_floor: int = 0,
+    ) -> None:
+        self.hashes = hashes
+        self.loads = loads
+        self.turn = turn
+        self.key = key
+        self.load_bound = load_bound
+        self.load_floor = load_floor
 
 
 def least_inflight(choice: Choice) -> int:
     """Chooses the endpoint with the fewest requests in flight; equal ones take turns."""
     loads = choice.loads
-    least = min(loads)
-    equals = [at for at, load in enumerate(loads) if load == least]
-    return equals[choice.turn % len(equals)]
+    count = len(loads)
+    least = loads[0]
+    equals = 0
+    for at in range(count):
+        if loads[at] < least:
+            least = loads[at]
+            equals = 0
+        equals += loads[at] == least
+    others = choice.turn % equals  # so many equals have their turn before
+    for at in range(count):
+        if loads[at] == least:
+            if not others:
+                return at
+            others -= 1
+    raise AssertionError("one of the equals has the turn")
 
 
 def p2c(choice: Choice) -> int:

@@ -8,13 +8,13 @@ budget.)
 """
 
 import random
-import time
 from collections.abc import Iterator, Sequence
 
 from msgspec import Raw
 
 from app.config import route_schema
 from app.errors import ModelNotFound, NoEndpoint, UpstreamBroken, UpstreamUnreachable
+from app.native import monotonic
 from app.observability.metrics import Metrics
 from app.protocols.adapters import adapter_of
 from app.protocols.infer import output_of, upstream_call
@@ -56,7 +56,7 @@ class RemoteModel:
 
     def relay(self, call: Call) -> Reply:
         """See `Model`."""
-        deadline = time.monotonic() + self._route.timeouts.total_s
+        deadline = monotonic() + self._route.timeouts.total_s
         self._budget.deposit()
         pools = self._in_order(call)
         tried: list[int] = []

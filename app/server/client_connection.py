@@ -13,7 +13,6 @@ import select
 import socket
 import struct
 import termios
-import time
 from array import array
 from collections.abc import Callable
 from enum import Enum, auto
@@ -23,6 +22,7 @@ from gevent import get_hub
 from gevent.monkey import get_original
 from gunicorn.http import wsgi
 
+from app.native import monotonic
 from app.net.timed_socket import TimedSocket
 from app.server.chunked_body import ChunkedBody
 
@@ -56,7 +56,7 @@ class ClientConnection:
 
     def __init__(self, sock: Any, stall_timeout_s: float) -> None:
         self.state = State.IDLE
-        self._since = self._read_by = time.monotonic()
+        self._since = self._read_by = monotonic()
         self._arrivals: Any = None
         self._stall_timeout_s = stall_timeout_s
         self.parser: Any = None
@@ -67,7 +67,7 @@ class ClientConnection:
         self.sock = self._socket.sock
 
     def __repr__(self) -> str:
-        return f"<ClientConnection {self.state.name} for {time.monotonic() - self._since:.3f} s>"
+        return f"<ClientConnection {self.state.name} for {monotonic() - self._since:.3f} s>"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
@@ -95,21 +95,21 @@ class ClientConnection:
     def enter(self, state: State) -> None:
         """Change the state."""
         self.state = state
-        self._since = time.monotonic()
+        self._since = monotonic()
 
     def set_read_deadline(self, seconds: float) -> None:
         """Limit how long everything that is read from now on may take, all together."""
-        self._read_by = time.monotonic() + seconds
+        self._read_by = monotonic() + seconds
 
     def is_busy(self) -> bool:
         """Whether a request is being served, or is still arriving."""
         if self.state is State.READING:
-            return time.monotonic() - self._since < _READING_GRACE_S
+            return monotonic() - self._since < _READING_GRACE_S
         return self.state is State.SERVING
 
     def expects_request(self) -> bool:
         """Whether it is busy, or a request may be on its way, or a response to be read."""
-        return self.is_busy() or time.monotonic() - self._since < _GRACE_S.get(self.state, 0.0)
+        return self.is_busy() or monotonic() - self._since < _GRACE_S.get(self.state, 0.0)
 
     def end(self) -> None:
         """End a connection that is not busy, unless a request has just arrived: that one is still served."""

@@ -1,9 +1,9 @@
 """The fast path: an ordinary request is read with one match, and its response is written with one call.
 
 Rules:
-- **Ordinary** is what `_HEAD` matches from the first byte to the blank line, all of it received at once: GET, HEAD or
-  POST, a path, HTTP/1.1, each header field on one line, no field twice, none of `_UNUSUAL`, a Host, Connection absent
-  or `keep-alive` or `close`, and no Content-Length but a plain number of under 16 digits.
+- **Ordinary** is what `native.split_request` reads from the first byte to the blank line, all of it received at once:
+  GET, HEAD or POST, a path, HTTP/1.1, each header field on one line, no field twice, none of `_UNUSUAL`, a Host,
+  Connection absent or `keep-alive` or `close`, and no Content-Length but a plain number of under 16 digits.
 - **Everything else is the parser's.** `parse` returns None, and `request_parser.py` gets the same bytes. Invariant:
   what is ordinary is a subset of what that parser accepts, and is given the same meaning. So the fast path neither
   decides about malformed input nor accepts what is rejected there (tests/e2e/test_equivalence.py compares the two).
@@ -19,41 +19,37 @@ import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
 from gunicorn import SERVER, util
 from gunicorn.config import Config
 from gunicorn.http import wsgi
 from gunicorn.http.message import DEFAULT_MAX_HEADERFIELD_SIZE, MAX_HEADERS, MAX_REQUEST_LINE
 
-from app.net.http_fields import FIELD_NAME, FIELD_VALUE, Headers, is_host
+from app.http_fields import FIELD_NAME, Headers, is_host
+from app.native import join_response, split_request
 from app.server.client_connection import ClientConnection
 
-_HEAD = re.compile(  # possessive (++): no head, however malformed, takes longer than one pass to find unusual
-    r"(GET|HEAD|POST) (/[!-\"$-~]*+) HTTP/1\.1"  # no # in a path
-    rf"((?>(?:\r\n{FIELD_NAME.replace('_', '')}:{FIELD_VALUE})*))"  # no _ in a name
-    r"\r\n\r\n".encode()
-)
-_RESPONSE_HEAD = re.compile(rf"HTTP/1\.1 \d\d\d {FIELD_VALUE}\r\n(?>(?:{FIELD_NAME}: {FIELD_VALUE}\r\n)*)\r\n")
-_FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
 _FIELD_NAME = re.compile(FIELD_NAME)
 _UNUSUAL = frozenset(("expect", "http2-settings", "te", "trailer", "transfer-encoding", "upgrade"))
 _READ_BYTES = 1 << 16
 _LENGTHLESS = ("1", "204")
 _BODILESS = (*_LENGTHLESS, "304")
-_OTHER_LINES = 5  # the status, Server, Date, Connection, and the empty one
 _MOST_NAMES, _LONGEST_NAME = 1000, 100
 _Body = Iterable[bytes]
 _Start = Callable[..., Callable[[bytes], object]]
 
 
-class Request(NamedTuple):
+class Request:
     """An ordinary request."""
 
-    environ: dict[str, Any]
-    body: "Body"
-    keep: bool
-    """Whether the client wants to keep the connection."""
+    __slots__ = ("body", "environ", "keep")
+
+    def __init__(self, environ: dict[str, Any], body: "Body", keep: bool) -> None:
+        self.environ = environ
+        self.body = body
+        self.keep = keep
+        """Whether the client wants to keep the connection."""
 
 
 class Body:
@@ -129,7 +125,7 @@ class FastPath:
         self._constant = {**wsgi.base_environ(cfg), "wsgi.multithread": True, "wsgi.url_scheme": "http"}
         self.keeps = bool(cfg.keepalive)
         self._second = 0
-        self._fixed = ""
+        self._fixed: Headers = []
 
     def environ_of(self, connection: ClientConnection, listener: Any, addr: Any) -> dict[str, Any] | None:
         """Returns what the environs of all requests of a connection share, or None if it has no fast path."""
@@ -148,30 +144,28 @@ class FastPath:
 
     def parse(self, connection: ClientConnection, base: dict[str, Any], data: bytes) -> Request | None:
         """Returns the ordinary request that `data` begins with, or None."""
-        found = _HEAD.match(data, 0, self._longest)
-        if found is None or found.end(2) > self._longest_target:
+        found = split_request(data, self._longest)
+        if found is None:
             return None
-        method, target, block = found.groups()
-        pairs = _FIELD.findall(block.decode("latin-1"))
+        method, uri, pairs, end = found
         keys = self._keys
-        fields = {keys[name]: value.strip(" \t") for name, value in pairs}
+        fields = {keys[name]: value for name, value in pairs}
         if "" in fields or len(fields) < len(pairs) or len(pairs) > self._most_fields:
+            return None
+        if len(method) + 1 + len(uri) > self._longest_target or not is_host(fields.get("HTTP_HOST", " ")):
             return None
         length = fields.get("CONTENT_LENGTH", "0")
         keep = fields.get("HTTP_CONNECTION", "keep-alive").lower()
         if not (length.isdecimal() and length.isascii() and len(length) < 16 and keep in ("keep-alive", "close")):
             return None
-        if not is_host(fields.get("HTTP_HOST", " ")):
-            return None
         if not self._schemes.isdisjoint(fields) and self._may_be_trusted(base["REMOTE_ADDR"]):
             return None  # gunicorn decides whether it trusts this peer for the scheme
-        uri = target.decode("ascii")
         path, _, query = uri.partition("?")
-        body = Body(connection, data, found.end(), int(length))
+        body = Body(connection, data, end, int(length))
         environ = {
             **base,
             **fields,
-            "REQUEST_METHOD": method.decode("ascii"),
+            "REQUEST_METHOD": method,
             "RAW_URI": uri,
             "PATH_INFO": util.unquote_to_wsgi_str(path) if "%" in path else path,
             "QUERY_STRING": query,
@@ -204,12 +198,12 @@ class FastPath:
                 own.add(name)
         return fields, length
 
-    def fixed_fields(self) -> str:
+    def fixed_fields(self) -> Headers:
         """Returns the fields that every response has. The date changes once a second."""
         now = int(time.time())
         if now != self._second:
             self._second = now
-            self._fixed = f"Server: {SERVER}\r\nDate: {formatdate(now, usegmt=True)}\r\nConnection: "
+            self._fixed = [("Server", SERVER), ("Date", formatdate(now, usegmt=True))]
         return self._fixed
 
 
@@ -293,8 +287,5 @@ class ResponseWriter:
         elif self._length is None:
             self.chunked = True
             fields = [*fields, ("Transfer-Encoding", "chunked")]
-        first = f"HTTP/1.1 {status}\r\n{self._path.fixed_fields()}{'keep-alive' if self.keep else 'close'}"
-        head = "\r\n".join((first, *map(": ".join, fields), "\r\n"))
-        if head.count("\n") != len(fields) + _OTHER_LINES or not _RESPONSE_HEAD.fullmatch(head):
-            raise ValueError("the status or a header of the response has characters that are not allowed")
-        return head.encode("latin-1")
+        connection = "keep-alive" if self.keep else "close"
+        return join_response(status, [*self._path.fixed_fields(), ("Connection", connection)], fields)

@@ -19,6 +19,7 @@ from gunicorn.arbiter import Arbiter
 
 from app.api import cors
 from app.bootstrap import Router
+from app.compiled import form
 from app.errors import NoFreeSlot
 from app.observability import logs
 from app.server.worker import RouterWorker
@@ -50,6 +51,7 @@ class Hooks:
         router, settings = self._router, self._router.settings
         _log.info(
             "router ready",
+            form=form(),
             models=router.models.registry.names(),
             max_concurrency=router.limiter.limit,
             queue_size=settings.queue_size,

@@ -10,7 +10,8 @@ from http import HTTPStatus
 from gunicorn.http import errors
 
 from app.errors import MalformedRequest, RouterError
-from app.observability.telemetry_headers import request_id, server_timing
+from app.native import server_timing
+from app.observability.telemetry_headers import request_id
 from app.protocols import problem
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from gunicorn.http import body, errors, message, parser
 
-from app.net.http_fields import is_host
+from app.http_fields import is_host
 from app.net.peer_address import unmapped
 from app.server.chunked_body import ChunkedBody
 from app.server.malformed import UnsupportedVersion

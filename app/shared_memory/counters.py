@@ -45,7 +45,11 @@ class InflightCounters:
 
     def total(self, shared_id: int) -> int:
         """Returns the requests counted under an id, over all workers."""
-        return sum(self._counts[shared_id : self._rows[0] * MAX_IDS : MAX_IDS])
+        counts, at, total = self._counts, shared_id, 0
+        for _ in range(self._rows[0]):
+            total += counts[at]
+            at += MAX_IDS
+        return total
 
     def release_row(self, slot: int) -> int:
         """Clear what a dead worker counted. Returns 0: there are no permits among it. The lock is held."""

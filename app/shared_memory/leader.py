@@ -7,7 +7,8 @@ must bear being done twice.
 
 import os
 
-from app.shared_memory.table import Layout, SharedTable, now_ms
+from app.native import now_ms
+from app.shared_memory.table import Layout, SharedTable
 
 LAYOUT = Layout(cells=("leader_pid", "leader_until_ms"))
 LEASE_MS = 3000

@@ -17,66 +17,20 @@ The block is an anonymous file (memfd_create(2)): workers inherit it by fork, a 
 is left when the last process ends. The eventfds are inherited the same way.
 """
 
-import ctypes
-import errno
 import hashlib
 import mmap
 import os
-import time
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 from app.errors import SharedStateMismatch
+from app.native import MUTEX_BYTES, RobustMutex
 
 SLOTS = 64
 """Rows: how many workers can live at once. HUP, TTIN and USR2 run more of them than WEB_CONCURRENCY for a while."""
 
 _WORD = 8
-_MUTEX_BYTES = 64  # sizeof(pthread_mutex_t) is 40 on x86-64 and 48 on arm64, with glibc and musl alike
-_PTHREAD_PROCESS_SHARED = 1
-_PTHREAD_MUTEX_ROBUST = 1
 _MFD_CLOEXEC = 1
-
-# PyDLL keeps the interpreter lock during the call. That is cheaper, and a worker has no second thread that needs it.
-_libc = ctypes.PyDLL(None)
-
-
-class RobustMutex:
-    """A mutex in shared memory that is released when its holder dies."""
-
-    __slots__ = ("_address", "_lock", "release")
-
-    def __init__(self, block: mmap.mmap, *, initialise: bool) -> None:
-        """`block` starts with the mutex. Pass `initialise` once, before another process can see the block."""
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(block))
-        _libc.pthread_mutex_lock.argtypes = _libc.pthread_mutex_unlock.argtypes = [ctypes.c_void_p]
-        self._lock = partial(_libc.pthread_mutex_lock, self._address)
-        self.release = partial(_libc.pthread_mutex_unlock, self._address)
-        """Release the mutex. `acquire` and this in a try statement cost half of what `with` costs."""
-        if initialise:
-            attributes = ctypes.create_string_buffer(_MUTEX_BYTES)
-            mutex = ctypes.c_void_p(self._address)
-            _check(_libc.pthread_mutexattr_init(attributes))
-            _check(_libc.pthread_mutexattr_setpshared(attributes, _PTHREAD_PROCESS_SHARED))
-            _check(_libc.pthread_mutexattr_setrobust(attributes, _PTHREAD_MUTEX_ROBUST))
-            _check(_libc.pthread_mutex_init(mutex, attributes))
-
-    def acquire(self) -> None:
-        """Wait for the mutex and take it."""
-        status = self._lock()
-        if status:
-            if status != errno.EOWNERDEAD:
-                _check(status)
-            # The holder was killed. Its stores are a prefix of a safe sequence (see the top of this file), and its row
-            # is reclaimed when its parent reaps it. So there is nothing to undo here.
-            _check(_libc.pthread_mutex_consistent(ctypes.c_void_p(self._address)))
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class Layout(NamedTuple):
@@ -104,13 +58,13 @@ class SharedTable:
         columns = [name for layout in layouts for name in layout.columns]
         arrays = {name: length for layout in layouts for name, length in layout.arrays.items()}
         signature = name_hash(f"{SLOTS} {columns} {cells} {arrays} {identity}")
-        size = _WORD * (_MUTEX_BYTES // _WORD + 1 + len(cells) + len(columns) * SLOTS + sum(arrays.values()))
+        size = _WORD * (MUTEX_BYTES // _WORD + 1 + len(cells) + len(columns) * SLOTS + sum(arrays.values()))
         self.adopted = inherited is not None
         """Whether the block was made by the previous program."""
         self._fd, self.eventfds = _make_files(size) if inherited is None else _adopt_files(inherited, size)
         block = mmap.mmap(self._fd, size)
         self.lock = RobustMutex(block, initialise=not self.adopted)
-        self._cells: memoryview[int] = memoryview(block).cast("q")[_MUTEX_BYTES // _WORD :]
+        self._cells: memoryview[int] = memoryview(block).cast("q")[MUTEX_BYTES // _WORD :]
         if not self.adopted:
             self._cells[0] = signature
         elif self._cells[0] != signature:
@@ -174,17 +128,7 @@ def name_hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:_WORD], "little", signed=True) or 1
 
 
-def now_ms() -> int:
-    """Returns milliseconds of the machine's monotonic clock, which all processes share."""
-    return time.monotonic_ns() // 1_000_000
-
-
 _MISMATCH = (
     "the running server's shared memory has another layout or other limits than this program: "
     "a binary upgrade (USR2) needs the same MAX_CONCURRENCY, QUEUE_SIZE and table; restart instead"
 )
-
-
-def _check(status: int) -> None:
-    if status:
-        raise OSError(status, os.strerror(status))

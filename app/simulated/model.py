@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.errors import ModelNotFound
-from app.net.http_fields import Headers
+from app.http_fields import Headers
 from app.protocols.interfaces import Call, Inference, Reply
 from app.simulated.openai import OpenAIServer
 from app.simulated.v2 import V2Server
@@ -43,7 +43,7 @@ class SimulatedModel:
         if call.adapter is not None:
             # The path names the version that a header pins, and the model's own name instead of an alias.
             path, parts = call.adapter.encode(call, self.name, call.version or None)
-            call = call._replace(path=path, body=b"".join(parts))
+            call = Call(call.method, path, call.headers, b"".join(parts), call.key, call.version)
         path = unquote(call.path.partition("?")[0])
         server = self._v2 if f"{path}/".startswith("/v2/") else self._openai
         found = server.find(path)

@@ -15,7 +15,7 @@ import gevent
 import msgspec
 from msgspec import Meta
 
-from app.net.http_fields import Headers
+from app.http_fields import Headers
 from app.protocols.interfaces import Call
 
 MAX_TOKENS = 100_000

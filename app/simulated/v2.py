@@ -13,7 +13,7 @@ import gevent
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from app.net.http_fields import Headers
+from app.http_fields import Headers
 from app.protocols.interfaces import Call
 
 Handle = Callable[[Call], tuple[Headers, bytes]]

@@ -3,7 +3,7 @@
 import re
 
 from app.errors import UpstreamBroken
-from app.net.http_fields import FIELD_VALUE, FIELDS
+from app.http_fields import FIELD_VALUE, FIELDS
 
 _MAX_LINE_BYTES = 4096
 _MAX_TRAILER_BYTES = 1 << 16

@@ -14,7 +14,6 @@
 """
 
 import select
-import time
 from collections.abc import Callable, Iterator
 
 import gevent
@@ -22,6 +21,7 @@ from gevent.monkey import get_original
 
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken, UpstreamTimeout
+from app.native import monotonic
 from app.upstream.chunks import ChunkReader
 from app.upstream.dialer import Address, dial
 from app.upstream.resolver import Resolver
@@ -88,7 +88,7 @@ class Connection:
         """When the first byte of the body came, in seconds of time.monotonic(). None: none has come."""
         self.used_before = False
         self.idle_since = self.expires_at = 0.0
-        within = min(timeouts.connect_s, deadline - time.monotonic())
+        within = min(timeouts.connect_s, deadline - monotonic())
         if within <= 0:
             raise UpstreamTimeout(f"no response within {timeouts.total_s:g} s in total")
         self._socket, self.host = dial(address, resolver, within, on_resolved)
@@ -108,7 +108,7 @@ class Connection:
         """
         self._timeouts = timeouts
         self._deadline = deadline
-        self._sent_at = time.monotonic()
+        self._sent_at = monotonic()
         self._race_until = self._sent_at + _RACE_S
         self.first_byte_at = None
         try:
@@ -159,7 +159,7 @@ class Connection:
         """Send what is left of the request. Returns what comes of the response meanwhile, or None once all is sent."""
         idle_s = self._timeouts.idle_s
         while self._unsent:
-            left = self._deadline - time.monotonic()
+            left = self._deadline - monotonic()
             try:
                 if left <= 0:
                     raise TimeoutError
@@ -177,7 +177,7 @@ class Connection:
             if data is not None:
                 return data
         self._unsent = b""  # an empty view would keep the whole request as long as the connection is idle
-        self._sent_at = time.monotonic()
+        self._sent_at = monotonic()
         return None
 
     def _receive(self, what: str, *, first: bool = False, begun: bool = False) -> bytes:
@@ -188,7 +188,7 @@ class Connection:
         """
         if self._unsent and (early := self._send_rest()) is not None:
             return early
-        now = time.monotonic()
+        now = monotonic()
         seconds = limit = self._timeouts.idle_s
         if first and (not begun or self._sent_at + self._timeouts.first_byte_s < now + limit):
             seconds = self._timeouts.first_byte_s
@@ -226,7 +226,7 @@ class Connection:
             self._keep = False
             if head.status >= 300:
                 self._unsent = b""
-                self._sent_at = time.monotonic()
+                self._sent_at = monotonic()
         return head
 
     def _more_of_head(self, reader: HeadReader) -> bytes:
@@ -251,7 +251,7 @@ class Connection:
         """
         if method in _SAFE_METHODS or self._socket.unacknowledged() >= self._sent:
             return True
-        while not self._tls and time.monotonic() <= self._race_until:
+        while not self._tls and monotonic() <= self._race_until:
             if any(events & (select.POLLERR | select.POLLHUP) for _, events in self._arrivals.poll(0)):
                 return True
             gevent.sleep(0.001)
@@ -268,7 +268,7 @@ class Connection:
                     return
                 raise UpstreamBroken(f"it hung up {self._left} bytes before the end of the response")
             if self.first_byte_at is None:
-                self.first_byte_at = time.monotonic()
+                self.first_byte_at = monotonic()
             if self._left is not None:
                 data, self._buffer = data[: self._left], data[self._left :]
                 self._left -= len(data)
@@ -284,7 +284,7 @@ class Connection:
                 self._left, self._buffer = 0, reader.rest
             if content:
                 if self.first_byte_at is None:
-                    self.first_byte_at = time.monotonic()
+                    self.first_byte_at = monotonic()
                 yield content
             if reader.ended:
                 return

@@ -8,7 +8,7 @@ import random
 import re
 from wsgiref.types import WSGIEnvironment
 
-from app.net.http_fields import Headers
+from app.http_fields import Headers
 from app.upstream.credential_names import is_credential
 
 _HOP_BY_HOP = frozenset(
@@ -39,7 +39,6 @@ _OUR_OWN = frozenset(
 )
 _NOT_PASSED_BACK = frozenset(("content-length", "date", "server", "via", "x-request-id"))
 _DROPPED = _HOP_BY_HOP | _OUR_OWN
-_CONNECTION_OR_VIA = frozenset(("connection", "via"))
 _DROPPED_BACK = _HOP_BY_HOP | _NOT_PASSED_BACK
 _TRACE_STATE = frozenset(("tracestate",))
 _MOST_CHARACTERS = 1 << 16
@@ -63,8 +62,7 @@ def to_upstream(
         trace = new_traceparent(trace_sample_ratio) if trace_sample_ratio else ""
         if "HTTP_TRACESTATE" in environ:
             dropped |= _TRACE_STATE  # it belongs to the trace that is replaced
-    names = (_names if credentials else _names_without_credentials).of(environ)
-    headers = [(names[key], environ[key]) for key in filter(names.get, environ)]
+    headers = (_names if credentials else _names_without_credentials).passed(environ)
     if dropped:
         headers = [header for header in headers if header[0] not in dropped]
     if environ.get("CONTENT_TYPE"):
@@ -84,12 +82,20 @@ def to_upstream(
 
 def to_client(headers: Headers) -> Headers:
     """Returns the model server's headers that may pass back, and the router's Via."""
-    dropped, via = _DROPPED_BACK, _VIA
-    if not _CONNECTION_OR_VIA.isdisjoint(dict(headers)):
-        dropped |= _named(",".join(value for name, value in headers if name == "connection"))
-        via = ", ".join([*(value for name, value in headers if name == "via" and value), _VIA])
-    passed = [header for header in headers if header[0] not in dropped]
-    passed.append(("via", via))
+    passed = []
+    options, via = "", ""
+    for header in headers:
+        name, value = header
+        if name not in _DROPPED_BACK:
+            passed.append(header)
+        elif name == "connection":
+            options = _appended(options, value)
+        elif name == "via" and value:
+            via = _appended(via, value)
+    if options:
+        dropped = _named(options)
+        passed = [header for header in passed if header[0] not in dropped]
+    passed.append(("via", _appended(via, _VIA)))
     return passed
 
 
@@ -113,26 +119,35 @@ def retry_after_s(headers: Headers) -> int | None:
 class _Names:
     """The names under which headers pass, cached: most requests have only names that were seen before."""
 
+    __slots__ = ("_credentials", "_known", "_length")
+
     def __init__(self, *, credentials: bool) -> None:
         self._credentials = credentials
         self._known: dict[str, str] = {}
+        """The name for a key of an environ, or "" if it is no header that passes."""
         self._length = 0
 
-    def of(self, environ: WSGIEnvironment) -> dict[str, str]:
-        """Returns for all keys of the environ, and perhaps others: the name if the header passes, else ""."""
-        known = self._known
-        if not environ.keys() <= known.keys():
-            if self._length > _MOST_CHARACTERS:  # clients choose the names
-                known.clear()
-                self._length = 0
-            fresh = {key: self._name(key) for key in environ if key not in known}
-            self._length += sum(map(len, fresh))
-            known.update(fresh)
-        return known
+    def passed(self, environ: WSGIEnvironment) -> Headers:
+        """Returns the headers that pass."""
+        headers = []
+        for key, value in environ.items():
+            name = self._known.get(key)
+            if name is None:
+                name = self._learn(key)
+            if name:
+                headers.append((name, value))
+        return headers
 
-    def _name(self, key: str) -> str:
+    def _learn(self, key: str) -> str:
+        if self._length > _MOST_CHARACTERS:  # clients choose the names
+            self._known.clear()
+            self._length = 0
         name = key[5:].replace("_", "-").lower() if key.startswith("HTTP_") else ""
-        return "" if name in _DROPPED or (not self._credentials and is_credential(name)) else name
+        if name in _DROPPED or (not self._credentials and is_credential(name)):
+            name = ""
+        self._known[key] = name
+        self._length += len(key)
+        return name
 
 
 _names = _Names(credentials=True)

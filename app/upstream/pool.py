@@ -1,13 +1,13 @@
 """Idle connections of one worker to one model server, kept for the next request."""
 
 import random
-import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken
+from app.native import monotonic
 from app.upstream.connection import Connection, ConnectionClosedUnanswered
 from app.upstream.dialer import Address
 from app.upstream.resolver import Resolver
@@ -101,7 +101,7 @@ class Pool:
         connection = Connection(self._address, timeouts, deadline, self._resolver, sender.contacts_server)
         # Connections that were made together must not be renewed together.
         age_s = timeouts.connection_max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311
-        connection.expires_at = time.monotonic() + age_s
+        connection.expires_at = monotonic() + age_s
         try:
             return Response(connection.exchange(request, method, timeouts, deadline), connection, self)
         except ConnectionClosedUnanswered as error:  # never of a new one
@@ -110,7 +110,7 @@ class Pool:
     def give_back(self, connection: Connection) -> None:
         """Keep a connection if it may be kept, else close it."""
         self._in_use = True
-        now = time.monotonic()
+        now = monotonic()
         if (
             self._closed
             or not connection.may_be_kept()
@@ -129,7 +129,7 @@ class Pool:
         if self._idle or self._in_use:
             self._in_use = False
             self._hosts = self._resolver.hosts(self._address.host)
-            now = time.monotonic()
+            now = monotonic()
             for connection in [one for one in self._idle if self._is_outdated(one, now)]:
                 self._idle.remove(connection)
                 connection.close()
@@ -144,7 +144,7 @@ class Pool:
         return now >= connection.expires_at or (bool(self._hosts) and connection.host not in self._hosts)
 
     def _close_idle(self) -> None:
-        oldest = time.monotonic() - MAX_IDLE_S
+        oldest = monotonic() - MAX_IDLE_S
         while self._idle and self._idle[0].idle_since < oldest:
             self._idle.popleft().close()
 

@@ -7,30 +7,31 @@ A minor version above HTTP/1.1 is read as HTTP/1.1 (RFC 9110 section 2.5); any o
 """
 
 import re
-from typing import NamedTuple
 
 from app.errors import UpstreamBroken
-from app.net.http_fields import FIELD_VALUE, FIELDS, Headers
+from app.http_fields import FIELD_VALUE, Headers
+from app.native import split_response
 
 _END = b"\r\n\r\n"
 MAX_BYTES = 1 << 16
-_STATUS_LINE = rb"HTTP/1\.([0-9]) ([1-5]\d\d)(?: " + FIELD_VALUE.encode() + rb")?"
-_HEAD = re.compile(_STATUS_LINE + b"(" + FIELDS.encode() + b")")
-_FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
+_STATUS_LINE = re.compile(rf"HTTP/1\.[0-9] [1-5]\d\d(?: {FIELD_VALUE})?(?:\r\n|\Z)".encode())
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
-class Head(NamedTuple):
+class Head:
     """The head of a response."""
 
-    status: int
-    headers: Headers
-    """In order, names in lower case."""
-    length: int | None
-    """Bytes of the body, or None when only its end will tell."""
-    chunked: bool
-    keep: bool
-    """Whether the connection may serve another request after this response."""
+    __slots__ = ("chunked", "headers", "keep", "length", "status")
+
+    def __init__(self, status: int, headers: Headers, length: int | None, chunked: bool, keep: bool) -> None:
+        self.status = status
+        self.headers = headers
+        """In order, names in lower case."""
+        self.length = length
+        """Bytes of the body, or None when only its end will tell."""
+        self.chunked = chunked
+        self.keep = keep
+        """Whether the connection may serve another request after this response."""
 
 
 class HeadReader:
@@ -93,13 +94,12 @@ class HeadReader:
 
 def parse_head(data: bytes, method: str) -> Head:
     """Parse the head of the response to a request of this method, without the empty line. Raises UpstreamBroken."""
-    found = _HEAD.fullmatch(data)
+    found = split_response(data)
     if found is None:
-        is_http = re.match(_STATUS_LINE + rb"(\r\n|\Z)", data)
+        is_http = _STATUS_LINE.match(data)
         raise UpstreamBroken("a header of the response is malformed" if is_http else "the response is not HTTP/1.1")
-    minor, code, block = found.groups()
-    status, http_1_0 = int(code), minor == b"0"
-    headers = [(name.lower(), value.strip(" \t")) for name, value in _FIELD.findall(block.decode("latin-1"))]
+    minor, status, headers = found
+    http_1_0 = minor == 0
     said = dict(headers)
     if len(said) < len(headers):
         said = _joined(headers)

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.bench.machine import require_wrk
-from tests.bench.options import at_least
+from tests.bench.options import add_svg, at_least
+from tests.bench.plot import write_svg
+from tests.bench.table import Table
 from tests.support.router import Router
 
 SCRIPT = Path(__file__).with_suffix(".lua")
@@ -102,19 +104,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=at_least(1), default=8)
     parser.add_argument("--clients", type=at_least(1), default=24)
+    add_svg(parser)
     options = parser.parse_args()
     require_wrk()
     with tempfile.TemporaryDirectory() as name, model_servers(Path(name)) as urls:
         rows = [measure(policy, urls, Path(name), options.clients, options.seconds) for policy in POLICIES]
     best = max(row.served_a_second for row in rows)
-    print("| policy | responses/s | of best | p50 ms | p99 ms | fast | middle | slow | stray | failed |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    heads = ("responses/s", "of best", "p50 ms", "p99 ms", *LATENCIES_MS, "stray", "failed")
+    about = f"{options.clients} clients, {options.seconds} s each"
+    drawn = ("responses/s", "p99 ms", "stray")
+    table = Table("Policies over three endpoints of unequal speed", *heads, drawn=drawn, about=about, corner="policy")
     for row in rows:
-        shares = " | ".join(f"{share:.2f}" for share in row.shares)
-        print(
-            f"| `{row.policy}` | {row.served_a_second:.0f} | {row.served_a_second / best:.2f} | {row.p50_ms:.0f} "
-            f"| {row.p99_ms:.0f} | {shares} | {row.stray:.2f} | {row.failed} |"
+        table.add(
+            row.policy,
+            f"{row.served_a_second:.0f}",
+            f"{row.served_a_second / best:.2f}",
+            f"{row.p50_ms:.0f}",
+            f"{row.p99_ms:.0f}",
+            *(f"{share:.2f}" for share in row.shares),
+            f"{row.stray:.2f}",
+            row.failed,
         )
+    write_svg(options.svg, table)
 
 
 if __name__ == "__main__":

@@ -39,13 +39,13 @@ import subprocess
 import tempfile
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.machine import CORES, cpu_seconds, raise_file_limit, require_wrk
-from tests.bench.options import at_least
-from tests.bench.table import print_cells
+from tests.bench.options import add_svg, at_least
+from tests.bench.plot import write_svg
+from tests.bench.table import Table
 from tests.support.router import Router, until
 
 SCRIPT = Path(__file__).with_suffix(".lua")
@@ -54,8 +54,6 @@ PROBE_TIMEOUT_S = 5.0
 PROBE_INTERVAL_S = 0.1
 WARM_UP_S = 6
 THREADS = 2
-
-print_row = partial(print_cells, first=26, width=9)
 
 
 class Clients(NamedTuple):
@@ -162,7 +160,7 @@ def load_and_probe(router: Router, clients: Clients, seconds: float) -> tuple[Ou
     return outcome, probings
 
 
-def measure(router: Router, args: argparse.Namespace) -> None:
+def measure(router: Router, args: argparse.Namespace) -> list[Table]:
     """Run every load, one after the other, and print the two tables."""
     possible = args.cap * 1000 / args.latency_ms
     overload, tenfold = 2 * args.cap, 20 * args.cap
@@ -172,7 +170,10 @@ def measure(router: Router, args: argparse.Namespace) -> None:
         crowds.append(Clients(f"c 10 x overload, {who}", tenfold, pause_ms))
     print(f"{os.cpu_count()} cores; cap {args.cap}, model {args.latency_ms} ms: at most {possible:.0f} responses/s")
     print(f"{args.seconds:g} s each; patient clients pause {args.retry_pause_ms} ms after a 429\n")
-    print_row("", "clients", "200/s", "of cap", "of b", "429/s", "else", "broken", "cores")
+    about = f"cap {args.cap}, model {args.latency_ms} ms; {args.seconds:g} s each"
+    heads = ("clients", "200/s", "of cap", "of b", "429/s", "else", "broken", "cores")
+    drawn = ("200/s", "429/s", "cores")
+    goodput = Table("Goodput under overload", *heads, drawn=drawn, about=about, first=26, width=9)
     probed: list[tuple[Clients, list[Probing]]] = []
     of_b: dict[int, float] = {}
     for clients in crowds:
@@ -183,13 +184,17 @@ def measure(router: Router, args: argparse.Namespace) -> None:
             of_b[clients.pause_ms] = served
         share_of_b = f"{served / of_b[clients.pause_ms]:.3f}" if clients.number == tenfold else ""
         rates = (f"{served:.0f}", f"{served / possible:.3f}", share_of_b, f"{outcome.refused_a_second:.0f}")
-        print_row(clients.name, clients.number, *rates, outcome.others, outcome.broken, f"{outcome.cores:.2f}")
+        goodput.add(clients.name, clients.number, *rates, outcome.others, outcome.broken, f"{outcome.cores:.2f}")
     print()
-    print_row("probes, milliseconds", "", "count", "p50", "p99", "most", "failed")
+    columns = ("count", "p50 ms", "p99 ms", "most ms", "failed")
+    times = Table(
+        "Probes under overload", *columns, drawn=columns[1:4], about=about, corner="probes", first=48, width=9
+    )
     for clients, probings in probed:
         for probing in probings:
-            times = (f"{percentile(probing.times, share) * 1000:.1f}" for share in (0.5, 0.99, 1.0))
-            print_row(clients.name, probing.name, len(probing.times), *times, probing.failed)
+            shares = (f"{percentile(probing.times, share) * 1000:.1f}" for share in (0.5, 0.99, 1.0))
+            times.add(f"{clients.name}: {probing.name}", len(probing.times), *shares, probing.failed)
+    return [goodput, times]
 
 
 def main() -> None:
@@ -202,6 +207,7 @@ def main() -> None:
     parser.add_argument("--cap", type=at_least(1), default=256, help="MAX_CONCURRENCY (default 256)")
     parser.add_argument("--latency-ms", type=at_least(1), default=100, help="SIMULATED_LATENCY_MS (default 100)")
     parser.add_argument("--queue-size", type=at_least(0), default=0, help="QUEUE_SIZE (default 0)")
+    add_svg(parser)
     args = parser.parse_args()
     require_wrk()
     raise_file_limit(20 * args.cap)
@@ -219,7 +225,7 @@ def main() -> None:
         )
         with router:  # which kills what is left at the end
             try:
-                measure(router, args)
+                write_svg(args.svg, *measure(router, args))
             finally:
                 router.signal(signal.SIGTERM)
                 router.wait_exit(20)

@@ -11,7 +11,8 @@ that doesn't count and then for `--seconds`.
 How to read the first table, of a model without a delay and a cap that doesn't bind, `--connections` at a time:
 
 - Figures are medians of the rounds; the columns `of` are the share of the yardstick's figure, the medians of the
-  rounds' ratios. `CPU s/1k` is the program's processor seconds for 1,000 requests. `errors` should be 0.
+  rounds' ratios. `CPU us` is microseconds of processor time of all the program's processes for a request. `errors`
+  should be 0.
 
 How to read the second, of a model that takes `--latency-ms`, so that at most cap / latency requests can be served a
 second, and a cap that is full: as many clients as the cap lets in, and ten times as many.
@@ -30,7 +31,6 @@ Everything is bounded in time, and every process that was started is ended, also
 
 import argparse
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -40,11 +40,13 @@ from typing import NamedTuple
 import requests
 
 from tests.bench.machine import CORES
-from tests.bench.options import at_least
+from tests.bench.options import add_svg, at_least
+from tests.bench.plot import write_svg
+from tests.bench.routers import unbinding
 from tests.bench.side_by_side import (
-    OURS,
     Load,
     Program,
+    conditions,
     fetch_json,
     go_path,
     go_program,
@@ -55,7 +57,7 @@ from tests.bench.side_by_side import (
     run_load,
     warm_up,
 )
-from tests.bench.table import print_cells, ratio
+from tests.bench.table import OURS, Table, ratio
 from tests.support.router import free_port
 
 PATH = "/infer"
@@ -101,6 +103,16 @@ class Turn(NamedTuple):
         return self.load.refused / self.load.seconds
 
 
+def free_case(name: str, connections: int) -> Case:
+    """A program with no delay and a cap that doesn't bind."""
+    return Case(name, unbinding(connections), 0, connections)
+
+
+def full_cases(name: str, cap: int, latency_ms: int) -> list[Case]:
+    """As many clients as the cap, and ten times as many."""
+    return [Case(name, cap, latency_ms, clients) for clients in (cap, OVERLOAD * cap)]
+
+
 def program(case: Case, folder: Path) -> Program:
     """The program of a case, to be started."""
     if case.program == YARDSTICK:
@@ -112,9 +124,9 @@ def measure(case: Case, folder: Path, seconds: int) -> Turn:
     """One turn of a case."""
     with program(case, folder) as running:
         running.wait_for_answer(PATH, BODY)
-        warm_up(running, PATH, BODY, case.clients)
+        warm_up(running, PATH, [BODY], case.clients)
         before = rejections(case, running)
-        load = run_load(running, PATH, BODY, case.clients, seconds)
+        load = run_load(running, PATH, [BODY], case.clients, seconds)
         known = rejections(case, running) - before  # with those that were on their way when wrk ended
     return Turn(load, max(0, load.refused - known))
 
@@ -128,19 +140,21 @@ def rejections(case: Case, running: Program) -> int:
     return round(sum(map(float, counts)))
 
 
-def print_full(full: list[Case], turns: dict[str, list[Turn]], free: dict[str, list[Load]]) -> None:
+def print_full(about: str, full: list[Case], turns: dict[str, list[Turn]], free: dict[str, list[Load]]) -> Table:
     """The second table. Cases of a program follow each other, the one without overload first."""
     cap, latency_ms = full[0].cap, full[0].latency_ms
     possible = cap * 1000 / latency_ms
     print(f"\ncap {cap}, model {latency_ms} ms: at most {possible:.0f} served/s\n")
-    print_cells("", "200/s", "of alone", "of cap", "429/s", "of yard", "of own", "errors")
+    heads = ("200/s", "of alone", "of cap", "429/s", "of yard", "of own", "errors")
+    heading = f"POST /infer, as many clients as the cap of {cap}, and {OVERLOAD} times as many"
+    table = Table(heading, *heads, drawn=("200/s", "429/s"), about=f"{about}; model {latency_ms} ms")
     yards = [load.rate for load in free[YARDSTICK]]
     for case in full:
         rounds = turns[case.row]
         alone = next(other for other in full if other.program == case.program)
         served = [turn.served_rate for turn in rounds]
         refused = [turn.refused_rate for turn in rounds]
-        print_cells(
+        table.add(
             case.row,
             f"{median(served):.0f}",
             ratio(served, [turn.served_rate for turn in turns[alone.row]]) if case is not alone else "",
@@ -150,6 +164,7 @@ def print_full(full: list[Case], turns: dict[str, list[Turn]], free: dict[str, l
             ratio(refused, [load.rate for load in free[case.program]]),
             sum(turn.errors for turn in rounds),
         )
+    return table
 
 
 def main() -> None:
@@ -160,24 +175,21 @@ def main() -> None:
     parser.add_argument("--connections", type=at_least(1), default=64, help="of the first table (default 64)")
     parser.add_argument("--cap", type=at_least(1), default=64, help="of the second table (default 64)")
     parser.add_argument("--latency-ms", type=at_least(1), default=50, help="of the second table, ms (default 50)")
+    add_svg(parser)
     args = parser.parse_args()
     go_path(YARDSTICK)
     prepare(max(args.connections, OVERLOAD * args.cap))
-    free = {name: Case(name, max(1000, 2 * args.connections), 0, args.connections) for name in (YARDSTICK, OURS)}
-    full = [
-        Case(name, args.cap, args.latency_ms, clients)
-        for name in (YARDSTICK, OURS)
-        for clients in (args.cap, OVERLOAD * args.cap)
-    ]
+    free = {name: free_case(name, args.connections) for name in (YARDSTICK, OURS)}
+    full = [case for name in (YARDSTICK, OURS) for case in full_cases(name, args.cap, args.latency_ms)]
     cases = free | {case.row: case for case in full}
     with tempfile.TemporaryDirectory(prefix="router-bench-") as temporary:
         folder = Path(temporary)
         turns = in_turn(list(cases), args.rounds, lambda row: measure(cases[row], folder, args.seconds))
-    print(f"{os.cpu_count()} cores; {args.rounds} rounds of {args.seconds} s; ", end="")
-    print(f"no delay, {args.connections} connections\n")
+    about = conditions(f"medians of {args.rounds} rounds of {args.seconds} s")
+    print(f"{about}; no delay, {args.connections} connections\n")
     loads = {name: [turn.load for turn in turns[name]] for name in free}
-    print_loads(loads, YARDSTICK)
-    print_full(full, turns, loads)
+    first = print_loads(f"POST /infer, {args.connections} connections", about, loads, YARDSTICK)
+    write_svg(args.svg, first, print_full(about, full, turns, loads))
 
 
 if __name__ == "__main__":

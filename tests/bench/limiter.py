@@ -4,11 +4,11 @@
 
 There is no server here: forked processes share one table and use app.admission.limiter as workers do.
 
-How to read it: `ns` is wall-clock time over all operations of all processes together (its inverse is the throughput),
-the median of the repeats. `x call` is that time in empty Python function calls, timed in the same run: it compares
-runs on different machines, which `ns` does not. `spread` is the slowest repeat over the fastest; above 1.5 or so the
-machine was busy with something else, and the row says little. On fewer cores than processes, contended rows contain
-the switching between them.
+How to read it: a row's name ends with how many processes are at it at once. `ns` is wall-clock time over all operations
+of all processes together (its inverse is the throughput), the median of the repeats. `x call` is that time in empty
+Python function calls, timed in the same run: it compares runs on different machines, which `ns` does not. `spread` is
+the slowest repeat over the fastest; above 1.5 or so the machine was busy with something else, and the row says little.
+On fewer cores than processes, contended rows contain the switching between them.
 
 - empty call: `f()` with `def f(): pass`, the yardstick.
 - permit: acquire and release, a permit always free. This is what every request pays.
@@ -33,7 +33,9 @@ from typing import NamedTuple
 
 from app.admission.limiter import Limiter
 from app.errors import LimitReached
-from tests.bench.options import at_least
+from tests.bench.options import add_svg, at_least
+from tests.bench.plot import write_svg
+from tests.bench.table import Table
 from tests.support.forks import Barrier, Parent, acquire
 
 Work = Callable[[Limiter, int], None]
@@ -163,11 +165,11 @@ def time_empty_call(operations: int) -> float:
     return (time.perf_counter_ns() - began) / operations
 
 
-def print_row(name: str, processes: int, times: list[float], call_ns: float) -> None:
+def add_row(table: Table, name: str, processes: int, times: list[float], call_ns: float) -> None:
     """One line of the table."""
     ns = statistics.median(times)
     spread = max(times) / min(times)
-    print(f"{name:<22}{processes:>10}{ns:>12,.0f}{ns / call_ns:>10,.1f}{spread:>9.2f}", flush=True)
+    table.add(f"{name}, by {processes}", f"{ns:,.0f}", f"{ns / call_ns:,.1f}", f"{spread:.2f}")
 
 
 def main() -> None:
@@ -176,16 +178,20 @@ def main() -> None:
     parser.add_argument("--processes", type=at_least(1), default=4, help="processes of the contended rows (default 4)")
     parser.add_argument("--operations", type=at_least(1), default=20_000, help="operations a process and repeat")
     parser.add_argument("--repeats", type=at_least(1), default=5, help="the median of so many is printed")
+    add_svg(parser)
     args = parser.parse_args()
     calls = [time_empty_call(1_000_000) for _ in range(args.repeats)]
     call_ns = statistics.median(calls)
-    print(f"{os.cpu_count()} cores, {args.operations} operations a process, median of {args.repeats}")
-    print(f"{'':<22}{'processes':>10}{'ns':>12}{'x call':>10}{'spread':>9}")
-    print_row("empty call", 1, calls, call_ns)
+    about = f"{os.cpu_count()} cores; {args.operations} operations a process, medians of {args.repeats}"
+    print(about)
+    heads = ("ns", "x call", "spread")
+    table = Table("Permits and locks, by so many processes", *heads, drawn=heads[:1], about=about, first=30)
+    add_row(table, "empty call", 1, calls, call_ns)
     for row in ROWS:
         for processes in (1, args.processes) if row.alone else (args.processes,):
             times = [time_row(row, processes, args.operations) for _ in range(args.repeats)]
-            print_row(row.name, processes, times, call_ns)
+            add_row(table, row.name, processes, times, call_ns)
+    write_svg(args.svg, table)
 
 
 if __name__ == "__main__":

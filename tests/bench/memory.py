@@ -40,13 +40,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.machine import CORES, raise_file_limit, require_wrk
-from tests.bench.options import at_least
-from tests.bench.table import print_cells
+from tests.bench.options import add_svg, at_least
+from tests.bench.plot import write_svg
+from tests.bench.table import Table
 from tests.support.router import Router, until
 
 CHAT = "/v1/chat/completions"
@@ -62,8 +62,6 @@ AT_ONCE = 250
 """Clients that connect before it is seen whether they have been let in: fewer than an accept queue holds."""
 LOTS = 5
 SAMPLES = 20
-
-print_row = partial(print_cells, first=22, width=13)
 
 
 class ModelServer:
@@ -190,30 +188,32 @@ def router_for(args: argparse.Namespace, **settings: object) -> Iterator[Router]
             router.wait_exit(20)
 
 
-def measure_waiting(router: Router, path: str, args: argparse.Namespace, model: ModelServer | None = None) -> None:
+def measure_waiting(router: Router, path: str, args: argparse.Namespace, model: ModelServer | None = None) -> Table:
     """Have the clients come in lots, and print what each lot adds."""
     pids = router.workers()
+    heads = ("MiB", "KiB each", "of these", "descriptors")
+    table = Table(f"Memory of requests to {path} that wait", *heads, drawn=heads[:2], corner=path, width=13)
     with closing(Crowd(router, path, model)) as crowd:
         crowd.grow(CONNECTIONS)
         crowd.answered(args.hold + 60)
         first = before = sample(pids)
-        print_row(path, "MiB", "KiB each", "of these", "descriptors")
-        print_row("nobody", f"{first.kib / 1024:.1f}", "", "", first.descriptors)
+        table.add("nobody", f"{first.kib / 1024:.1f}", "", "", first.descriptors)
         came = 0
         for size in (args.waiting * lot // LOTS for lot in range(1, LOTS + 1)):
             crowd.grow(size)
             now = sample(pids)
             each, of_these = (now.kib - first.kib) / size, (now.kib - before.kib) / (size - came)
-            print_row(f"{size} wait", f"{now.kib / 1024:.1f}", f"{each:.1f}", f"{of_these:.1f}", now.descriptors)
+            table.add(f"{size} wait", f"{now.kib / 1024:.1f}", f"{each:.1f}", f"{of_these:.1f}", now.descriptors)
             before, came = now, size
         if not crowd.all_wait():
             raise SystemExit("some were answered before all of them waited: give a longer --hold")
         good = crowd.answered(args.hold + 60)
     left = sample(pids)
-    print_row("answered", f"{left.kib / 1024:.1f}", "", "", left.descriptors)
+    table.add("answered", f"{left.kib / 1024:.1f}", "", "", left.descriptors)
     if good != args.waiting or router.workers() != pids:
         raise SystemExit(f"{good} of {args.waiting} were answered with 200, or a worker died")
     print(f"all {good} were answered with 200\n")
+    return table
 
 
 @contextmanager
@@ -229,10 +229,11 @@ def load(router: Router, path: str, seconds: int) -> Iterator[subprocess.Popen[s
             wrk.kill()
 
 
-def measure_flatness(router: Router, path: str, args: argparse.Namespace) -> None:
+def measure_flatness(router: Router, path: str, args: argparse.Namespace) -> Table:
     """Load the router, and print samples and the slope."""
     pids = router.workers()
-    print_row(path, "MiB", "requests/s", "descriptors")
+    heads = ("MiB", "requests/s", "descriptors")
+    table = Table(f"Memory over many requests to {path}", *heads, drawn=heads[::2], corner=path, width=13)
     taken: list[tuple[float, Sample]] = []
     began = time.monotonic()
     with load(router, path, args.most_seconds + 60) as wrk:
@@ -241,7 +242,7 @@ def measure_flatness(router: Router, path: str, args: argparse.Namespace) -> Non
             if served >= args.requests * len(taken) / SAMPLES:
                 now = sample(pids)
                 rate = served / (time.monotonic() - began)
-                print_row(f"{served:.0f} served", f"{now.kib / 1024:.2f}", f"{rate:.0f}", now.descriptors)
+                table.add(f"{served:.0f} served", f"{now.kib / 1024:.2f}", f"{rate:.0f}", now.descriptors)
                 taken.append((served, now))
             elif time.monotonic() > began + args.most_seconds or wrk.poll() is not None:
                 raise SystemExit(f"not done within {args.most_seconds} s (see --most-seconds), or wrk died")
@@ -254,6 +255,7 @@ def measure_flatness(router: Router, path: str, args: argparse.Namespace) -> Non
     half = [(served, now) for served, now in taken if served >= args.requests / 2]
     slope = statistics.linear_regression([served for served, _ in half], [now.kib * 1024 for _, now in half]).slope
     print(f"second half: {slope:+.3f} bytes a request; failed: {sum(map(int, failures))}\n")
+    return table
 
 
 def main() -> None:
@@ -268,22 +270,25 @@ def main() -> None:
     parser.add_argument("--requests", type=at_least(0), default=2_000_000, help="of the load, or 0 (default 2000000)")
     parser.add_argument("--proxied", action="store_true", help="load with proxied chat completions")
     parser.add_argument("--most-seconds", type=at_least(1), default=1800, help="that the load may take (default 1800)")
+    add_svg(parser)
     args = parser.parse_args()
     if 0 < args.waiting < LOTS:
         parser.error(f"--waiting must be 0 or at least {LOTS}")
     if args.requests:
         require_wrk()
     raise_file_limit(2 * args.waiting)  # for the clients and the model server; the workers have their own
+    tables = []
     with closing(ModelServer()) as model:
         proxied, simulated = {"BACKENDS": model.url}, {"SIMULATED_LATENCY_MS": args.hold * 1000}
         if args.waiting:
             with router_for(args, **proxied) as router:
-                measure_waiting(router, CHAT, args, model)
+                tables.append(measure_waiting(router, CHAT, args, model))
             with router_for(args, **simulated) as router:
-                measure_waiting(router, INFER, args)
+                tables.append(measure_waiting(router, INFER, args))
         if args.requests:
             with router_for(args, **(proxied if args.proxied else {"SIMULATED_LATENCY_MS": 0})) as router:
-                measure_flatness(router, CHAT if args.proxied else INFER, args)
+                tables.append(measure_flatness(router, CHAT if args.proxied else INFER, args))
+    write_svg(args.svg, *tables)
 
 
 if __name__ == "__main__":

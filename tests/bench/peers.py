@@ -15,7 +15,8 @@ How to read it:
   since the machine's speed may change from round to round. Only these mean anything elsewhere.
 - `requests/s`: more is better; clients, model server and router share the machine's cores. `p50` and `p99` are
   milliseconds from request to answer.
-- `CPU s/1k`: processor seconds that the router's processes used for 1,000 requests. `direct` has no router.
+- `CPU us`: microseconds of processor time that all the router's processes together used for a request. `direct` has no
+  router.
 - `errors`: answers that aren't 200 to 399 and connections that broke, of all rounds; it should be 0.
 
 A router that answers more often than it asks the model server ends the bench. Everything is bounded in time, and every
@@ -23,15 +24,17 @@ process that was started is ended, also when something fails.
 """
 
 import argparse
-import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.options import at_least
+from tests.bench.options import add_svg, at_least
+from tests.bench.plot import write_svg
 from tests.bench.routers import BODY, DIRECT, NAMES, PATH, add_names, checked_names, started, title
 from tests.bench.side_by_side import (
     Load,
     Program,
+    conditions,
     fetch_json,
     go_program,
     in_turn,
@@ -42,16 +45,24 @@ from tests.bench.side_by_side import (
 )
 
 
-def measure(name: str, upstream: Program, folder: Path, args: argparse.Namespace) -> Load:
+def measure(name: str, upstream: Program, folder: Path, connections: int, seconds: int) -> Load:
     """One router's turn."""
-    with started(name, upstream, args.connections, folder) as router:
-        warm_up(router, PATH, BODY, args.connections)
-        before = fetch_json(f"{upstream.url}/counts")["total"]
-        load = run_load(router, PATH, BODY, args.connections, args.seconds)
-        reached = fetch_json(f"{upstream.url}/counts")["total"] - before
-    if reached < load.answered - load.refused:
-        raise SystemExit(f"{name} answered {load.answered} requests, of which {reached} reached the model server")
+    with started(name, upstream, connections, folder) as router:
+        load = load_before(router, upstream, [BODY], connections, seconds)
     return load if name != DIRECT else load._replace(cpu_s=0.0)  # there is no router
+
+
+def load_before(
+    router: Program, upstream: Program, bodies: Sequence[str], connections: int, seconds: int, opening_s: int = 0
+) -> Load:
+    """What a router does under load, after a warm-up; ends the bench if it answers without asking the model server."""
+    warm_up(router, PATH, bodies, connections)
+    before = fetch_json(f"{upstream.url}/counts")["total"]
+    load = run_load(router, PATH, bodies, connections, seconds, opening_s)
+    reached = fetch_json(f"{upstream.url}/counts")["total"] - before
+    if reached < load.answered - load.refused:
+        raise SystemExit(f"{router.url}: of {load.answered} requests answered, {reached} reached the model server")
+    return load
 
 
 def main() -> None:
@@ -62,6 +73,7 @@ def main() -> None:
     parser.add_argument("--latency", type=at_least(0), default=0, metavar="MS", help="the model's, ms (default 0)")
     parser.add_argument("--connections", type=at_least(1), default=64, help="requests at a time (default 64)")
     parser.add_argument("--against", choices=NAMES, help="whose figures the ratios are of (default: the first)")
+    add_svg(parser)
     add_names(parser)
     args = parser.parse_args()
     names = checked_names(parser, args.names)
@@ -72,10 +84,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="router-bench-") as temporary:
         folder = Path(temporary)
         with go_program("upstream", folder, LATENCY_MS=args.latency) as upstream:
-            loads = in_turn(names, args.rounds, lambda name: measure(name, upstream, folder, args))
-    print(f"{os.cpu_count()} cores; model {args.latency} ms; {args.connections} connections; ", end="")
-    print(f"{args.rounds} rounds of {args.seconds} s; `of` is of {against}'s\n")
-    print_loads({title(name): rounds for name, rounds in loads.items()}, title(against))
+            loads = in_turn(
+                names,
+                args.rounds,
+                lambda name: measure(name, upstream, folder, args.connections, args.seconds),
+            )
+    about = conditions(f"medians of {args.rounds} rounds of {args.seconds} s; model {args.latency} ms")
+    print(f"{about}; {args.connections} connections; `of` is of {against}'s\n")
+    loads_by_title = {title(name): rounds for name, rounds in loads.items()}
+    heading = f"Chat completions, {args.connections} connections"
+    write_svg(args.svg, print_loads(heading, about, loads_by_title, title(against)))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.bench.machine import CORES
-from tests.bench.side_by_side import HOME, OURS, Program, go_path, installed, own_router
+from tests.bench.side_by_side import HOME, Program, go_path, installed, own_router
+from tests.bench.table import OURS
 from tests.support.router import free_port
 
 MODEL = "m"
 PATH = "/v1/chat/completions"
-BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "How much is enough?"}]})
 DIRECT = "direct"
 UNBOUND = 100_000
 """A limit that nothing reaches, for what can't go without one."""
+
+
+def chat(model: str) -> str:
+    """A request's body."""
+    return json.dumps({"model": model, "messages": [{"role": "user", "content": "How much is enough?"}]})
+
+
+BODY = chat(MODEL)
 
 
 class Site(NamedTuple):
@@ -105,6 +113,11 @@ PEERS = {
 NAMES = (DIRECT, *PEERS, OURS)
 
 
+def unbinding(connections: int) -> int:
+    """A cap of ours that so many clients don't reach, though others have just left."""
+    return connections + 1000  # not twice as many: each takes two descriptors of a worker, and 20,000 is a usual limit
+
+
 @contextmanager
 def started(name: str, upstream: Program, connections: int, folder: Path) -> Iterator[Program]:
     """The router of this name before the model server, answering; for `direct`, the model server itself."""
@@ -114,7 +127,7 @@ def started(name: str, upstream: Program, connections: int, folder: Path) -> Ite
         return
     site = Site(free_port(), upstream.url, connections, folder)
     if name == OURS:
-        cap = max(1000, 2 * connections)
+        cap = unbinding(connections)
         router = own_router(folder, site.port, MODEL_REF=MODEL, BACKENDS=upstream.url, MAX_CONCURRENCY=cap)
     else:
         peer = PEERS[name]

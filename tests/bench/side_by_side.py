@@ -5,6 +5,7 @@ that ends. Its output goes to a file, and the end of that is shown if it doesn't
 programs come from `HOME`, where `make peers` puts them.
 """
 
+import functools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import requests
 
 from tests.bench.machine import CORES, cpu_seconds, raise_file_limit, require_wrk
-from tests.bench.table import print_cells, ratio
+from tests.bench.table import OURS, Table, ratio
 from tests.support.router import GUNICORN, ROOT, free_port
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
@@ -32,9 +33,9 @@ WARM_UP_S = 1
 SETTLE_S = 0.2
 """For what the clients of the warm-up have left behind."""
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR")
-OURS = "ours"
-"""Our router's name in tables."""
-OUR_COMMAND = [GUNICORN, "-c", "gunicorn.conf.py"]
+OUR_COMMAND = [GUNICORN, "-c", str(ROOT / "gunicorn.conf.py")]
+HOT_MODULE = "app.admission.limiter"
+"""One of those that every request runs through."""
 Turn = TypeVar("Turn")
 
 
@@ -42,19 +43,20 @@ class Program:
     """`with Program(command, folder, …) as program:` starts it; it is gone afterwards, whatever happens."""
 
     def __init__(self, command: Sequence[str], folder: Path, port: int, **environment: object) -> None:
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._command = list(command)
         self._log = folder / f"{Path(command[0]).name}-{port}.log"
         self._environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
         self._environment |= {name: str(value) for name, value in environment.items()}
-        self._folder = ROOT if self._command == OUR_COMMAND else folder
+        self.folder = folder
         self._process: subprocess.Popen[bytes]
 
     def __enter__(self) -> "Program":
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command,
-                cwd=self._folder,
+                cwd=self.folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -94,6 +96,11 @@ class Program:
         last = self._log.read_text(errors="replace").strip().splitlines()[-3:]
         raise SystemExit("\n".join([f"{Path(self._command[0]).name} doesn't answer. It said last:", *last]))
 
+    @property
+    def pid(self) -> int:
+        """The process that was started, and the group of all that it starts."""
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """Processor time that it and its descendants have used, those that have ended included."""
         return cpu_seconds(self._process.pid)
@@ -116,9 +123,9 @@ class Load(NamedTuple):
         return self.answered / self.seconds
 
     @property
-    def cpu_per_1000(self) -> float:
-        """Processor seconds for 1,000 answers."""
-        return 1000 * self.cpu_s / max(self.answered, 1)
+    def cpu_us(self) -> float:
+        """Microseconds of processor time for one answer."""
+        return 1e6 * self.cpu_s / max(self.answered, 1)
 
     @property
     def errors(self) -> int:
@@ -126,45 +133,66 @@ class Load(NamedTuple):
         return self.refused + self.broken
 
 
-def warm_up(program: Program, path: str, body: str, connections: int) -> None:
+def warm_up(program: Program, path: str, bodies: Sequence[str], connections: int) -> None:
     """Load the program for a moment that doesn't count."""
-    _wrk(program.url + path, body, connections, WARM_UP_S)
+    run_load(program, path, bodies, connections, WARM_UP_S)
     time.sleep(SETTLE_S)
 
 
-def run_load(program: Program, path: str, body: str, connections: int, seconds: int) -> Load:
-    """Load the program for these seconds; it should be warm."""
-    cpu_before = program.cpu_seconds()
-    answered, refused, broken, p50, p99, duration = _wrk(program.url + path, body, connections, seconds)
-    cpu = program.cpu_seconds() - cpu_before
-    return Load(answered, refused, broken, p50 / 1e3, p99 / 1e3, duration / 1e6, cpu)
+def run_load(
+    program: Program, path: str, bodies: Sequence[str], connections: int, seconds: int, opening_s: int = 0
+) -> Load:
+    """Load the program for these seconds, with each of these bodies in turn; it should be warm.
 
-
-def _wrk(url: str, body: str, connections: int, seconds: int) -> list[int]:
-    command = [
-        "wrk",
-        "-t1",
-        f"-c{connections}",
-        f"-d{seconds}s",
-        "--timeout",
-        "10s",
-        "-s",
-        str(SCRIPT),
-        url,
-        "--",
-        body,
-    ]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 30)
-    found = re.search(r"^RESULT (.*)$", run.stdout, re.MULTILINE)
-    if run.returncode or not found:
-        raise SystemExit(f"wrk failed:\n{run.stdout}{run.stderr}")
-    return [int(number) for number in found[1].split()]
+    For `opening_s` before that, which count for nothing, the connections are open and nothing is asked.
+    """
+    options = ["-t1", f"-c{connections}", f"-d{opening_s + seconds}s", "--timeout", "10s", "-s", str(SCRIPT)]
+    command = ["wrk", *options, program.url + path, "--", str(opening_s * 1000), str(connections), *bodies]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as wrk:
+        try:
+            time.sleep(opening_s)
+            cpu_before = program.cpu_seconds()
+            printed, _ = wrk.communicate(timeout=seconds + 30)
+            cpu_s = program.cpu_seconds() - cpu_before
+        finally:
+            wrk.kill()
+    found = re.search(r"^RESULT (.*)$", printed, re.MULTILINE)
+    if wrk.returncode or not found:
+        raise SystemExit(f"wrk failed:\n{printed}")
+    answered, refused, broken, p50_us, p99_us, duration_us = map(int, found[1].split())
+    return Load(answered, refused, broken, p50_us / 1e3, p99_us / 1e3, duration_us / 1e6 - opening_s, cpu_s)
 
 
 def own_router(folder: Path, port: int, **settings: object) -> Program:
-    """The router as users start it, from this checkout, with the Python that runs the bench."""
+    """The router as users start it: what is installed for the Python that runs the bench, compiled if that is.
+
+    It does not run in the checkout, whose `app` would be found before the installed one. PYTHONPATH comes before both.
+    """
+    own_form()  # which ends the bench now and not after minutes
     defaults = {"WEB_CONCURRENCY": CORES, "LOG_LEVEL": "error", "GRACEFUL_TIMEOUT_S": 5}
+    defaults |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
     return Program(OUR_COMMAND, folder, port, **{"BIND": f"127.0.0.1:{port}", **defaults, **settings})
+
+
+def conditions(rounds: str) -> str:
+    """What holds for all rows of a table: the machine, the form of our router, and the rounds."""
+    return f"{os.cpu_count()} cores; {OURS} is {own_form()}; {rounds}"
+
+
+@functools.cache
+def own_form() -> str:
+    """How the modules of `own_router` run, `compiled` or `pure`; ends the bench if they are another checkout's.
+
+    An editable installation that several checkouts share is of one of them, which would be measured in all.
+    """
+    found = f"import importlib.util; print(importlib.util.find_spec({HOT_MODULE!r}).origin)"
+    command = [sys.executable, "-P", "-c", found]
+    file = Path(subprocess.run(command, check=True, capture_output=True, text=True, timeout=START_S).stdout.strip())
+    if file.suffix != ".py":
+        return "compiled"
+    if not any(file.is_relative_to(folder) for folder in (ROOT, sys.prefix)):
+        raise SystemExit(f"what is installed is the router of {file.parents[2]}: set PYTHONPATH={ROOT}")
+    return "pure"
 
 
 def go_program(name: str, folder: Path, **environment: object) -> Program:
@@ -207,25 +235,27 @@ def in_turn(names: Sequence[str], rounds: int, measure: Callable[[str], Turn]) -
     return turns
 
 
-def print_loads(loads: Mapping[str, Sequence[Load]], against: str) -> None:
+def print_loads(title: str, about: str, loads: Mapping[str, Sequence[Load]], against: str) -> Table:
     """A row for each name, beside the figures of the one called `against`; no processor time is shown if it is 0."""
-    print_cells("", "requests/s", "of", "p50 ms", "p99 ms", "of", "CPU s/1k", "of", "errors")
+    heads = ("requests/s", "of", "p50 ms", "p99 ms", "of", "CPU us", "of", "errors")
+    table = Table(title, *heads, drawn=("requests/s", "p99 ms", "CPU us"), about=about)
     yard_rates, yard_p99s, yard_costs = _figures(loads[against])
     for name, rounds in loads.items():
         rates, p99s, costs = _figures(rounds)
-        print_cells(
+        table.add(
             name,
             f"{median(rates):.0f}",
             ratio(rates, yard_rates),
             f"{median(load.p50_ms for load in rounds):.2f}",
             f"{median(p99s):.2f}",
             ratio(p99s, yard_p99s),
-            f"{median(costs):.3f}" if any(costs) else "",
+            f"{median(costs):.1f}" if any(costs) else "",
             ratio(costs, yard_costs),
             sum(load.errors for load in rounds),
         )
+    return table
 
 
 def _figures(rounds: Sequence[Load]) -> tuple[list[float], list[float], list[float]]:
-    """Requests/s, p99 and processor seconds for 1,000 requests, round by round."""
-    return [load.rate for load in rounds], [load.p99_ms for load in rounds], [load.cpu_per_1000 for load in rounds]
+    """Requests/s, p99 and processor time of a request, round by round."""
+    return [load.rate for load in rounds], [load.p99_ms for load in rounds], [load.cpu_us for load in rounds]

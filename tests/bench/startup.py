@@ -7,7 +7,7 @@ model that takes no time. From the moment before the process is made, every 2 ms
 asked until it answers 200, and then POST /infer. One start before those is not counted: it compiles what must be
 compiled.
 
-How to read the first table, in seconds:
+How to read the first table, in seconds, which `--svg` draws:
 
 - `GET /healthz` and `POST /infer` are the times to the first 200 of each. Wanted: under 1.5.
 - `python -c pass` is the yardstick: what starting the interpreter alone takes on this machine.
@@ -37,8 +37,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.bench.options import at_least
-from tests.bench.table import print_cells
+from tests.bench.options import add_svg, at_least
+from tests.bench.plot import write_svg
+from tests.bench.table import Table, print_cells
 from tests.support.router import GUNICORN, ROOT, Router
 
 BODIES = {"GET /healthz": "", "POST /infer": '{"prompt": "How much is enough?"}'}
@@ -124,16 +125,19 @@ def main() -> None:
     parser.add_argument("--starts", type=at_least(1), default=7, help="that are measured (default 7)")
     parser.add_argument("--modules", type=at_least(1), default=24, help="rows of the table of imports (default 24)")
     parser.add_argument("--workers", type=at_least(1), default=2, help="WEB_CONCURRENCY (default 2)")
+    add_svg(parser)
     args = parser.parse_args()
     Start()
     starts = [Start(WEB_CONCURRENCY=args.workers) for _ in range(args.starts)]
-    print_row(f"seconds, {args.starts} times", "median", "worst")
+    heads = ("median", "worst")
+    table = Table(f"Seconds, {args.starts} times", *heads, drawn=heads, first=50, width=10)
     for name, command in COMMANDS.items():
         times = [seconds_of(command) for _ in range(args.starts)]
-        print_row(name, f"{statistics.median(times):.3f}", f"{max(times):.3f}")
+        table.add(name, f"{statistics.median(times):.3f}", f"{max(times):.3f}")
     for asked in BODIES:
         times = [start.seconds[asked] for start in starts]
-        print_row(f"first 200 of {asked}", f"{statistics.median(times):.3f}", f"{max(times):.3f}")
+        table.add(f"first 200 of {asked}", f"{statistics.median(times):.3f}", f"{max(times):.3f}")
+    write_svg(args.svg, table)
 
     modules = modules_in(Start(WEB_CONCURRENCY=1, PYTHONPROFILEIMPORTTIME=1).printed)
     print()

@@ -24,21 +24,29 @@ Everything is bounded in time, and every process that was started is ended, also
 
 import argparse
 import json
-import os
 import subprocess
 import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from tests.bench.options import at_least
+from tests.bench.options import add_svg, at_least
+from tests.bench.plot import write_svg
 from tests.bench.routers import DIRECT, MODEL, NAMES, PATH, add_names, checked_names, started, title
-from tests.bench.side_by_side import Program, go_path, go_program, in_turn, prepare
-from tests.bench.table import difference, print_cells, ratio
+from tests.bench.side_by_side import Program, conditions, go_path, go_program, in_turn, prepare
+from tests.bench.table import Table, difference, ratio
 
 COMPARED = "vllm-router"
 DEFAULT = tuple(name for name in NAMES if name != "sglang-router")
 WARM_UP_TOKENS = 2
+
+
+class Streams(NamedTuple):
+    """How many at once, and what each consists of."""
+
+    number: int
+    tokens: int
+    token_ms: int
 
 
 class Streaming(NamedTuple):
@@ -51,21 +59,26 @@ class Streaming(NamedTuple):
     why: str
 
 
-def measure(name: str, upstream: Program, folder: Path, args: argparse.Namespace) -> Streaming:
+def model_server(folder: Path, streams: Streams) -> Program:
+    """The one whose streams are measured, to be started."""
+    return go_program("upstream", folder, TOKEN_MS=streams.token_ms, TOKENS=streams.tokens)
+
+
+def measure(name: str, upstream: Program, folder: Path, streams: Streams) -> Streaming:
     """One router's turn."""
-    with started(name, upstream, args.streams, folder) as router:
-        read_streams(router, args, WARM_UP_TOKENS)
+    with started(name, upstream, streams.number, folder) as router:
+        read_streams(router, streams._replace(tokens=WARM_UP_TOKENS))
         cpu_before = router.cpu_seconds()
-        seen = read_streams(router, args, args.tokens)
+        seen = read_streams(router, streams)
         cpu = router.cpu_seconds() - cpu_before if name != DIRECT else 0.0
     return Streaming(cpu, seen["first_p50_ms"], seen["gap_p99_ms"], seen["broken"], seen.get("why", ""))
 
 
-def read_streams(router: Program, args: argparse.Namespace, tokens: int) -> dict[str, Any]:
+def read_streams(router: Program, streams: Streams) -> dict[str, Any]:
     """Open the streams, wait for their end, and answer what the client reports."""
-    seconds = 30 + 3 * tokens * args.token_ms // 1000
+    seconds = 30 + 3 * streams.tokens * streams.token_ms // 1000
     command = [str(go_path("streams")), "-url", router.url + PATH, "-model", MODEL]
-    command += ["-streams", str(args.streams), "-tokens", str(tokens), "-timeout", f"{seconds}s"]
+    command += ["-streams", str(streams.number), "-tokens", str(streams.tokens), "-timeout", f"{seconds}s"]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 10)
     if run.returncode:
         raise SystemExit(f"the client of the streams failed:\n{run.stderr}")
@@ -73,14 +86,15 @@ def read_streams(router: Program, args: argparse.Namespace, tokens: int) -> dict
     return report
 
 
-def print_table(streams: dict[str, list[Streaming]]) -> None:
+def print_table(heading: str, about: str, streams: dict[str, list[Streaming]]) -> Table:
     """A row for each router, and why streams broke, if any did."""
+    heads = ("CPU s", "of vllm", "first ms", "+ direct", "gap ms", "+ direct", "of vllm", "broken")
+    table = Table(heading, *heads, drawn=("CPU s", "first ms", "gap ms"), about=about)
     costs = {name: [turn.cpu_s for turn in turns] for name, turns in streams.items()}
     firsts = {name: [turn.first_ms for turn in turns] for name, turns in streams.items()}
     gaps = {name: [turn.gap_ms for turn in turns] for name, turns in streams.items()}
-    print_cells("", "CPU s", "of vllm", "first ms", "+ direct", "gap ms", "+ direct", "of vllm", "broken")
     for name, turns in streams.items():
-        print_cells(
+        table.add(
             title(name),
             f"{median(costs[name]):.2f}" if name != DIRECT else "",
             ratio(costs[name], costs[COMPARED]),
@@ -94,6 +108,7 @@ def print_table(streams: dict[str, list[Streaming]]) -> None:
     for name, turns in streams.items():
         for why in {turn.why for turn in turns} - {""}:
             print(f"{name}: {why}")
+    return table
 
 
 def main() -> None:
@@ -103,18 +118,20 @@ def main() -> None:
     parser.add_argument("--token-ms", type=at_least(0), default=20, help="between two tokens, ms (default 20)")
     parser.add_argument("--tokens", type=at_least(1), default=100, help="tokens a stream (default 100)")
     parser.add_argument("--rounds", type=at_least(1), default=3, help="turns of each router (default 3)")
+    add_svg(parser)
     add_names(parser, DEFAULT)
     args = parser.parse_args()
     names = checked_names(parser, [DIRECT, COMPARED, *args.names] if args.names else [], DEFAULT)
     go_path("streams")
-    prepare(args.streams)
+    asked = Streams(args.streams, args.tokens, args.token_ms)
+    prepare(asked.number)
     with tempfile.TemporaryDirectory(prefix="router-bench-") as temporary:
         folder = Path(temporary)
-        with go_program("upstream", folder, TOKEN_MS=args.token_ms, TOKENS=args.tokens) as upstream:
-            streams = in_turn(names, args.rounds, lambda name: measure(name, upstream, folder, args))
-    print(f"{os.cpu_count()} cores; {args.streams} streams at once; ", end="")
-    print(f"{args.rounds} rounds of {args.tokens} tokens, {args.token_ms} ms apart\n")
-    print_table(streams)
+        with model_server(folder, asked) as upstream:
+            streams = in_turn(names, args.rounds, lambda name: measure(name, upstream, folder, asked))
+    about = conditions(f"medians of {args.rounds} rounds of {asked.tokens} tokens, {asked.token_ms} ms apart")
+    print(f"{about}; {asked.number} streams at once\n")
+    write_svg(args.svg, print_table(f"{asked.number} event streams at once", about, streams))
 
 
 if __name__ == "__main__":

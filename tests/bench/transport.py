@@ -43,7 +43,6 @@ import time  # noqa: E402
 from collections import Counter  # noqa: E402
 from collections.abc import Callable, Iterable, Iterator  # noqa: E402
 from contextlib import ExitStack, contextmanager  # noqa: E402
-from functools import partial  # noqa: E402
 from typing import NamedTuple  # noqa: E402
 
 import gevent  # noqa: E402
@@ -54,8 +53,9 @@ from app.upstream.dialer import Address  # noqa: E402
 from app.upstream.pool import Pool  # noqa: E402
 from app.upstream.resolver import Resolver  # noqa: E402
 from tests.bench.machine import raise_file_limit  # noqa: E402
-from tests.bench.options import at_least  # noqa: E402
-from tests.bench.table import print_cells, ratio  # noqa: E402
+from tests.bench.options import add_svg, at_least  # noqa: E402
+from tests.bench.plot import write_svg  # noqa: E402
+from tests.bench.table import Table, ratio  # noqa: E402
 
 try:
     import requests
@@ -90,8 +90,6 @@ ANSWER = HEAD + ANSWER_LENGTH + ANSWER_BODY
 STREAM_HEAD = HEAD + b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 EVENT = b'data: {"id": "c1", "object": "chat.completion.chunk", "choices": [{"delta": {"content": " word"}}]}\n\n'
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
-
-print_row = partial(print_cells, first=29, width=9)
 
 
 class Server(NamedTuple):
@@ -257,8 +255,14 @@ def cpu_us(ask: Ask, each: int, clients: int) -> tuple[float, list[bytes]]:
         return (time.process_time() - began) * 1e6, got
 
 
-def measure(asks: dict[str, Ask], server: Server, each: int, units: int, size: int, args: argparse.Namespace) -> None:
+def measure(
+    title: str, asks: dict[str, Ask], server: Server, each: int, units: int, size: int, args: argparse.Namespace
+) -> Table:
     """Print one table. An answer is so many units, which `us` is for, and so many bytes."""
+    about = f"{os.cpu_count()} cores; {args.clients} at once; medians of {args.rounds} rounds"
+    heads = ("us", "x own", "spread", "sent", "made", "pieces")
+    table = Table(title, *heads, drawn=heads[:2], about=about, first=29, width=9)
+    print(f"\n{title}")
     times: dict[str, list[float]] = {name: [] for name in asks}
     made, pieces = Counter[str](), Counter[str]()
     sent = each * args.clients
@@ -274,11 +278,11 @@ def measure(asks: dict[str, Ask], server: Server, each: int, units: int, size: i
             if turn:  # the first warms up
                 times[name].append(us / sent / units)
                 pieces[name] += len(got)
-    print_row("", "us", "x own", "spread", "sent", "made", "pieces")
     for name, taken in times.items():
         figures = f"{statistics.median(taken):.1f}", ratio(taken, times["own"]), f"{max(taken) / min(taken):.2f}"
         count = pieces[name] / (sent * units * args.rounds)
-        print_row(name, *figures, sent * (args.rounds + 1), made[name], f"{count:.2f}")
+        table.add(name, *figures, sent * (args.rounds + 1), made[name], f"{count:.2f}")
+    return table
 
 
 def main() -> None:
@@ -289,22 +293,24 @@ def main() -> None:
     parser.add_argument("--clients", type=at_least(1), default=32, help="greenlets at once (default 32)")
     parser.add_argument("--chunks", type=at_least(1), default=50, help="chunks a stream (default 50)")
     parser.add_argument("--gap-ms", type=float, default=5, help="before each chunk (default 5)")
+    add_svg(parser)
     args = parser.parse_args()
     raise_file_limit(DUMMIES + 10 * args.clients)
     each = max(1, args.posts // args.clients)
     with server(args.chunks, args.gap_ms / 1000) as peer:
-        print(f"{os.cpu_count()} cores, {args.clients} at once, median of {args.rounds} rounds\n\na POST")
+        print(f"{os.cpu_count()} cores, {args.clients} at once, median of {args.rounds} rounds")
         with ExitStack() as stack:
-            measure(posts(peer.port, args.clients, stack), peer, each, 1, len(ANSWER_BODY), args)
-        print(f"\na POST, {DUMMIES} other descriptors open")
+            asks = posts(peer.port, args.clients, stack)
+            first = measure("a POST", asks, peer, each, 1, len(ANSWER_BODY), args)
         with ExitStack() as stack:
             for _ in range(DUMMIES):
                 stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
-            measure(posts(peer.port, args.clients, stack), peer, each, 1, len(ANSWER_BODY), args)
-        print("\na chunk of a stream")
+            asks = posts(peer.port, args.clients, stack)
+            second = measure(f"a POST, {DUMMIES} other descriptors open", asks, peer, each, 1, len(ANSWER_BODY), args)
         with ExitStack() as stack:
             asks = streams(peer.port, args.clients, stack)
-            measure(asks, peer, 4, args.chunks, args.chunks * len(EVENT), args)
+            third = measure("a chunk of a stream", asks, peer, 4, args.chunks, args.chunks * len(EVENT), args)
+    write_svg(args.svg, first, second, third)
 
 
 if __name__ == "__main__":

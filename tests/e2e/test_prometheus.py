@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,41 @@ def test_page_comes_in_both_formats(share: Start) -> None:
     open_metrics = requests.get(f"{router.url}/metrics", headers=accept, timeout=5)
     assert open_metrics.headers["Content-Type"].startswith("application/openmetrics-text")
     assert open_metrics.text.endswith("# EOF\n")
+
+
+def test_large_page_is_whole_and_valid(start: Start, routes: Callable[..., str]) -> None:
+    """150 models, scraped twice at a time in both formats: every page is whole and valid."""
+    names = [f"organization/model-{number}" for number in range(150)]
+    path = routes(*({"name": name, "protocol": "simulated"} for name in names))
+    router = start(ROUTES_FILE=path, SIMULATED_LATENCY_MS=0)
+    for name in names:
+        assert router.infer(members={"model": name}).status_code == 200
+    accepts = ["", "application/openmetrics-text; version=1.0.0"] * 2
+
+    def scrape_as(accept: str) -> requests.Response:
+        return requests.get(f"{router.url}/metrics", headers={"Accept": accept}, timeout=20)
+
+    with ThreadPoolExecutor(len(accepts)) as pool:
+        scrapes = list(pool.map(scrape_as, accepts))
+    for scrape in scrapes:
+        assert int(scrape.headers["Content-Length"]) == len(scrape.content) > 300_000
+        for name in names:
+            assert f'router_requests_total{{code="200",model="{name}",route="/infer"}} 1.0\n' in scrape.text
+    assert scrapes[1].text.endswith("# EOF\n")
+    check = subprocess.run(["promtool", "check", "metrics"], input=scrapes[0].content, capture_output=True, check=False)
+    assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
+
+
+def test_head_says_the_length_of_the_page(share: Start) -> None:
+    """HEAD returns what GET does, without the page, and the connection goes on."""
+    router = share(SIMULATED_LATENCY_MS=0)
+    with requests.Session() as session:
+        for _ in range(2):
+            head = session.head(f"{router.url}/metrics", timeout=5)
+            assert head.status_code == 200
+            assert head.headers["Content-Type"].startswith("text/plain; version=")
+            assert int(head.headers["Content-Length"]) > 1000
+            assert head.content == b""
 
 
 def test_counters_survive_a_killed_worker_and_series_do_not_grow(start: Start) -> None:

@@ -467,6 +467,7 @@ def _death_while_raising(step: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.pure
 def test_death_before_any_line_of_a_raise_leaves_the_old_limit_or_the_new() -> None:
     """SIGKILL before every single line of `set_limit`: the limit is the old or the new one, and no waiter is stuck."""
     step = 0

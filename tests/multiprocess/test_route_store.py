@@ -213,6 +213,8 @@ def _death_at(parent: Parent, step: int) -> tuple[int, bytes]:
     return ending, left[1]
 
 
+@pytest.mark.pure
+@pytest.mark.pure
 def test_death_of_the_publisher_before_any_line_leaves_old_or_new(
     parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

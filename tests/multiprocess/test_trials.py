@@ -13,11 +13,11 @@ import pytest
 
 from app.admission.limiter import Limiter
 from app.config.route_schema import Ejection
+from app.native import now_ms
 from app.routing import endpoint_records, first_byte, outlier_detection
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_records import EndpointRecords
 from app.routing.outlier_detection import Circuit, Ended, Outcome, OutlierDetector, PoolRules
-from app.shared_memory.table import now_ms
 from tests.support.forks import Barrier, Parent
 
 ID = 3
@@ -29,6 +29,7 @@ def _end(detector: OutlierDetector, outcome: Outcome, *, trial: bool = False) ->
     return detector.end(ID, Ended(outcome, trial), PoolRules([ID], RULES))
 
 
+@pytest.mark.pure
 def test_of_many_that_ask_at_once_exactly_one_gets_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """8 processes, 50 times half-open: one each time; whether it succeeded or died, all of them see it."""
     now = memoryview(mmap.mmap(-1, 8)).cast("q")  # one clock for all processes
@@ -116,7 +117,7 @@ def test_no_failure_is_lost_over_processes() -> None:
     start.wait_arrived(4)
     start.lift(4)
     parent.reap_all()
-    assert records.of[ID].consecutive_failures == 4000
+    assert records.consecutive_failures[ID] == 4000
     start.close()
     parent.close()
 
@@ -155,7 +156,7 @@ def _die_at_store(step: int) -> Callable[[FrameType, str, Any], Any]:
         if frame.f_code.co_filename not in _FILES:
             return None
         frame.f_trace_opcodes = True
-        stores = event == "opcode" and dis.opname[frame.f_code.co_code[frame.f_lasti]] == "STORE_ATTR"
+        stores = event == "opcode" and dis.opname[frame.f_code.co_code[frame.f_lasti]] == "STORE_SUBSCR"
         if stores or event == "line":
             left -= 1
             if left < 0:
@@ -222,6 +223,7 @@ CHANGES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.pure
 def test_death_before_any_store_leaves_a_record_that_the_rules_apply_to(
     change: _Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +235,6 @@ def test_death_before_any_store_leaves_a_record_that_the_rules_apply_to(
     parent = Parent(limit=1)
     records = EndpointRecords(parent.table)
     detector, health = OutlierDetector(records), EndpointHealth(records)
-    record = records.of[ID]
 
     def victim(_limiter: Limiter) -> None:
         sys.settrace(_die_at_store(step))
@@ -245,12 +246,12 @@ def test_death_before_any_store_leaves_a_record_that_the_rules_apply_to(
         now = NOW_MS
         records.reset(ID)
         for name, value in change.fields.items():
-            setattr(record, name, value)
+            getattr(records, name)[ID] = value
         ending = parent.reap(parent.fork(victim))
         assert ending in (0, -signal.SIGKILL)
         circuits.append(detector.circuit(ID))
-        assert record.circuit != Circuit.CLOSED or record.unavailable_until_ms == 0
-        assert record.window_failures <= record.window_requests
+        assert records.circuit[ID] != Circuit.CLOSED or records.unavailable_until_ms[ID] == 0
+        assert records.window_failures[ID] <= records.window_requests[ID]
         now = max(now, health.unavailable_until(ID))
         assert now <= NOW_MS + 20_000, "the third ejection lasts 20 seconds; nothing here lasts longer"
         with parent.table.lock:

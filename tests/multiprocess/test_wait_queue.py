@@ -52,7 +52,7 @@ def test_queue_behaves_as_a_list_does(steps: list[tuple[str, int]]) -> None:
             slot = number % 3
             assert queue.evict(slot) == sum(1 for entry in model if entry[1] == slot and entry[2])
             model = [entry for entry in model if entry[1] != slot]
-        assert queue.granted == sum(entry[2] for entry in model)
+        assert queue.granted() == sum(entry[2] for entry in model)
         assert queue.granted_slots() == {slot for _, slot, granted in model if granted}
         for ticket, _, granted in model:
             assert queue.is_granted(ticket) == granted
@@ -249,6 +249,7 @@ def _death_at(step: int, victims_act: Callable[[Limiter], None]) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victims_act", [_acquire_free, _acquire_and_queue, _release_to_another])
+@pytest.mark.pure
 def test_death_before_any_line_of_code_leaves_a_sound_table(victims_act: Callable[[Limiter], None]) -> None:
     """SIGKILL before every single line of acquire, enqueue and release, with others waiting: after the dead worker is
     reclaimed nobody is stuck, nothing is leaked, and there was never more than the cap."""

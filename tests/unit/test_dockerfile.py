@@ -125,7 +125,7 @@ def test_builder_installs_the_pinned_releases(tmp_path: Path) -> None:
     """The image holds the releases that were tested, and the install puts them where the last stage takes them from."""
     builder, last = _stages()
     record = tmp_path / "calls"
-    for name in ("pip", "python"):
+    for name in ("pip", "python", "apt-get", "rm"):
         (tmp_path / name).write_text(RECORDER)
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(record)}
@@ -133,7 +133,7 @@ def test_builder_installs_the_pinned_releases(tmp_path: Path) -> None:
         # What an absolute path names is not here: only the programs that are found on the PATH are called.
         subprocess.run(["sh", "-c", script.replace("/opt/router/bin/", "")], env=environment, check=True)
     (taken,) = {rest.split()[1] for name, rest in last if name == "COPY" and "--from=builder" in rest}
-    (install,) = [line.split() for line in record.read_text().splitlines() if "install" in line.split()]
+    (install,) = [line.split() for line in record.read_text().splitlines() if re.match("pip .* install ", line)]
     options = dict(pairwise(install))
     assert install[0] == "pip"
     assert options["--python"] == taken
@@ -146,10 +146,12 @@ def test_builder_gets_all_that_the_installation_reads(tmp_path: Path) -> None:
     builder, _ = _stages()
     _copy(builder, tmp_path / "src")
     assert (tmp_path / "src" / PROJECT["readme"]).is_file()
-    assert (tmp_path / "src" / "pyproject.toml").is_file()
-    assert {path.relative_to(tmp_path / "src") for path in (tmp_path / "src/app").rglob("*.py")} == {
-        path.relative_to(ROOT) for path in (ROOT / "app").rglob("*.py")
-    }
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in"):
+        assert (tmp_path / "src" / name).is_file()
+    for kind in ("*.py", "*.pxd", "*.pyx"):
+        assert {path.relative_to(tmp_path / "src") for path in (tmp_path / "src/app").rglob(kind)} == {
+            path.relative_to(ROOT) for path in (ROOT / "app").rglob(kind)
+        }
 
 
 def test_last_stage_builds_nothing() -> None:

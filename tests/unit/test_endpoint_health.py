@@ -122,6 +122,6 @@ def test_pool_panics_below_the_threshold(
 def test_ejected_endpoints_count_towards_panic(bench: Bench) -> None:
     """One of two is unhealthy and the other one ejected: the unhealthy one is better than nothing."""
     bench.health.set_healthy(0, healthy=False)
-    bench.records.of[1].unavailable_until_ms = bench.now + 1
+    bench.records.unavailable_until_ms[1] = bench.now + 1
     assert bench.health.panics((0, 1), 0.5, bench.now)
     assert not bench.health.panics((0, 1), 0.5, bench.now + 1)

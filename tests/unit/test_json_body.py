@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from app.errors import InvalidRequest, UnsupportedBody, UpstreamBroken
-from app.net.http_fields import Headers
+from app.http_fields import Headers
 from app.protocols import infer, json_body, openai, request_body, v2
 from app.protocols.interfaces import Operation, Reply
 from app.protocols.json_body import MalformedJson

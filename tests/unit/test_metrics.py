@@ -54,6 +54,7 @@ FAMILIES = {
     "router_queued_requests": "gauge",
     "router_max_concurrency": "gauge",
     "router_workers": "gauge",
+    "router_build_info": "gauge",
     "router_metric_files_in_memory": "gauge",
 }
 
@@ -111,7 +112,8 @@ class Server(TestModel):
         """The page, as another process of the server shows it."""
         router = self.router
         state = shared_state(router.limiter, router.slots, router.metric_files, OneModel(self))
-        return router.metrics.page(state, accept)
+        pieces, content_type = router.metrics.page(state, accept)
+        return b"".join(pieces), content_type
 
     def files(self) -> list[str]:
         """The names of the files of the metrics."""

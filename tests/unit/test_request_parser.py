@@ -8,7 +8,7 @@ from gunicorn.http import errors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.net.http_fields import is_host
+from app.http_fields import is_host
 from app.net.peer_address import unmapped
 from app.server import malformed
 from app.server.request_parser import StrictParser

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -587,7 +586,7 @@ def test_request_that_is_taken_in_small_pieces_has_its_time_too(monkeypatch: pyt
         monkeypatch.setattr(dialer_module, "TimedSocket", SlowlyTaken)
         connection = connect(server)
         seconds = itertools.count()
-        monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+        monkeypatch.setattr(connection_module, "monotonic", lambda: next(seconds))
         with pytest.raises(UpstreamTimeout, match="in total"):
             connection.exchange(LONG_REQUEST, "POST", GENEROUS, 3)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.net.http_fields import Headers
+from app.http_fields import Headers
 from app.upstream.credential_names import is_credential
 from app.upstream.headers import new_traceparent, retry_after_s, to_client, to_upstream
 

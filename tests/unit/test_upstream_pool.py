@@ -5,7 +5,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 
@@ -130,7 +129,7 @@ def test_no_more_are_kept_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_old_ones_are_closed_and_younger_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections idle for longer than MAX_IDLE_S are closed when pruned or when the next is taken; others are not."""
     now = 1000.0
-    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(pool_module, "monotonic", lambda: now)
     with ScriptedServer(forever) as server:
         client = Client(server)
         first, second = client.send(), client.send()
@@ -158,8 +157,8 @@ def test_old_ones_are_closed_and_younger_kept(monkeypatch: pytest.MonkeyPatch) -
 def test_connection_is_renewed_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection serves no request after its maximum age, be it ever so busy, nor is it kept until the next one."""
     now = 1000.0
-    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(pool_module, "monotonic", lambda: now)
+    monkeypatch.setattr(connection_module, "monotonic", lambda: now)
     timeouts = Timeouts(total_s=1e6, connection_max_age_s=100)
     with ScriptedServer(forever) as server:
         client = Client(server)

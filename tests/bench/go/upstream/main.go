@@ -5,7 +5,7 @@
 // GET /counts says how many POSTs there were, how many are in progress, and how many were at most. Any other GET is
 // answered with a list of one model, which satisfies health checks.
 //
-// It listens on the loopback interface, at PORT.
+// It listens on the loopback interface, at PORT of ADDRESSES addresses from 127.0.0.1 on, which stand for as many servers.
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,8 @@ const (
 	event = `data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,` +
 		`"delta":{"content":"token "},"finish_reason":null}]}` + "\n\n"
 	done = "data: [DONE]\n\n"
+
+	perSubnet = 250
 )
 
 type upstream struct {
@@ -100,5 +103,15 @@ func (s *upstream) stream(w http.ResponseWriter, r *http.Request, request asked)
 
 func main() {
 	s := &upstream{latency: server.Milliseconds("LATENCY_MS", 0), gap: server.Milliseconds("TOKEN_MS", 20), tokens: server.Number("TOKENS", 50, 0)}
-	log.Fatal(http.ListenAndServe(fmt.Sprintf("127.0.0.1:%d", server.Number("PORT", 9001, 0)), s))
+	port, addresses := server.Number("PORT", 9001, 0), server.Number("ADDRESSES", 1, 1)
+	failed := make(chan error)
+	for i := 0; i < addresses; i++ {
+		address := net.IPv4(127, 0, byte(i/perSubnet), byte(1+i%perSubnet))
+		listener, err := net.Listen("tcp4", fmt.Sprintf("%s:%d", address, port))
+		if err != nil {
+			log.Fatal(err)
+		}
+		go func() { failed <- http.Serve(listener, s) }()
+	}
+	log.Fatal(<-failed)
 }

@@ -1,0 +1,39 @@
+from app.native cimport monotonic, server_timing
+
+
+cdef class Exchange:
+    cdef object __weakref__
+    cdef public object route
+    cdef public str model
+    cdef public int status
+    cdef public double queue_s
+    cdef public double model_s
+    cdef public object rejection
+    cdef public object reply_headers
+    cdef public object permit
+    cdef public object watch
+    cdef readonly double started
+    cdef readonly str method
+    cdef readonly str path
+    cdef readonly str client_address
+    cdef readonly str request_id
+    cdef object _connection
+    cdef list _held
+
+    cpdef hold(self, release)
+    cpdef admit(self, limiter, double queue_timeout_s, model_limit=*)
+    cdef _watch_client(self)
+    cpdef double seconds(self)
+    cpdef str timing(self)
+    cpdef release(self, bint complete=*)
+
+
+cdef class _ResponseBody:
+    cdef Exchange _exchange
+    cdef object _start
+    cdef object _on_end
+    cdef bint _complete
+    cdef public object pieces
+
+    cpdef start(self, str status, list headers, exc_info=*)
+    cpdef close(self)

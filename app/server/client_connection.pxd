@@ -1,0 +1,21 @@
+from app.native cimport monotonic
+from app.net.timed_socket cimport TimedSocket
+
+
+cdef class ClientConnection:
+    cdef object __weakref__
+    cdef public object state
+    cdef double _since
+    cdef double _read_by
+    cdef object _arrivals
+    cdef double _stall_timeout_s
+    cdef public object parser
+    cdef public object proxied
+    cdef TimedSocket _socket
+    cdef readonly object sock
+
+    cpdef enter(self, state)
+    cpdef first_bytes(self, double seconds)
+    cpdef recv(self, Py_ssize_t size)
+    cpdef sendall(self, bytes data)
+    cdef _send(self, data)

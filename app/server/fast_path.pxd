@@ -1,0 +1,56 @@
+from app.native cimport join_response, split_request
+from app.server.client_connection cimport ClientConnection
+
+
+cdef class Request:
+    cdef readonly dict environ
+    cdef readonly Body body
+    cdef readonly bint keep
+
+
+cdef class Body:
+    cdef ClientConnection _connection
+    cdef bytes _have
+    cdef Py_ssize_t _left
+    cdef readonly bytes rest
+
+    cpdef read(self, size=*)
+    cpdef bint finished(self) except -1
+
+
+cdef class FastPath:
+    cdef bint _used
+    cdef Py_ssize_t _longest
+    cdef Py_ssize_t _longest_target
+    cdef Py_ssize_t _most_fields
+    cdef object _schemes
+    cdef bint _only_loopback_is_trusted
+    cdef object _keys
+    cdef set _own_names
+    cdef dict _constant
+    cdef readonly bint keeps
+    cdef long _second
+    cdef list _fixed
+
+    cpdef parse(self, ClientConnection connection, dict base, bytes data)
+    cpdef application_fields(self, list fields)
+    cpdef list fixed_fields(self)
+
+
+cdef class ResponseWriter:
+    cdef ClientConnection _client
+    cdef Request _request
+    cdef object _stops
+    cdef FastPath _path
+    cdef str _status
+    cdef readonly bint headers_sent
+    cdef object _length
+    cdef readonly bint chunked
+    cdef readonly list fields
+    cdef readonly bint keep
+
+    cpdef send(self, application)
+    cpdef write(self, bytes data)
+    cpdef end(self)
+    cdef _framed(self, bytes data)
+    cdef _head(self)

@@ -1,0 +1,29 @@
+cimport cython
+
+from app.upstream.connection cimport Connection
+
+
+cdef class Response:
+    cdef readonly object head
+    cdef Connection _connection
+    cdef Pool _pool
+
+    cpdef close(self)
+
+
+cdef class Pool:
+    cdef object _address
+    cdef object _resolver
+    cdef object _idle
+    cdef object _hosts
+    cdef bint _in_use
+    cdef bint _closed
+
+    @cython.locals(connection=Connection)
+    cpdef send(self, bytes request, str method, timeouts, double deadline, sender)
+    cpdef give_back(self, Connection connection)
+    cdef bint _is_outdated(self, Connection connection, double now) except -1
+    @cython.locals(oldest=double)
+    cdef _close_idle(self)
+    @cython.locals(connection=Connection)
+    cdef _take(self)

@@ -1,0 +1,61 @@
+"""Compiles the modules of the request's path with Cython. Everything else of the package is in pyproject.toml.
+
+Without a C compiler, or with ROUTER_PURE=1, the package is installed uncompiled: the same sources, which run slower.
+`python -m app` says which form is installed.
+"""
+
+import os
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.errors import CompileError
+
+HELPERS = "app.cython_helpers"
+"""What Cython adds to every module that has views of memory, made once for all of them."""
+
+
+def has_compiler() -> bool:
+    """Whether an extension of Python can be compiled here."""
+    from setuptools._distutils.ccompiler import new_compiler
+    from setuptools._distutils.sysconfig import customize_compiler, get_python_inc
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "try.c")
+        source.write_text("#include <Python.h>\n")
+        compiler = new_compiler()
+        customize_compiler(compiler)
+        try:
+            compiler.compile([str(source)], output_dir=folder, include_dirs=[get_python_inc()])
+        except (CompileError, OSError):
+            return False
+    return True
+
+
+def extensions() -> list[Extension]:
+    """Returns the extensions to build."""
+    from Cython.Build import cythonize
+
+    names = runpy.run_path("app/compiled.py")["MODULES"]
+    sources = {name: Path(*name.split(".")).with_suffix(".pyx") for name in names}
+    modules = [Extension(name, [str(at if at.exists() else at.with_suffix(".py"))]) for name, at in sources.items()]
+    return cythonize(
+        [*modules, Extension(HELPERS, ["app/cython_helpers.c"])],
+        build_dir="build/cython",
+        shared_utility_qualified_name=HELPERS,
+        # Annotations are for people and mypy. The types that Cython goes by are in the .pxd files.
+        compiler_directives={"language_level": "3", "annotation_typing": False},
+        show_all_warnings=False,
+    )
+
+
+if os.environ.get("ROUTER_PURE") == "1":
+    print("ROUTER_PURE=1: the package is built uncompiled", file=sys.stderr)
+    setup()
+elif has_compiler():
+    setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})
+else:
+    print("no C compiler, or no Python headers: the package is built uncompiled, and runs slower", file=sys.stderr)
+    setup()
