@@ -1,6 +1,7 @@
 """Compiles the modules of the request's path with Cython. Everything else of the package is in pyproject.toml.
 
-Without a C compiler, or with ROUTER_PURE=1, the package is installed uncompiled: the same sources, which run slower.
+Without a C compiler, or with ROUTER_PURE=1, the package is installed uncompiled: the same sources, which run slower. So
+is an editable installation, always: compiled in place, a module would hide the source that is being edited.
 `python -m app` says which form is installed.
 """
 
@@ -11,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.errors import CompileError
 
 HELPERS = "app.cython_helpers"
 """What Cython adds to every module that has views of memory, made once for all of them."""
@@ -29,7 +29,7 @@ def has_compiler() -> bool:
         customize_compiler(compiler)
         try:
             compiler.compile([str(source)], output_dir=folder, include_dirs=[get_python_inc()])
-        except (CompileError, OSError):
+        except Exception:  # noqa: BLE001  # whatever fails, it can't compile
             return False
     return True
 
@@ -53,6 +53,8 @@ def extensions() -> list[Extension]:
 
 if os.environ.get("ROUTER_PURE") == "1":
     print("ROUTER_PURE=1: the package is built uncompiled", file=sys.stderr)
+    setup()
+elif "editable_wheel" in sys.argv:
     setup()
 elif has_compiler():
     setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})

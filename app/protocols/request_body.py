@@ -12,7 +12,7 @@ from app.errors import InvalidRequest, UnsupportedBody
 from app.protocols.interfaces import ClientRequest
 from app.protocols.json_body import MalformedJson, T, Text, check_utf8, decode, given, type_of, without
 
-_ESCAPED_LETTER = re.compile(rb"\\u(?:00[4-7]|017f|212a)")
+_ESCAPED_LETTER = re.compile(rb"\\u(?:00[4-7]|017[Ff]|212[Aa])")
 _OTHER_CASES = {"s": "\u017f", "k": "\u212a"}
 """Characters beyond ASCII that are ASCII letters when case is ignored: the long s and the Kelvin sign.
 
@@ -21,6 +21,9 @@ compares names. So `"me\u017f\u017fages"` is `messages` there.
 """
 
 _START_BYTES = 1 << 10
+_LONG_BYTES = 1 << 14
+_MOST_MARKS = 200
+"""After so many quotation marks, the rest of a long body is not one of a few long strings."""
 
 _text: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 
@@ -51,15 +54,16 @@ def refuse_ambiguous(
     model and the model server would run the other. `found` is what `decoder` found in the body. Case is ignored as Go
     does (`strings.EqualFold`), whether characters are escaped or not.
     """
-    small = request.body.lower()
+    body = request.body
     folds = _folds(names)
     for name in names:
-        if small.count(_quoted(name)) != (name in found):
+        if _occurrences(_quoted(name), body) != (name in found):
             break  # perhaps in a nested object, or a value
     else:
-        others = folds.raw and not small.isascii() and any(other in small for other, _ in folds.raw)
-        if not others and (b"\\" not in small or _ESCAPED_LETTER.search(small) is None):
+        others = folds.raw and not body.isascii() and any(other in body for other, _ in folds.raw)
+        if not others and (b"\\" not in body or _ESCAPED_LETTER.search(body) is None):
             return
+    small = body.lower()
     for other, letter in (*folds.raw, *folds.escaped):
         small = small.replace(other, letter)
     first = given(read_request(decoder, request, small))
@@ -98,6 +102,23 @@ def _escape(character: str) -> bytes:
 @cache
 def _quoted(name: str) -> bytes:
     return b'"%b"' % name.encode()
+
+
+def _occurrences(quoted: bytes, body: bytes) -> int:
+    """Returns how often this text, which begins with a quotation mark, is in the body, whatever the case of either.
+
+    Most of a long body may be one string, such as an image. It is skipped from one quotation mark to the next, as fast
+    as memory is read; to make all of it small letters and to search them takes many times as long.
+    """
+    count = begin = 0
+    if len(body) > _LONG_BYTES:
+        for _ in range(_MOST_MARKS):
+            begin = body.find(b'"', begin) + 1
+            if not begin:
+                return count
+            count += body[begin - 1 : begin - 1 + len(quoted)].lower() == quoted
+        body = body[begin:]
+    return count + body.lower().count(quoted)
 
 
 def text_of(name: str, value: Raw) -> str | None:

@@ -19,6 +19,8 @@ from app.upstream.response_head import Head
 
 _READ_WHOLE_BYTES = 1 << 16
 """A response of up to this length is read before any of it is passed on: one write, and never half a response."""
+_JOINED_BYTES = 1 << 16
+"""A request with a body of up to this length is sent by one call."""
 _FAILURES = frozenset((500, 502, 503, 504))
 _BACK_OFF_STATUSES = frozenset((401, 429, 503))
 """Statuses of an endpoint that others may spare their clients: it lacks a credential, a quota or room."""
@@ -70,13 +72,9 @@ class Attempt:
     def send(self, call: Call, deadline: float) -> Reply:
         """Send the call. Returns once the head of the response is there. Raises an UpstreamError."""
         try:
-            response = self.endpoint.connections.send(
-                _encoded(call, self._target, self.endpoint),
-                call.method,
-                self._target.route.timeouts,
-                deadline,
-                self,
-            )
+            request, rest = _encoded(call, self._target, self.endpoint)
+            timeouts = self._target.route.timeouts
+            response = self.endpoint.connections.send(request, call.method, timeouts, deadline, self, rest)
             head = response.head
             status, headers, length = head.status, head.headers, head.length
             serves = status < 300 and call.method == "POST"
@@ -264,8 +262,8 @@ def _nothing() -> None:
     """There is nothing left to close."""
 
 
-def _encoded(call: Call, target: Target, endpoint: Endpoint) -> bytes:
-    """Returns the bytes of the whole request, in the words of this endpoint."""
+def _encoded(call: Call, target: Target, endpoint: Endpoint) -> tuple[bytes, Sequence[bytes | memoryview]]:
+    """Returns the bytes of the whole request, in the words of this endpoint: the first part, and what follows."""
     path: str = call.path
     body: Sequence[bytes | memoryview] = (call.body,)
     if call.adapter is not None:
@@ -274,4 +272,6 @@ def _encoded(call: Call, target: Target, endpoint: Endpoint) -> bytes:
     fields = "\r\n".join(map(": ".join, call.headers))
     length = f"content-length: {size}\r\n" if size or call.method != "GET" else ""
     head = f"{call.method} {endpoint.base_path}{path} HTTP/1.1\r\n{endpoint.head}{length}{fields}\r\n\r\n"
-    return b"".join((head.encode("latin-1"), *body))
+    if size > _JOINED_BYTES:
+        return head.encode("latin-1"), body
+    return b"".join((head.encode("latin-1"), *body)), ()

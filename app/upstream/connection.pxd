@@ -18,7 +18,7 @@ cdef class Connection:
     cdef TimedSocket _socket
     cdef object _timeouts
     cdef bint _tls
-    cdef object _unsent
+    cdef list _unsent
     cdef public double expires_at
     cdef readonly object first_byte_at
     cdef readonly object host
@@ -26,7 +26,7 @@ cdef class Connection:
     cdef public bint used_before
 
     @cython.locals(sent=Py_ssize_t)
-    cpdef exchange(self, bytes request, str method, timeouts, double deadline)
+    cpdef exchange(self, bytes request, str method, timeouts, double deadline, rest=*)
     cpdef bint may_be_kept(self) except -1
     cpdef bint is_quiet(self) except -1
     cpdef close(self)

@@ -14,7 +14,7 @@
 """
 
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import gevent
 from gevent.monkey import get_original
@@ -30,8 +30,7 @@ from app.upstream.response_head import Head, HeadReader
 _poll = get_original("select", "poll")
 
 _READ_BYTES = 1 << 16
-_SEND_BYTES = 1 << 18
-"""No more is sent by one call: between two calls it is seen whether a response is there."""
+_SEND_BYTES = 1 << 18  # at most by one call: between two calls it is seen whether a response is there
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 _RACE_S = 0.01
 """How long after sending began a reset shows that the server closed the connection meanwhile, without reading."""
@@ -75,15 +74,13 @@ class Connection:
         on_resolved: Callable[[], None] = lambda: None,
     ) -> None:
         """Connect, as `dial` does. Raises UpstreamUnreachable, or UpstreamTimeout when no time is left."""
-        self._timeouts = timeouts
-        self._deadline = deadline
+        self._timeouts, self._deadline = timeouts, deadline
         self._buffer = b""
         self._chunked = self._is_error = self._keep = False
         self._left: int | None = 0
-        self._sent_at = self._race_until = 0.0
-        self._sent = 0
+        self._sent, self._sent_at, self._race_until = 0, 0.0, 0.0
         self._tls = address.tls
-        self._unsent: bytes | memoryview = b""
+        self._unsent: list[memoryview] = []  # the last part first
         self.first_byte_at: float | None = None
         """When the first byte of the body came, in seconds of time.monotonic(). None: none has come."""
         self.used_before = False
@@ -91,8 +88,7 @@ class Connection:
         within = min(timeouts.connect_s, deadline - monotonic())
         if within <= 0:
             raise UpstreamTimeout(f"no response within {timeouts.total_s:g} s in total")
-        self._socket, self.host = dial(address, resolver, within, on_resolved)
-        """`host` is the IP address of the other side."""
+        self._socket, self.host = dial(address, resolver, within, on_resolved)  # `host`: the other side's IP address
         self._arrivals = _poll()
         self._arrivals.register(self._socket.sock.fileno(), select.POLLIN)
 
@@ -101,24 +97,28 @@ class Connection:
         state = "closed" if descriptor < 0 else "idle" if self.may_be_kept() else "in use"
         return f"<Connection {descriptor} {state}{', used before' if self.used_before else ''}>"
 
-    def exchange(self, request: bytes, method: str, timeouts: Timeouts, deadline: float) -> Head:
+    def exchange(
+        self, request: bytes, method: str, timeouts: Timeouts, deadline: float, rest: Sequence[bytes | memoryview] = ()
+    ) -> Head:
         """Send a whole request and return the head of the response; `body` then yields the rest.
 
+        `rest` are the parts of a long request that follow `request`: joining them would take as much memory again.
         Raises UpstreamTimeout, UpstreamBroken or ConnectionClosedUnanswered, and is then closed.
         """
         self._timeouts = timeouts
         self._deadline = deadline
+        self.first_byte_at = None
         self._sent_at = monotonic()
         self._race_until = self._sent_at + _RACE_S
-        self.first_byte_at = None
         try:
             if self._sent_at >= deadline:
                 raise self._timed_out("", 0, in_total=True)
             try:
-                long = len(request) > _SEND_BYTES
-                sent = self._socket.send_now(memoryview(request)[:_SEND_BYTES] if long else request)
-                if sent < len(request):
-                    self._unsent = memoryview(request)[sent:]
+                sent = self._socket.send_now(request[:_SEND_BYTES])
+                if sent < len(request) or rest:
+                    parts = [memoryview(part) for part in (*reversed(rest), request)]
+                    parts[-1] = parts[-1][sent:]
+                    self._unsent = [part for part in parts if len(part)]
             except OSError:
                 sent = 0  # it may have responded before it hung up: 408, or 413 to a long body
             self._sent = sent
@@ -163,20 +163,21 @@ class Connection:
             try:
                 if left <= 0:
                     raise TimeoutError
-                sent = self._socket.send_now(self._unsent[:_SEND_BYTES])
+                sent = self._socket.send_now(self._unsent[-1][:_SEND_BYTES])
                 self._sent += sent
-                self._unsent = self._unsent[sent:]
+                part = self._unsent.pop()[sent:]
+                if len(part):
+                    self._unsent.append(part)
                 data = self._socket.recv_now(_READ_BYTES)
                 if data is None and not sent:
                     self._socket.wait_for_progress(min(idle_s, left))
             except TimeoutError as error:
                 raise self._timed_out("the request was not taken", idle_s, in_total=left < idle_s) from error
             except OSError:  # as in `exchange`
-                self._unsent = b""
+                self._unsent = []
                 break
             if data is not None:
                 return data
-        self._unsent = b""  # an empty view would keep the whole request as long as the connection is idle
         self._sent_at = monotonic()
         return None
 
@@ -225,7 +226,7 @@ class Connection:
             # redirection nothing more is sent. A server that has accepted the request may read and respond in turn.
             self._keep = False
             if head.status >= 300:
-                self._unsent = b""
+                self._unsent = []
                 self._sent_at = monotonic()
         return head
 

@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from app.config.route_schema import Timeouts
@@ -83,8 +83,18 @@ class Pool:
         state = "closed" if self._closed else f"{len(self._idle)} idle"
         return f"<Pool {self._address} {state}>"
 
-    def send(self, request: bytes, method: str, timeouts: Timeouts, deadline: float, sender: Sender) -> Response:
+    def send(  # noqa: PLR0913, PLR0917  # all that a request is
+        self,
+        request: bytes,
+        method: str,
+        timeouts: Timeouts,
+        deadline: float,
+        sender: Sender,
+        rest: Sequence[bytes | memoryview] = (),
+    ) -> Response:
         """Send a request, on an idle connection if one is usable. Returns as soon as the head is there.
+
+        `rest`: see `Connection.exchange`.
 
         `deadline` is in seconds of time.monotonic(). A server may close an idle connection at any moment. If the
         request can't have been processed then and the sender allows it, it is sent on a new connection. Raises an
@@ -94,7 +104,7 @@ class Pool:
         if connection is not None:
             sender.contacts_server()
             try:
-                return Response(connection.exchange(request, method, timeouts, deadline), connection, self)
+                return Response(connection.exchange(request, method, timeouts, deadline, rest), connection, self)
             except ConnectionClosedUnanswered as error:
                 if not sender.may_repeat():
                     raise UpstreamBroken("it closed a kept connection, and the retry budget is used up") from error
@@ -103,7 +113,7 @@ class Pool:
         age_s = timeouts.connection_max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311
         connection.expires_at = monotonic() + age_s
         try:
-            return Response(connection.exchange(request, method, timeouts, deadline), connection, self)
+            return Response(connection.exchange(request, method, timeouts, deadline, rest), connection, self)
         except ConnectionClosedUnanswered as error:  # never of a new one
             raise UpstreamBroken("it hung up without a response") from error
 
