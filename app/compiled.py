@@ -18,6 +18,7 @@ MODULES = (
     "app.observability.metric_cells",
     "app.protocols.interfaces",
     "app.routing.attempt",
+    "app.routing.endpoint",
     "app.routing.endpoint_health",
     "app.routing.endpoint_pool",
     "app.routing.endpoint_records",

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import mmap
 import os
+import random
 import re
 import time
 from functools import partial
@@ -111,6 +112,11 @@ def join_response(status: str, fixed: Headers, fields: Headers) -> bytes:
 def server_timing(queue_s: float, model_s: float, total_s: float) -> str:
     """Returns the value of Server-Timing (W3C): milliseconds in the queue, in the model, and in all so far."""
     return f"queue;dur={queue_s * 1e3:.3f}, model;dur={model_s * 1e3:.3f}, total;dur={total_s * 1e3:.3f}"
+
+
+def new_id() -> str:
+    """Returns 128 random bits as 32 hexadecimal digits. Other processes get others, also after a fork."""
+    return f"{random.getrandbits(128):032x}"
 
 
 monotonic = time.monotonic

@@ -3,7 +3,8 @@
 import os
 
 from cpython.mem cimport PyMem_Free
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdio cimport snprintf
 
 
 cdef extern from "Python.h":
@@ -251,6 +252,36 @@ cdef _refuse():
 
 cpdef str server_timing(double queue_s, double model_s, double total_s):
     return f"queue;dur={_ms(queue_s)}, model;dur={_ms(model_s)}, total;dur={_ms(total_s)}"
+
+
+cdef uint64_t _first, _second
+
+
+def _seed():
+    global _first, _second
+    seed = os.urandom(16)
+    _first = int.from_bytes(seed[:8], "little")
+    _second = int.from_bytes(seed[8:], "little")
+
+
+_seed()
+os.register_at_fork(after_in_child=_seed)
+
+
+cpdef str new_id():
+    global _first, _second
+    cdef char[33] text
+    _first += 0x9E3779B97F4A7C15
+    _second += 0xD1B54A32D192ED03
+    snprintf(text, 33, "%016llx%016llx", <unsigned long long>_mixed(_first), <unsigned long long>_mixed(_second))
+    return text[:32].decode("ascii")
+
+
+cdef uint64_t _mixed(uint64_t state) noexcept:
+    """Returns the output of splitmix64 (Steele, Lea and Flood, 2014) for a state."""
+    state = (state ^ (state >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    state = (state ^ (state >> 27)) * <uint64_t>0x94D049BB133111EB
+    return state ^ (state >> 31)
 
 
 cdef str _ms(double seconds):

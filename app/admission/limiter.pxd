@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport int64_t
 
 from app.admission.wait_queue cimport WaitQueue
@@ -19,6 +20,7 @@ cdef class Limiter:
     cdef readonly object _watcher
 
     cpdef request(self)
+    @cython.locals(mean=int64_t, served_us=int64_t)
     cpdef observe(self, double served_s)
     cpdef give_back(self)
     cdef int64_t _taken(self) except -1

@@ -1,11 +1,17 @@
 cimport cython
 
 from app.native cimport monotonic
+from app.protocols.interfaces cimport Call, Reply
+from app.routing.endpoint cimport Endpoint, SharedRouting, Target
+from app.routing.outlier_detection cimport Ended
+from app.upstream.headers cimport to_client
+from app.upstream.pool cimport Response
+from app.upstream.response_head cimport Head
 
 
 cdef class Attempt:
-    cdef readonly object endpoint
-    cdef object _target
+    cdef readonly Endpoint endpoint
+    cdef Target _target
     cdef bint _trial
     cdef double _began
     cdef double _contacted_at
@@ -15,11 +21,16 @@ cdef class Attempt:
     cdef object _first_byte_us
     cdef readonly bint is_clients_fault
 
-    @cython.locals(status=int, serves=bint)
-    cpdef send(self, call, double deadline)
+    @cython.locals(status=int, serves=bint, head=Head, headers=list, response=Response)
+    cpdef send(self, Call call, double deadline)
+    @cython.locals(shared=SharedRouting, shared_id=Py_ssize_t, ejected=bint)
     cpdef finish(self, outcome, code)
     cdef _back_off(self, status, headers)
     cdef _first_byte(self, double took_s)
     cdef _observe_first_byte(self, at)
-    cdef _whole(self, response)
-    cdef _outcome_of_response(self, head)
+    cdef _whole(self, Response response)
+    cdef _outcome_of_response(self, Head head)
+
+
+@cython.locals(size=Py_ssize_t)
+cpdef tuple _encoded(Call call, Target target, Endpoint endpoint)

@@ -269,7 +269,7 @@ def _encoded(call: Call, target: Target, endpoint: Endpoint) -> tuple[bytes, Seq
     if call.adapter is not None:
         path, body = call.adapter.encode(call, target.upstream_model, target.upstream_version)
     size = sum(map(len, body))
-    fields = "\r\n".join(map(": ".join, call.headers))
+    fields = "\r\n".join([f"{name}: {value}" for name, value in call.headers])
     length = f"content-length: {size}\r\n" if size or call.method != "GET" else ""
     head = f"{call.method} {endpoint.base_path}{path} HTTP/1.1\r\n{endpoint.head}{length}{fields}\r\n\r\n"
     if size > _JOINED_BYTES:

@@ -1,7 +1,5 @@
 """Endpoints as one worker sees them, and what all workers share of them."""
 
-from typing import NamedTuple
-
 from app.admission.model_limit import ModelLimits
 from app.config import route_schema
 from app.observability.metrics import Metrics
@@ -14,42 +12,71 @@ from app.shared_memory.table import SharedTable
 from app.upstream.pool import Pool
 
 
-class Endpoint(NamedTuple):
+class Endpoint:
     """One model server, and this worker's connections to it."""
 
-    url: str
-    """As in metrics and logs."""
-    shared_id: int
-    """Under which its requests are counted and its state is kept."""
-    back_off: int
-    """Under which its back-off for the model is kept."""
-    connections: Pool
-    head: str
-    """The fields that every request to it has: Host, and its credential if it has one."""
-    base_path: str
+    __slots__ = ("back_off", "base_path", "connections", "head", "shared_id", "url")
+
+    def __init__(  # noqa: PLR0913, PLR0917  # a record
+        self, url: str, shared_id: int, back_off: int, connections: Pool, head: str, base_path: str
+    ) -> None:
+        self.url = url
+        """As in metrics and logs."""
+        self.shared_id = shared_id
+        """Under which its requests are counted and its state is kept."""
+        self.back_off = back_off
+        """Under which its back-off for the model is kept."""
+        self.connections = connections
+        self.head = head
+        """The fields that every request to it has: Host, and its credential if it has one."""
+        self.base_path = base_path
 
 
-class SharedRouting(NamedTuple):
+class SharedRouting:
     """What all workers share, and the metrics."""
 
-    table: SharedTable
-    counters: InflightCounters
-    outliers: OutlierDetector
-    health: EndpointHealth
-    back_offs: BackOffs
-    budgets: RetryBudgets
-    limits: ModelLimits
-    metrics: Metrics
+    __slots__ = ("back_offs", "budgets", "counters", "health", "limits", "metrics", "outliers", "table")
+
+    def __init__(  # noqa: PLR0913, PLR0917  # a record
+        self,
+        table: SharedTable,
+        counters: InflightCounters,
+        outliers: OutlierDetector,
+        health: EndpointHealth,
+        back_offs: BackOffs,
+        budgets: RetryBudgets,
+        limits: ModelLimits,
+        metrics: Metrics,
+    ) -> None:
+        self.table = table
+        self.counters = counters
+        self.outliers = outliers
+        self.health = health
+        self.back_offs = back_offs
+        self.budgets = budgets
+        self.limits = limits
+        self.metrics = metrics
 
 
-class Target(NamedTuple):
+class Target:
     """What the endpoints of a pool have in common."""
 
-    route: route_schema.Model
-    upstream_model: str
-    """What the endpoints call the model."""
-    upstream_version: str | None
-    """The version to ask them for: "" for none, None for the one that the request names."""
-    rules: PoolRules
-    budget: RetryBudget
-    shared: SharedRouting
+    __slots__ = ("budget", "route", "rules", "shared", "upstream_model", "upstream_version")
+
+    def __init__(  # noqa: PLR0913, PLR0917  # a record
+        self,
+        route: route_schema.Model,
+        upstream_model: str,
+        upstream_version: str | None,
+        rules: PoolRules,
+        budget: RetryBudget,
+        shared: SharedRouting,
+    ) -> None:
+        self.route = route
+        self.upstream_model = upstream_model
+        """What the endpoints call the model."""
+        self.upstream_version = upstream_version
+        """The version to ask them for: "" for none, None for the one that the request names."""
+        self.rules = rules
+        self.budget = budget
+        self.shared = shared

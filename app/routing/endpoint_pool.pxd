@@ -2,6 +2,7 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from app.native cimport RobustMutex, now_ms
+from app.routing.endpoint cimport Endpoint, Target
 from app.routing.endpoint_health cimport EndpointHealth
 from app.routing.outlier_detection cimport OutlierDetector
 from app.routing.policies cimport Choice
@@ -28,7 +29,7 @@ cdef class EndpointPool:
     cdef double _load_bound
     cdef int64_t _load_floor
     cdef object _policy
-    cdef object _target
+    cdef Target _target
 
     @cython.locals(now=int64_t, count=Py_ssize_t, at=Py_ssize_t)
     cpdef choose(self, bytes key, tried=*, reach=*)

@@ -14,13 +14,19 @@ cdef class Ended:
     cdef readonly int64_t first_byte_us
 
 
+cdef class PoolRules:
+    cdef readonly list shared_ids
+    cdef readonly object ejection
+    cdef readonly double panic_threshold
+
+
 cdef class OutlierDetector:
     cdef RobustMutex _lock
     cdef EndpointRecords _records
 
     cpdef bint begin(self, Py_ssize_t shared_id, int64_t now) except -1
     @cython.locals(records=EndpointRecords, now=int64_t, circuit=int64_t, trial=bint)
-    cpdef bint end(self, Py_ssize_t shared_id, Ended ended, pool) except -1
+    cpdef bint end(self, Py_ssize_t shared_id, Ended ended, PoolRules pool) except -1
     cdef bint _is_silent(self, Py_ssize_t shared_id, int64_t contacted_ms, int64_t now) except -1
     @cython.locals(records=EndpointRecords, window=int64_t)
     cdef _count(self, Py_ssize_t shared_id, int64_t now, rules, bint failed)

@@ -22,9 +22,7 @@ also between two stores. So a killed process leaves a record to which the rules 
 stores stands what its prefixes leave.
 """
 
-from collections.abc import Sequence
 from enum import Enum, IntEnum, auto
-from typing import NamedTuple
 
 from app.config.route_schema import Ejection
 from app.native import now_ms
@@ -61,14 +59,17 @@ class Ended:
         """How long the first byte took; 0: there was none, or it was none of an inference."""
 
 
-class PoolRules(NamedTuple):
+class PoolRules:
     """What decides whether an endpoint of a pool may be ejected."""
 
-    shared_ids: Sequence[int]
-    """All endpoints of the pool."""
-    ejection: Ejection
-    panic_threshold: float = 0.0
-    """See `EndpointHealth.panics`."""
+    __slots__ = ("ejection", "panic_threshold", "shared_ids")
+
+    def __init__(self, shared_ids: list[int], ejection: Ejection, panic_threshold: float = 0.0) -> None:
+        self.shared_ids = shared_ids
+        """All endpoints of the pool."""
+        self.ejection = ejection
+        self.panic_threshold = panic_threshold
+        """See `EndpointHealth.panics`."""
 
 
 class Circuit(IntEnum):

@@ -5,6 +5,8 @@ These tests compare the compiled module with the twin, so they run where it is c
 
 import importlib.util
 import math
+import os
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -161,3 +163,18 @@ def test_clocks_agree() -> None:
     after = TWIN.monotonic(), TWIN.now_ms()
     assert before[0] <= now[0] <= after[0]
     assert before[1] <= now[1] <= after[1]
+
+
+def test_ids_differ_also_after_a_fork() -> None:
+    """32 hexadecimal digits, which no other process makes, whenever it was forked."""
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.write(writing, "\n".join(native.new_id() for _ in range(1000)).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        children = pipe.read().split()
+    os.wait()
+    ids = [*children, *(native.new_id() for _ in range(1000))]
+    assert len(set(ids)) == 2000
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)
