@@ -271,8 +271,8 @@ os.register_at_fork(after_in_child=_seed)
 cpdef str new_id():
     global _first, _second
     cdef char[33] text
-    _first += 0x9E3779B97F4A7C15
-    _second += 0xD1B54A32D192ED03
+    _first += <uint64_t>0x9E3779B97F4A7C15ULL
+    _second += <uint64_t>0xD1B54A32D192ED03ULL
     snprintf(text, 33, "%016llx%016llx", <unsigned long long>_mixed(_first), <unsigned long long>_mixed(_second))
     return text[:32].decode("ascii")
 

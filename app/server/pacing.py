@@ -12,7 +12,7 @@ from typing import Any
 
 from gevent import get_hub, getcurrent
 
-REQUESTS_PER_CYCLE = 32  # a few milliseconds' worth of requests
+REQUESTS_PER_CYCLE = 16  # a few milliseconds' worth of requests
 
 
 class RequestPacer:

@@ -48,7 +48,8 @@ def test_invalid_file_is_refused(start: Start, serve: Serve, routes: Routes) -> 
     path = Path(routes({"name": "m", "endpoints": [upstream.url]}))
     router = start(ROUTES_FILE=str(path))
     path.write_text('{"models": [\n{"name": "m", "endpoints": ["nowhere"]}]}')
-    until(lambda: router.metrics()[RELOADS % "refused"] == 1, "it is refused")
+    until(lambda: "routes refused" in router.log(), "it is refused")
+    assert router.metrics()[RELOADS % "refused"] == 1
     (event,) = [event for event in router.events() if event["event"].startswith("routes refused")]
     assert f"{path}:2: models[0].endpoints[0]" in event["reason"]
     assert chat(router).status_code == 200
