@@ -125,6 +125,7 @@ class TimedSocket:
 
     def recv_now(self, size: int) -> bytes | None:
         """Returns what has been received, b"" at the end, None if there is nothing. Raises OSError."""
+        self._arrived = False  # what is left makes the socket readable again
         try:
             data: bytes = self.sock.recv(size)
         except _NOTHING_RECEIVED:

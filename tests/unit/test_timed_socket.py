@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from gevent import sleep, spawn
 from gevent import socket as gevent_socket
-from gevent import spawn
 
 from app.net.timed_socket import TimedSocket
 from app.server import listeners
@@ -68,6 +68,21 @@ def test_wait_ends_with_either(pair: tuple[TimedSocket, socket.socket]) -> None:
     spawn(far.sendall, b"early")
     timed.wait_for_progress(LONG_S)
     assert timed.recv_now(100) == b"early"
+
+
+def test_input_that_was_taken_is_not_foreseen_again(pair: tuple[TimedSocket, socket.socket]) -> None:
+    """Input came while nobody waited for it, and was taken without a wait: then there is none."""
+    timed, far = pair
+    spawn(far.sendall, b"first")
+    assert timed.recv(100, LONG_S) == b"first"  # the watcher goes on watching
+    far.sendall(b"second")
+    sleep(SHORT_S)  # the event loop sees it
+    assert timed.recv_now(100) == b"second"
+    assert not timed.is_readable_within(SHORT_S)
+    far.sendall(b"third")
+    assert timed.is_readable_within(LONG_S)
+    assert timed.recv_now(2) == b"th"
+    assert timed.is_readable_within(LONG_S)
 
 
 def test_tls_that_must_read_first_waits_for_input_only(pair: tuple[TimedSocket, socket.socket]) -> None:
