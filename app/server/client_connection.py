@@ -8,12 +8,9 @@
 - **`Expect: 100-continue`** is answered when the application first reads, so a rejected body need not be sent.
 """
 
-import fcntl
 import select
 import socket
 import struct
-import termios
-from array import array
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
@@ -152,15 +149,9 @@ class ClientConnection:
             try:
                 return self._socket.send(data, self._stall_timeout_s)
             except TimeoutError:
-                before, held = held, self._unread_by_client()
+                before, held = held, self._socket.unacknowledged()
                 if before is not None and held >= before:
                     raise
-
-    def _unread_by_client(self) -> int:
-        """Returns the bytes that the client has not acknowledged (tcp(7), SIOCOUTQ)."""
-        count = array("i", [0])
-        fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, count)
-        return count[0]
 
     def reset(self) -> None:
         """Make the next close a reset: an orderly one would look like the end of the response."""

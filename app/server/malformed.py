@@ -10,7 +10,7 @@ from http import HTTPStatus
 from gunicorn.http import errors
 
 from app.errors import MalformedRequest, RouterError
-from app.native import server_timing
+from app.native import join_response, server_timing
 from app.observability.telemetry_headers import request_id
 from app.protocols import problem
 
@@ -65,5 +65,4 @@ def response(status: HTTPStatus, detail: str, more: Iterable[tuple[str, str]] = 
         ("Server-Timing", server_timing(0, 0, 0)),
         *more,
     ]
-    head = "\r\n".join((f"HTTP/1.1 {status.value} {phrase}", *map(": ".join, fields), "\r\n"))
-    return head.encode("latin-1") + body
+    return join_response(f"{status.value} {phrase}", fields, []) + body
