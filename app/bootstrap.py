@@ -28,10 +28,12 @@ from app.routing.health_checks import HealthChecks
 from app.routing.outlier_detection import OutlierDetector
 from app.routing.publisher import Publisher
 from app.routing.registry import ModelRegistry
+from app.shared_memory import connection_counts as connection_counts_module
 from app.shared_memory import counters as counters_module
 from app.shared_memory import drain as drain_module
 from app.shared_memory import leader as leader_module
 from app.shared_memory import slots as slots_module
+from app.shared_memory.connection_counts import ConnectionCounts
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.drain import Drain
 from app.shared_memory.leader import Leader
@@ -60,6 +62,7 @@ class Router:
     drain: Drain
     leader: Leader
     counters: InflightCounters
+    connection_counts: ConnectionCounts
     metrics: Metrics
     metric_files: MetricFiles
     metrics_directory: MetricsDirectory
@@ -95,7 +98,8 @@ def _build_parts(
         limiter.set_limit(settings.max_concurrency)
     counters = InflightCounters(table)
     metric_files = MetricFiles(table)
-    slots = Slots(table, (counters, limiter, metric_files))
+    connection_counts = ConnectionCounts(table)
+    slots = Slots(table, (counters, limiter, metric_files, connection_counts))
     drain = Drain(table)
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
@@ -114,6 +118,7 @@ def _build_parts(
         drain=drain,
         leader=Leader(table),
         counters=counters,
+        connection_counts=connection_counts,
         metrics=metrics,
         metric_files=metric_files,
         metrics_directory=metrics_directory,
@@ -150,6 +155,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             drain_module.LAYOUT,
             leader_module.LAYOUT,
             counters_module.LAYOUT,
+            connection_counts_module.LAYOUT,
             limiter_module.layout(queue_size),
             metric_files_module.LAYOUT,
             model_limit.LAYOUT,

@@ -101,10 +101,12 @@ class Hooks:
             sys.exit(1)  # the arbiter died meanwhile, and another process reclaimed its slots
         router.drain.attach(claim.slot)
         router.counters.attach(claim.slot)
+        router.connection_counts.attach(claim.slot)
         router.metric_files.attach(claim.slot)
         worker.enter(
             WorkerContext(
                 server_drains=lambda: router.drain.begun,
+                connection_counts=router.connection_counts,
                 upkeep=self._upkeep,
                 stall_timeout_s=float(settings.stall_timeout_s),
                 upload_timeout_s=float(settings.upload_timeout_s),

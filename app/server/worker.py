@@ -87,7 +87,7 @@ class RouterWorker(GeventWorker):
                 listener,
                 partial(self.handle, listener.getsockname()),
                 self.worker_connections,
-                shared=self.cfg.workers > 1,
+                self._context.connection_counts,
             )
             for listener in self.sockets
         ]
@@ -112,7 +112,7 @@ class RouterWorker(GeventWorker):
         if self._context.server_drains():
             # Go on accepting for probes. Their connections do not keep this worker alive, requests do.
             self._wait_while(deadline, ClientConnection.is_busy)
-        listeners.close(servers)
+        listeners.close(servers, self._context.connection_counts)
         self._wait_while(deadline, ClientConnection.expects_request)
         busy = sum(connection.is_busy() for connection in self._connections)
         if busy:

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from app.shared_memory.connection_counts import ConnectionCounts
+
 
 class WorkerContext(NamedTuple):
     """What a worker needs of its server. The defaults are for an application that has none."""
 
     server_drains: Callable[[], bool] = lambda: False
     """Whether the whole server shuts down, not just this worker."""
+    connection_counts: ConnectionCounts | None = None
+    """The connections of all workers; without it, this worker accepts whatever comes."""
     upkeep: Callable[[], object] = lambda: None
     """Called with every heartbeat."""
     stall_timeout_s: float = 30.0

@@ -122,7 +122,7 @@ def test_keep_alive_is_the_same_on_both_sides() -> None:
     """NATs forget a connection after 350 s of silence, on either side. One lost probe must not end it (RFC 1122)."""
     accepted: list[tuple[int, ...]] = []
     listener = gevent_socket.create_server(("127.0.0.1", 0))
-    server = listeners.serve(listener, lambda sock, _: accepted.append(keepalive(sock)), 1, shared=False)
+    server = listeners.serve(listener, lambda sock, _: accepted.append(keepalive(sock)), 1, None)
     dialed, _ = dial(Address("127.0.0.1", listener.getsockname()[1]), Resolver(), LONG_S)
     dialed.recv(1, LONG_S)  # the handler has returned
     assert accepted == [keepalive(dialed.sock)]
