@@ -18,7 +18,7 @@ from prometheus_client.utils import floatToGoString
 _KEPT_FORMATS = 2
 """The scrapers of a server use one or two. A client may name any version, and so there is no end of content types."""
 
-_number = lru_cache(maxsize=1 << 13)(floatToGoString)  # most numbers are counts that many lines share
+_number = lru_cache(maxsize=1 << 10)(floatToGoString)  # most numbers are counts that many lines share
 
 
 class Shape(NamedTuple):
