@@ -15,6 +15,9 @@ cdef class TimedSocket:
     cdef double _due
 
     cpdef recv(self, Py_ssize_t size, double timeout_s)
+    cpdef Py_ssize_t recv_into(self, buffer, double timeout_s) except -1
+    cdef _begin_recv(self, double timeout_s)
+    cdef _wait_on(self, error, double timeout_s)
     cpdef Py_ssize_t send(self, data, double timeout_s) except -1
     cpdef Py_ssize_t send_now(self, data) except -1
     cpdef recv_now(self, Py_ssize_t size)

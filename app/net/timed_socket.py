@@ -24,9 +24,8 @@ from app.native import monotonic
 
 _READABLE, _WRITABLE = 1, 2  # libev's EV_READ and EV_WRITE
 _EITHER = _READABLE | _WRITABLE
-_NOT_YET_READABLE = (BlockingIOError, ssl.SSLWantReadError)
 _NOT_YET_WRITABLE = (BlockingIOError, ssl.SSLWantWriteError)
-_NOTHING_RECEIVED = (*_NOT_YET_READABLE, ssl.SSLWantWriteError)
+_NOTHING_RECEIVED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _INT = struct.Struct("i")
 _PlainSocket = get_original("socket", "socket")
 
@@ -78,19 +77,41 @@ class TimedSocket:
 
     def recv(self, size: int, timeout_s: float) -> bytes:
         """Returns the next bytes, b"" at the end. Raises TimeoutError if none come within `timeout_s`, or OSError."""
-        # Others have a turn before each call, also where a fast sender has filled the buffer. But what TLS has received
-        # and decrypted already, at most a record, makes no socket readable.
-        if not (self._tls and self.sock.pending()):
-            self._wait_for_input(timeout_s)
+        self._begin_recv(timeout_s)
         while True:
             try:
                 data: bytes = self.sock.recv(size)
-            except _NOT_YET_READABLE:
-                self._wait_for_input(timeout_s)
-            except ssl.SSLWantWriteError:
-                self._wait_for(_WRITABLE, timeout_s)
+            except _NOTHING_RECEIVED as error:
+                self._wait_on(error, timeout_s)
             else:
                 return data
+
+    def recv_into(self, buffer: memoryview, timeout_s: float) -> int:
+        """Put the next bytes into a buffer. Returns how many, 0 at the end. Raises as `recv` does."""
+        self._begin_recv(timeout_s)
+        while True:
+            try:
+                count: int = self.sock.recv_into(buffer)
+            except _NOTHING_RECEIVED as error:
+                self._wait_on(error, timeout_s)
+            else:
+                return count
+
+    def _begin_recv(self, timeout_s: float) -> None:
+        """Wait until something can be received, in all likelihood.
+
+        Others have a turn before each call, also where a fast sender has filled the buffer. But what TLS has received
+        and decrypted already, at most a record, makes no socket readable.
+        """
+        if not (self._tls and self.sock.pending()):
+            self._wait_for_input(timeout_s)
+
+    def _wait_on(self, error: OSError, timeout_s: float) -> None:
+        """Wait for what a call that received nothing, with this error, is waiting for."""
+        if isinstance(error, ssl.SSLWantWriteError):
+            self._wait_for(_WRITABLE, timeout_s)
+        else:
+            self._wait_for_input(timeout_s)
 
     def is_readable_within(self, timeout_s: float) -> bool:
         """Whether there is something to read, or the end, or there is within `timeout_s`. Nothing is read."""

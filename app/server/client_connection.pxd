@@ -17,5 +17,7 @@ cdef class ClientConnection:
     cpdef enter(self, state)
     cpdef first_bytes(self, double seconds)
     cpdef recv(self, Py_ssize_t size)
+    cpdef Py_ssize_t recv_into(self, buffer) except -1
+    cdef double _start_reading(self) except -1
     cpdef sendall(self, bytes data)
     cdef _send(self, data)

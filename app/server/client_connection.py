@@ -124,13 +124,23 @@ class ClientConnection:
 
     def recv(self, size: int) -> bytes:
         """Returns the next bytes of a request. Raises TimeoutError or OSError."""
+        data = self._socket.recv(size, self._start_reading())
+        self.enter(State.SERVING)
+        return data
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Put the next bytes of a request into a buffer. Returns how many. Raises TimeoutError or OSError."""
+        count = self._socket.recv_into(buffer, self._start_reading())
+        self.enter(State.SERVING)
+        return count
+
+    def _start_reading(self) -> float:
+        """Returns how many seconds the next bytes may take to arrive. Raises TimeoutError."""
         self.enter(State.READING)
         left = self._read_by - self._since  # enter() has just read the clock
         if left <= 0:
             raise TimeoutError("the request took too long to arrive")
-        data = self._socket.recv(size, min(left, self._stall_timeout_s))
-        self.enter(State.SERVING)
-        return data
+        return min(left, self._stall_timeout_s)
 
     def sendall(self, data: bytes) -> None:
         """Send everything. The socket's own `sendall` would time out while the client still reads, slowly."""

@@ -1,3 +1,5 @@
+cimport cython
+
 from app.native cimport join_response, split_request
 from app.server.client_connection cimport ClientConnection
 
@@ -15,6 +17,8 @@ cdef class Body:
     cdef readonly bytes rest
 
     cpdef read(self, size=*)
+    @cython.locals(have=Py_ssize_t, room=Py_ssize_t, count=Py_ssize_t, ended=bint)
+    cdef bytes _receive(self, Py_ssize_t wanted)
     cpdef bint finished(self) except -1
 
 

@@ -32,7 +32,9 @@ from app.server.client_connection import ClientConnection
 
 _FIELD_NAME = re.compile(FIELD_NAME)
 _UNUSUAL = frozenset(("expect", "http2-settings", "te", "trailer", "transfer-encoding", "upgrade"))
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 18
+_GROWTH = 4
+"""How many times what has come of a body is set aside for it."""
 _LENGTHLESS = ("1", "204")
 _BODILESS = (*_LENGTHLESS, "304")
 _MOST_NAMES, _LONGEST_NAME = 1000, 100
@@ -68,20 +70,33 @@ class Body:
     def read(self, size: int | None = None) -> bytes:
         """Returns up to `size` bytes, fewer only at the end. Raises OSError, of which TimeoutError is a subclass."""
         wanted = self._left if size is None or size < 0 else min(size, self._left)
-        everything, have = self._have, len(self._have)
-        if have < wanted:
-            buffer = BytesIO()  # grows in place: pieces to be joined would take the body's size once more
-            buffer.write(everything)
-            while have < wanted and (data := self._connection.recv(_READ_BYTES)):
-                have += buffer.write(data)
-            everything = buffer.getvalue()
-        if have > self._left:
-            self.rest = everything[self._left :]
-            everything = everything[: self._left]
-        self._have = everything[wanted:]
-        taken = everything[:wanted]
+        if len(self._have) < wanted:
+            self._have = self._receive(wanted)
+        taken = self._have[:wanted]  # all of it, and then the same object, or what came with the head and more
+        self._have = self._have[wanted:]
         self._left -= len(taken)
         return taken
+
+    def _receive(self, wanted: int) -> bytes:
+        """Returns what has come already, and what follows it up to the size `wanted`.
+
+        A body may be megabytes. The kernel writes it to where it stays: getbuffer() and getvalue() make no copy.
+        The buffer grows with what has come, since a client may declare any length and send nothing.
+        """
+        buffer = BytesIO()
+        have = buffer.write(self._have)
+        ended = False
+        while have < wanted and not ended:
+            room = min(wanted, max(_GROWTH * have, _READ_BYTES))
+            buffer.seek(room - 1)
+            buffer.write(b"\0")
+            with buffer.getbuffer() as view:
+                while have < room and not ended:
+                    count = self._connection.recv_into(view[have : have + _READ_BYTES])
+                    have += count
+                    ended = not count
+        buffer.truncate(have)
+        return buffer.getvalue()
 
     def finished(self) -> bool:
         """Whether the body was read to its end, so that the next request can follow."""

@@ -27,8 +27,8 @@ class _SharedListener(StreamServer):
 
     max_accept = _MAX_ACCEPTS_PER_CYCLE
 
-    def __init__(self, listener: Any, handle: Callable[[Any, Any], None], spawn: Pool, counts: ConnectionCounts) -> None:
-        super().__init__(listener, handle=self._handle_counted, spawn=spawn)
+    def __init__(self, listener: Any, handle: Callable[[Any, Any], None], pool: Pool, counts: ConnectionCounts) -> None:
+        super().__init__(listener, handle=self._handle_counted, spawn=pool)
         self._handle_connection = handle
         self._counts = counts
         self._gave_way = False
@@ -51,7 +51,7 @@ class _SharedListener(StreamServer):
         if self.started:
             self.start_accepting()
             self._gave_way = True
-            self._do_read()
+            self._do_read()  # type: ignore[attr-defined]  # gevent's, which also handles errors of accept()
             self._gave_way = False
 
     def _handle_counted(self, client: Any, address: Any) -> None:

@@ -34,7 +34,7 @@ from tests.bench import infer, peers, streams
 from tests.bench.infer import YARDSTICK
 from tests.bench.options import add_svg, at_least
 from tests.bench.plot import write_svg
-from tests.bench.routers import DIRECT, PEERS
+from tests.bench.routers import BODY, DIRECT, PEERS
 from tests.bench.side_by_side import Load, conditions, go_path, installed, prepare
 from tests.bench.streams import COMPARED, Streaming, Streams
 from tests.bench.table import OURS, Table, ratio, ratios
@@ -154,7 +154,7 @@ def main() -> None:
         with streams.model_server(folder, STREAMS) as upstream:
             for _ in range(args.rounds):
                 for name, loads in chat.items():
-                    loads.append(peers.measure(name, upstream, folder, CONNECTIONS, CHAT_SECONDS))
+                    loads.append(peers.measure(name, upstream, folder, BODY, CONNECTIONS, CHAT_SECONDS))
                 for name, seen in streamed.items():
                     seen.append(streams.measure(name, upstream, folder, STREAMS))
                 for name, turns in inferred.items():

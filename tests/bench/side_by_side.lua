@@ -1,5 +1,6 @@
 -- The load of the benches that compare. Arguments: how many milliseconds all connections are to be open before anything
--- is asked over them, how many connections there are, and the bodies to POST in turn, over and over. It looks at no
+-- is asked over them, how many connections there are, and the bodies to POST in turn, over and over. FILL(N) in a body
+-- stands for N letters, because an argument can't be that long. It looks at no
 -- answer while the load runs, so it costs as little as wrk can; the figures come in one line at the end, latencies in
 -- microseconds. wrk runs a function before every request if there is one called `request`, or called `delay`.
 
@@ -15,15 +16,21 @@ local function monotonic_ms()
     return tonumber(now.seconds) * 1e3 + tonumber(now.nanoseconds) * 1e-6
 end
 
+local function filled(body)
+    return (body:gsub("FILL%((%d+)%)", function(count)
+        return string.rep("A", tonumber(count))
+    end))
+end
+
 function init(args)
     local opening_ms, unasked = tonumber(args[1]), tonumber(args[2])
     wrk.method = "POST"
-    wrk.body = args[3]
+    wrk.body = filled(args[3])
     wrk.headers["Content-Type"] = "application/json"
     if #args > 3 then
         local requests, last = {}, 0
         for at = 3, #args do
-            requests[at - 2] = wrk.format(nil, nil, nil, args[at])
+            requests[at - 2] = wrk.format(nil, nil, nil, filled(args[at]))
         end
         function request()
             last = last % #requests + 1

@@ -30,6 +30,11 @@ class Wire:
             del self.pieces[0]
         return data
 
+    def recv_into(self, buffer: memoryview) -> int:
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def sendall(self, data: bytes) -> None:
         self.sent.append(bytes(data))
 
