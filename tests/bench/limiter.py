@@ -32,6 +32,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 from app.admission.limiter import Limiter
+from app.bootstrap import shared_table
 from app.errors import LimitReached
 from tests.bench.options import add_svg, at_least
 from tests.bench.plot import write_svg
@@ -85,11 +86,6 @@ def turns(lock: AbstractContextManager[object]) -> Work:
     return work
 
 
-def mutex_turns(limiter: Limiter, operations: int) -> None:
-    """The same with the limiter's own lock."""
-    turns(limiter._lock)(limiter, operations)
-
-
 class FileLock:
     """A POSIX record lock on an anonymous file."""
 
@@ -108,7 +104,7 @@ ROWS = [
     Row("permit, queue", permits, queue_size=QUEUE),
     Row("rejection", rejections, limit=1, taken=1),
     Row("hand-over", permits, limit=1, queue_size=QUEUE, alone=False),
-    Row("mutex", mutex_turns),
+    Row("mutex", turns(shared_table(1, 0).lock)),
     Row("fcntl.lockf", turns(FileLock())),
     Row("multiprocessing.Lock", turns(multiprocessing.get_context("fork").Lock())),
 ]
