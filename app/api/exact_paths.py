@@ -8,6 +8,7 @@ section 2.3).
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import falcon
@@ -23,13 +24,22 @@ name is all that follows, and its slashes may be escaped. Under /v2 it is one se
 class ExactRouter(CompiledRouter):
     """See the module's opening lines."""
 
+    def __init__(self, find_other: Callable[[str], Any]) -> None:
+        """`find_other` returns the route of a path that none was added for, or None, as `find` does."""
+        super().__init__()
+        self._find_other = find_other
+
     def find(self, uri: str, req: falcon.Request | None = None) -> Any:
         """Returns the route of this path, or None."""
         if ("//" in uri or "/." in uri) and _ODD_SEGMENT.search(uri):
             return None
-        if req is not None and "%" in (target := req.env.get("RAW_URI", "")) and _has_needless_escape(target):
+        target = "" if req is None else req.env.get("RAW_URI", "")
+        if "%" in target and _has_needless_escape(target):
             return None
-        return super().find(uri, req)
+        found = super().find(uri, req) or self._find_other(uri)
+        if "%" in target and found is not None and "{" not in (found[3] or "") and "%" in target.partition("?")[0]:
+            return None  # /v2/models/stats has no name of a model in it
+        return found
 
 
 def _has_needless_escape(target: str) -> bool:
