@@ -31,7 +31,7 @@ _OTHERS_NAME_PATTERN = r"^(?!\.{1,2}\Z)[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e]
 WORD_RULE = "1 to 63 letters, digits, dots, hyphens and underscores, the first a letter or a digit"
 LISTED_PATH_RULE = (
     "a path such as /v1/custom, of up to 200 characters: segments of letters, digits, dots, hyphens and underscores, "
-    "none of them . or .."
+    "none of them only one or two dots"
 )
 _LISTED_PATH_PATTERN = r"^(?=.{2,200}\Z)(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+)+\Z"
 """All of these characters are unreserved, so the path has one spelling (api/exact_paths.py)."""

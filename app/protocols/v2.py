@@ -105,7 +105,7 @@ def _inputs(request: ClientRequest) -> Sequence[bytes | memoryview]:
 
 
 def _text_input(request: ClientRequest) -> Sequence[bytes | memoryview]:
-    """See ParsedRequest.prompt. The member is that of Triton's backends for language models; others have their own."""
+    """See ParsedRequest.prompt. The member is that of Triton's backends for language models."""
     if _is_compressed(request):
         return ()
     given = request_body.read_request(_decode_generation, request, request.body).text_input
