@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
+from msgspec.structs import astuple
 
 from app.protocols import anthropic, json_body, request_body
 from app.protocols.interfaces import Call, ClientRequest, ErrorBody, Operation, ParsedCall, ProtocolAdapter
@@ -45,6 +46,16 @@ _MAX_CHOICES_BYTES = 4 << 20
 """A longer response to /infer may have one choice only."""
 
 
+class _Request(msgspec.Struct):
+    """The members that the router has to know of; those of the prompt follow, in the record of each path."""
+
+    model: MaybeRaw = UNSET
+
+    def prompt_as_written(self) -> Sequence[memoryview]:
+        """See ParsedRequest.prompt."""
+        return [memoryview(part) for part in astuple(self)[1:] if part is not UNSET]
+
+
 class _Message(msgspec.Struct, gc=False):
     content: Raw
 
@@ -61,33 +72,26 @@ class _ChatOfOneChoice(msgspec.Struct):
     choices: tuple[_Choice]
 
 
-_Decode = Callable[[json_body.Text], msgspec.Struct]
+_Decode = Callable[[json_body.Text], _Request]
 _decode_chat = msgspec.json.Decoder(_Chat).decode
 _decode_chat_of_one_choice = msgspec.json.Decoder(_ChatOfOneChoice).decode
 
 
 def operation(path: str, prompt: tuple[str, ...] = _ANY, error_body: ErrorBody | None = None) -> Operation:
     """Returns the operation at this path. `prompt` names the members that make the prompt."""
-    members = [(name, MaybeRaw, UNSET) for name in ("model", *prompt)]
-    decode = msgspec.json.Decoder(msgspec.defstruct("_Request", members)).decode
-    return Operation("POST", (path,), path, partial(_parse, decode, prompt), error_body=error_body)
+    record: Any = msgspec.defstruct("_RequestAtPath", [(name, MaybeRaw, UNSET) for name in prompt], bases=(_Request,))
+    return Operation("POST", (path,), path, partial(_parse, msgspec.json.Decoder(record).decode), error_body=error_body)
 
 
-def _prompt(members: msgspec.Struct, names: tuple[str, ...]) -> Sequence[memoryview]:
-    """See ParsedRequest.prompt."""
-    return [memoryview(value) for name in names if (value := getattr(members, name)) is not UNSET]
-
-
-def _parse(decode: _Decode, prompt: tuple[str, ...], request: ClientRequest) -> ParsedCall:
-    members: Any = request_body.read_request(decode, request, request.body)
+def _parse(decode: _Decode, request: ClientRequest) -> ParsedCall:
+    members = request_body.read_request(decode, request, request.body)
     model = None if members.model is UNSET else members.model
     request_body.refuse_ambiguous(decode, request, {} if model is None else {"model": model}, ("model",))
     path = request.operation.route
     if request.query:
         path = f"{path}?{request.query}"
     name = None if model is None else request_body.text_of("model", model)
-    written = partial(_prompt, members, prompt)
-    return ParsedCall(ADAPTER, "POST", path, request.body, name, written, "", model, is_json=True)
+    return ParsedCall(ADAPTER, "POST", path, request.body, name, members.prompt_as_written, "", model, is_json=True)
 
 
 def _encode(call: Call, model: str, _version: str | None) -> tuple[str, Sequence[bytes | memoryview]]:

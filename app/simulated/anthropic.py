@@ -33,16 +33,18 @@ class _Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """The members that requests for text and for its length have."""
 
     messages: Annotated[list[_Message], Meta(min_length=1)]
-    system: _Content = ""
+    system: _Content | None = None
 
     def tokens(self) -> int:
         """Returns the words of the whole prompt."""
-        return sum(len(_text_of(content).split()) for content in (self.system, *(m.content for m in self.messages)))
+        return sum(
+            len(_text_of(content).split()) for content in (self.system or "", *(m.content for m in self.messages))
+        )
 
 
 class _Request(_Prompt, frozen=True, kw_only=True):
     max_tokens: Annotated[int, Meta(ge=1)]
-    stream: bool = False
+    stream: bool | None = None
 
 
 class AnthropicServer(msgspec.Struct, frozen=True):

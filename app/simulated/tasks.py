@@ -4,7 +4,7 @@ A body that can't be used raises ValueError, a MsgspecError or RecursionError. N
 a document that has more words of the query has a higher score.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -72,6 +72,8 @@ class _Score(msgspec.Struct, frozen=True):
         firsts = _listed(self.text_1 or self.queries or self.data_1 or self.query, "text_1")
         seconds = _listed(self.text_2 or self.documents or self.data_2 or self.items, "text_2")
         firsts = firsts * len(seconds) if len(firsts) == 1 else firsts
+        if len(firsts) != len(seconds):
+            raise ValueError(f"{len(firsts)} texts can't be compared with {len(seconds)}")
         return list(zip(firsts, seconds, strict=True))
 
 
@@ -94,16 +96,24 @@ def _text_of(given: Any) -> str:
     return "" if given is None else str(given)
 
 
-def _similarity(one: str, other: str) -> float:
-    """Returns the share of words that two texts have in common, and a little that sets equal shares apart."""
-    words, others = set(one.lower().split()), set(other.lower().split())
-    little = blake2b(other.encode(), digest_size=1).digest()[0] / 25_600
-    return min(1.0, len(words & others) / (len(words | others) or 1) + little)
+class _Words:
+    """The words of texts. Each text is split once, however often it is compared: one may be megabytes long."""
 
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._words = {text: text.lower().split() for text in set(texts)}
+        self._sets = {text: frozenset(words) for text, words in self._words.items()}
 
-def _usage(*texts: str) -> dict[str, int]:
-    tokens = sum(len(text.split()) for text in texts)
-    return {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
+    def similarity(self, one: str, other: str) -> float:
+        """Returns the share of words that two texts have in common, and a little that sets equal shares apart."""
+        words, others = self._sets[one], self._sets[other]
+        common = len(words & others)
+        little = blake2b(other.encode(), digest_size=1).digest()[0] / 25_600
+        return min(1.0, common / (len(words) + len(others) - common or 1) + little)
+
+    def usage(self, texts: Iterable[str]) -> dict[str, int]:
+        """Returns how many words these texts have."""
+        tokens = sum(len(self._words[text]) for text in texts)
+        return {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
 
 
 def _head(prefix: str, name: str, body: bytes) -> dict[str, Any]:
@@ -124,21 +134,23 @@ def _moderate(name: str, body: bytes) -> tuple[Headers, bytes]:
 def _rerank(name: str, body: bytes) -> tuple[Headers, bytes]:
     request = msgspec.json.decode(body, type=_Rerank)
     query, documents = _text_of(request.query), [_text_of(one) for one in request.documents]
+    words = _Words([query, *documents])
     results: list[dict[str, Any]] = [
-        {"index": at, "document": {"text": text}, "relevance_score": _similarity(query, text)}
+        {"index": at, "document": {"text": text}, "relevance_score": words.similarity(query, text)}
         for at, text in enumerate(documents)
     ]
     results.sort(key=lambda result: result["relevance_score"], reverse=True)
     most = request.top_n or len(results)
-    usage = {"total_tokens": _usage(query, *documents)["total_tokens"]}
+    usage = {"total_tokens": words.usage([query, *documents])["total_tokens"]}
     return whole({"id": _head("rerank-", name, body)["id"], "model": name, "usage": usage, "results": results[:most]})
 
 
 def _score(name: str, body: bytes) -> tuple[Headers, bytes]:
     pairs = msgspec.json.decode(body, type=_Score).pairs()
-    data = [{"index": at, "object": "score", "score": _similarity(*pair)} for at, pair in enumerate(pairs)]
-    usage = _usage(*(text for pair in pairs for text in pair))
-    return whole({**_head("score-", name, body), "data": data, "usage": usage})
+    texts = [text for pair in pairs for text in pair]
+    words = _Words(texts)
+    data = [{"index": at, "object": "score", "score": words.similarity(*pair)} for at, pair in enumerate(pairs)]
+    return whole({**_head("score-", name, body), "data": data, "usage": words.usage(texts)})
 
 
 def _classify(name: str, body: bytes) -> tuple[Headers, bytes]:
@@ -148,13 +160,13 @@ def _classify(name: str, body: bytes) -> tuple[Headers, bytes]:
         {"index": at, "label": f"LABEL_{int(share > 0.5)}", "probs": [1 - share, share], "num_classes": 2}
         for at, share in enumerate(shares)
     ]
-    return whole({**_head("classify-", name, body), "data": data, "usage": _usage(*texts)})
+    return whole({**_head("classify-", name, body), "data": data, "usage": _Words(texts).usage(texts)})
 
 
 def _pool(name: str, body: bytes) -> tuple[Headers, bytes]:
     texts = msgspec.json.decode(body, type=_Inputs).texts()
     data = [{"index": at, "object": "pooling", "data": embedding(text)} for at, text in enumerate(texts)]
-    return whole({**_head("pool-", name, body), "data": data, "usage": _usage(*texts)})
+    return whole({**_head("pool-", name, body), "data": data, "usage": _Words(texts).usage(texts)})
 
 
 def _tokenize(_: str, body: bytes) -> tuple[Headers, bytes]:
