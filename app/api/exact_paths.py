@@ -16,7 +16,7 @@ from falcon.routing import CompiledRouter
 
 _ODD_SEGMENT = re.compile(r"//|/\.\.?(?:/|\Z)")
 _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-_UP_TO_MODEL = re.compile(r"/v1/models/.*+|/v2/models/(?:[^/%]|%(?!2[Ff]))*+")
+_UP_TO_MODEL = re.compile(r"\A(?:/v1/models/.*+|/v2/models/(?:[^/%]|%(?!2[Ff]))*+)")
 """The beginning of a path up to the end of a model's name, in which clients may escape what they like. Under /v1 the
 name is all that follows, and its slashes may be escaped. Under /v2 it is one segment, and has no slash."""
 
@@ -34,18 +34,16 @@ class ExactRouter(CompiledRouter):
         if ("//" in uri or "/." in uri) and _ODD_SEGMENT.search(uri):
             return None
         target = "" if req is None else req.env.get("RAW_URI", "")
-        if "%" in target and _has_needless_escape(target):
+        path = _path_of(target) if "%" in target else ""
+        if "%" in path and "%" in _UP_TO_MODEL.sub("", path, count=1):
             return None
         found = super().find(uri, req) or self._find_other(uri)
-        if "%" in target and found is not None and "{" not in (found[3] or "") and "%" in target.partition("?")[0]:
+        if "%" in path and found is not None and "{" not in (found[3] or ""):
             return None  # /v2/models/stats has no name of a model in it
         return found
 
 
-def _has_needless_escape(target: str) -> bool:
-    """Whether the path of this request target has an escape outside of the name of a model."""
+def _path_of(target: str) -> str:
+    """Returns the path of this request target, as it is written."""
     path = target.partition("?")[0]
-    if not path.startswith("/"):
-        path = _AUTHORITY.sub("", path, count=1)
-    found = _UP_TO_MODEL.match(path)
-    return "%" in path[found.end() if found else 0 :]
+    return path if path.startswith("/") else _AUTHORITY.sub("", path, count=1)
