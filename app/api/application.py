@@ -1,25 +1,28 @@
 """The WSGI application: the routes, the error handling, and the record that is kept of every exchange."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from wsgiref.types import WSGIApplication
 
 import falcon
 
+from app.api import listed_paths
 from app.api.cors import with_cors
 from app.api.dispatch import Dispatcher, OperationResource
 from app.api.error_responses import ErrorResponses
 from app.api.exact_paths import ExactRouter
 from app.api.exchange import Exchange, with_exchange
 from app.api.health import HealthzResource, ReadyzResource
+from app.api.listed_paths import ListedPaths
 from app.api.metrics_page import MetricsResource
 from app.api.openai import ModelsResource
 from app.api.v2 import ModelReadyResource, ServerResource
+from app.api.v2_models import RepositoryIndexResource, StatisticsResource
 from app.config.settings import Settings
 from app.observability import logs
 from app.observability.metrics import Metrics, SharedState
 from app.protocols import adapters, infer, openai, v2
-from app.protocols.interfaces import Operation, ProtocolAdapter
+from app.protocols.interfaces import ErrorBody, Operation, ProtocolAdapter
 
 _App = falcon.App[falcon.Request, falcon.Response]
 
@@ -28,7 +31,7 @@ def create_app(
     settings: Settings, dispatcher: Dispatcher, metrics: Metrics, read_state: Callable[[], SharedState]
 ) -> WSGIApplication:
     """Returns the router's application. `read_state` returns what the gauges of `/metrics` say."""
-    router = ExactRouter()
+    router = ExactRouter(ListedPaths(dispatcher).find)
     app = falcon.App(router=router)
     app.req_options.strip_url_path_trailing_slash = False
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # a model server's response may have no type
@@ -38,42 +41,47 @@ def create_app(
     app.add_route("/healthz", HealthzResource())
     app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
     app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
-    _add_operations(app, dispatcher, None, [infer.operation(settings.pod_name, settings.kv_endpoints_masked)])
+    prompts = infer.operation(settings.pod_name, settings.kv_endpoints_masked)
+    app.add_route(infer.ROUTE, OperationResource(dispatcher, None, [prompts]))
     for adapter in adapters.PROTOCOLS:
-        for template in _add_operations(app, dispatcher, adapter, adapter.operations):
-            errors.register(template, adapter)
-    _add_own_routes(app, errors, dispatcher)
+        for template, error_body in _add_operations(app, dispatcher, adapter, adapter.operations):
+            errors.register(template, error_body or adapter.error_body)
+    errors.register(listed_paths.TEMPLATE, openai.ADAPTER.error_body)
+    _add_own_routes(app, errors, dispatcher, StatisticsResource(dispatcher.registry, metrics, settings.admin_port))
     return with_cors(with_exchange(app, _recorder(settings, metrics)), settings.cors_origins)
 
 
 def _add_operations(
     app: _App, dispatcher: Dispatcher, adapter: ProtocolAdapter | None, operations: Iterable[Operation]
-) -> list[str]:
-    """Serve these operations; returns the URI templates. Operations at one path share a resource."""
+) -> Iterator[tuple[str, ErrorBody | None]]:
+    """Serve these operations; yields each URI template and its form of errors. Operations at one path share both."""
     at_template: dict[str, list[Operation]] = {}
     for operation in operations:
         for template in operation.templates:
             at_template.setdefault(template, []).append(operation)
     for template, those in at_template.items():
         app.add_route(template, OperationResource(dispatcher, adapter, those))
-    return list(at_template)
+        yield template, those[0].error_body
 
 
-def _add_own_routes(app: _App, errors: ErrorResponses, dispatcher: Dispatcher) -> None:
+def _add_own_routes(app: _App, errors: ErrorResponses, dispatcher: Dispatcher, statistics: StatisticsResource) -> None:
     """Add what a protocol has and the router serves itself."""
     models = ModelsResource(dispatcher.registry)
     server = ServerResource(dispatcher.registry, dispatcher.drain)
     ready = ModelReadyResource(dispatcher)
+    index = RepositoryIndexResource(dispatcher)
     for adapter, template, resource, suffix in (
         (openai.ADAPTER, "/v1/models", models, None),
         (openai.ADAPTER, "/v1/models/{name:path}", models, "one"),
         (v2.ADAPTER, "/v2", server, None),
         (v2.ADAPTER, "/v2/health/live", server, "live"),
         (v2.ADAPTER, "/v2/health/ready", server, "ready"),
+        (v2.ADAPTER, "/v2/models/stats", statistics, None),
+        (v2.ADAPTER, "/v2/repository/index", index, None),
         *((v2.ADAPTER, template, ready, None) for template in v2.READY_TEMPLATES),
     ):
         app.add_route(template, resource, suffix=suffix)
-        errors.register(template, adapter)
+        errors.register(template, adapter.error_body)
 
 
 def _recorder(settings: Settings, metrics: Metrics) -> Callable[[Exchange], None]:

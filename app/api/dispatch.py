@@ -57,6 +57,8 @@ class Dispatcher(NamedTuple):
         body = read_body(req, self.max_body_bytes) if operation.has_body else b""
         request = operation.parse(ClientRequest(operation, params, req.query_string, req.get_header, body))
         model = self.resolve(exchange, adapter, request.model)
+        if operation.only_listed and operation.route not in model.route.paths:
+            raise falcon.HTTPNotFound(description=f"nothing is served at {operation.route} for {model.route.name}")
         prompt = request.prompt()  # for every policy: it checks the body, and invalid input must not take a permit
         if len(body) > _LARGE_BODY_BYTES:
             gevent.sleep(0)

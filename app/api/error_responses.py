@@ -1,10 +1,10 @@
 """Errors become responses, here and nowhere else.
 
-The form of an error is that of the protocol whose route matched. Where nothing is served, it is that of the protocol
-below whose root the path lies. Everywhere else it is a problem document (RFC 9457).
+The form of an error is that of the operation whose route matched, or of its protocol. Where nothing is served, it is
+that of the root below which the path lies. Everywhere else it is a problem document (RFC 9457).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -34,7 +34,8 @@ from app.errors import (
     UpstreamUnreachable,
 )
 from app.protocols import problem
-from app.protocols.interfaces import ProtocolAdapter
+from app.protocols.adapters import error_forms
+from app.protocols.interfaces import ErrorBody, ProtocolAdapter
 
 _STATUS: dict[type[RouterError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
@@ -65,8 +66,8 @@ class ErrorResponses:
 
     def __init__(self, router: CompiledRouter, adapters: Sequence[ProtocolAdapter]) -> None:
         self._router = router
-        self._adapters = adapters
-        self._of_template: dict[str, ProtocolAdapter] = {}
+        self._below_roots = error_forms(adapters)
+        self._of_template: dict[str, ErrorBody] = {}
 
     def install(self, app: "falcon.App[falcon.Request, falcon.Response]") -> None:
         """Handle every error that leaves a resource."""
@@ -74,9 +75,9 @@ class ErrorResponses:
         app.add_error_handler(falcon.HTTPError, self._http_error)
         app.add_error_handler(RouterError, self._router_error)
 
-    def register(self, template: str, adapter: ProtocolAdapter) -> None:
-        """Give the errors of a route the form of this adapter."""
-        self._of_template[template] = adapter
+    def register(self, template: str, error_body: ErrorBody) -> None:
+        """Give the errors of a route this form."""
+        self._of_template[template] = error_body
 
     def _router_error(self, req: falcon.Request, resp: falcon.Response, error: RouterError, _: object) -> None:
         seconds = getattr(error, "retry_after", None)
@@ -124,12 +125,10 @@ class ErrorResponses:
         resp.status = f"{status} {problem.phrase(status)}"
         resp.content_type, resp.data = self._error_body(req)(status, code, detail)
 
-    def _error_body(self, req: falcon.Request) -> Callable[[int, str, str], tuple[str, bytes]]:
+    def _error_body(self, req: falcon.Request) -> ErrorBody:
         if req.uri_template is None:
-            owner = next((one for one in self._adapters if req.path.startswith(f"{one.root}/")), None)
-        else:
-            owner = self._of_template.get(req.uri_template)
-        return problem.error_body if owner is None else owner.error_body
+            return self._below_roots(req.path)
+        return self._of_template.get(req.uri_template, problem.error_body)
 
 
 def _detail(req: falcon.Request, status: HTTPStatus) -> str:

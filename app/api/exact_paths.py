@@ -8,6 +8,7 @@ section 2.3).
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import falcon
@@ -15,7 +16,7 @@ from falcon.routing import CompiledRouter
 
 _ODD_SEGMENT = re.compile(r"//|/\.\.?(?:/|\Z)")
 _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-_UP_TO_MODEL = re.compile(r"/v1/models/.*+|/v2/models/(?:[^/%]|%(?!2[Ff]))*+")
+_UP_TO_MODEL = re.compile(r"\A(?:/v1/models/.*+|/v2/models/(?:[^/%]|%(?!2[Ff]))*+)")
 """The beginning of a path up to the end of a model's name, in which clients may escape what they like. Under /v1 the
 name is all that follows, and its slashes may be escaped. Under /v2 it is one segment, and has no slash."""
 
@@ -23,19 +24,26 @@ name is all that follows, and its slashes may be escaped. Under /v2 it is one se
 class ExactRouter(CompiledRouter):
     """See the module's opening lines."""
 
+    def __init__(self, find_other: Callable[[str], Any]) -> None:
+        """`find_other` returns the route of a path that none was added for, or None, as `find` does."""
+        super().__init__()
+        self._find_other = find_other
+
     def find(self, uri: str, req: falcon.Request | None = None) -> Any:
         """Returns the route of this path, or None."""
         if ("//" in uri or "/." in uri) and _ODD_SEGMENT.search(uri):
             return None
-        if req is not None and "%" in (target := req.env.get("RAW_URI", "")) and _has_needless_escape(target):
+        target = "" if req is None else req.env.get("RAW_URI", "")
+        path = _path_of(target) if "%" in target else ""
+        if "%" in path and "%" in _UP_TO_MODEL.sub("", path, count=1):
             return None
-        return super().find(uri, req)
+        found = super().find(uri, req) or self._find_other(uri)
+        if "%" in path and found is not None and "{" not in (found[3] or ""):
+            return None  # /v2/models/stats has no name of a model in it
+        return found
 
 
-def _has_needless_escape(target: str) -> bool:
-    """Whether the path of this request target has an escape outside of the name of a model."""
+def _path_of(target: str) -> str:
+    """Returns the path of this request target, as it is written."""
     path = target.partition("?")[0]
-    if not path.startswith("/"):
-        path = _AUTHORITY.sub("", path, count=1)
-    found = _UP_TO_MODEL.match(path)
-    return "%" in path[found.end() if found else 0 :]
+    return path if path.startswith("/") else _AUTHORITY.sub("", path, count=1)

@@ -18,10 +18,15 @@ class MetricsResource:
         self._admin_port = admin_port
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        if self._admin_port is not None and req.env["SERVER_PORT"] != self._admin_port:
-            raise falcon.HTTPNotFound(description="metrics are served on the admin listener, ADMIN_BIND")
+        check_admin_port(req, self._admin_port)
         openmetrics = req.client_prefers((_OPENMETRICS, "text/plain")) == _OPENMETRICS
         pieces, resp.content_type = self._metrics.page(self._read_state(), req.accept if openmetrics else "")
         resp.set_stream(iter(pieces), sum(map(len, pieces)))
 
     on_head = on_get
+
+
+def check_admin_port(req: falcon.Request, admin_port: str | None) -> None:
+    """Raises HTTPNotFound if there is an admin listener and the request came elsewhere."""
+    if admin_port is not None and req.env["SERVER_PORT"] != admin_port:
+        raise falcon.HTTPNotFound(description="metrics are served on the admin listener, ADMIN_BIND")

@@ -16,7 +16,11 @@ _log = structlog.get_logger("router.routes")
 
 _ENDINGS = {
     adapter.name: (
-        *(operation.route for operation in adapter.operations if "{" not in operation.route),
+        *(
+            operation.route
+            for operation in adapter.operations
+            if operation.route.startswith(f"{adapter.root}/") and "{" not in operation.route
+        ),
         adapter.health_path,
         adapter.root,
     )

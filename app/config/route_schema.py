@@ -29,6 +29,12 @@ OTHERS_NAME_RULE = "1 to 200 printable ASCII characters, no blank at either end,
 _OTHERS_NAME_PATTERN = r"^(?!\.{1,2}\Z)[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?\Z"
 """What a model server calls a model. vLLM's default is the path of its files, such as `/models/llama`."""
 WORD_RULE = "1 to 63 letters, digits, dots, hyphens and underscores, the first a letter or a digit"
+LISTED_PATH_RULE = (
+    "a path such as /v1/custom, of up to 200 characters: segments of letters, digits, dots, hyphens and underscores, "
+    "none of them only one or two dots"
+)
+_LISTED_PATH_PATTERN = r"^(?=.{2,200}\Z)(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+)+\Z"
+"""All of these characters are unreserved, so the path has one spelling (api/exact_paths.py)."""
 HEADER_RULE = "1 to 64 letters, digits and hyphens"
 
 
@@ -60,6 +66,7 @@ Protocol = Annotated[str, _allows(listed((*NAMES, SIMULATED)), pattern=rf"^({'|'
 Word = Annotated[str, _allows(WORD_RULE, pattern=rf"^{VERSION_NAME}\Z")]
 HeaderName = Annotated[str, _allows(HEADER_RULE, pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
 Path = Annotated[str, _allows("a path that begins with /, without blanks", pattern=r"^/[\x21-\x7e]*\Z")]
+ListedPath = Annotated[str, _allows(LISTED_PATH_RULE, pattern=_LISTED_PATH_PATTERN)]
 Variable = Annotated[
     str, _allows("the name of a variable: letters, digits and underscores", pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 ]
@@ -259,6 +266,13 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         _means("Retries after an error response or on a closed connection, as a share of requests; 0 disables them."),
     ] = 0.2
     forward_credentials: Annotated[Flag, _means("Whether the client's own credentials are passed on.")] = False
+    paths: Annotated[
+        tuple[ListedPath, ...],
+        _means(
+            "Further paths that its endpoints serve, with `openai`: each takes a POST with JSON, and `model` in the "
+            "body, as `/v1/chat/completions` does. None that the router serves anyway."
+        ),
+    ] = ()
     timeouts: Annotated[Timeouts, _means("See *Timeouts*.")] = Timeouts()
     ejection: Annotated[Ejection, _means("See *Ejection*.")] = Ejection()
     health_check: Annotated[HealthCheck, _means("See *Health checks*.")] = HealthCheck()

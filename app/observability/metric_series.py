@@ -15,12 +15,12 @@ Sample: TypeAlias = str | float
 class Series:
     """Its lines are made when it is first written, and again when it has other samples."""
 
-    __slots__ = ("_bounds", "_labels", "_lines", "_names", "_samples", "family")
+    __slots__ = ("_bounds", "_lines", "_names", "_samples", "family", "labels")
 
     def __init__(self, family: Metric, labels: dict[str, str]) -> None:
         """`family` has no samples."""
         self.family = family
-        self._labels = labels
+        self.labels = labels
         self._samples: tuple[Sample, ...] = ()
         self._names: tuple[str, ...] = ()
         self._bounds: tuple[float, ...] = ()
@@ -47,4 +47,4 @@ class Series:
         self._samples = samples
         self._names = tuple(sample for sample in samples if isinstance(sample, str))
         self._bounds = tuple(sorted(sample for sample in samples if isinstance(sample, float)))
-        self._lines = Lines(self.family, self._labels, self._names, self._bounds)
+        self._lines = Lines(self.family, self.labels, self._names, self._bounds)

@@ -7,7 +7,7 @@ Two kinds:
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from app.compiled import form
 from app.observability.metric_cells import Count, Distribution
 from app.observability.metric_files import MetricFiles
+from app.observability.metric_series import Sample
 from app.observability.metric_text import Format, Lines, accepted_format
 from app.observability.metric_totals import MetricFilesReader
 from app.observability.turns import Turns
@@ -189,6 +190,18 @@ class Metrics:
                     size = 0
                 turns.pause_if_due()
         return [*pieces, b"".join(unjoined)], form.content_type
+
+    def totals(self, *families: Family) -> Iterator[tuple[Family, Mapping[str, str], dict[Sample, float]]]:
+        """Yields the numbers of these metrics over all workers, series by series: metric, labels, numbers.
+
+        Numbers are by sample. One of them may come in parts, which have to be added.
+        """
+        with self._one_page:
+            totals = self._files.read(Turns())
+        for family in families:
+            for series, first in totals.families.get(family.name.removesuffix("_total"), {}).items():
+                for samples, numbers in totals.take(series, first):
+                    yield family, series.labels, dict(zip(samples, numbers, strict=True))
 
     def _texts(self, state: SharedState, form: Format, turns: Turns) -> Iterator[bytes]:
         totals = self._files.read(turns)

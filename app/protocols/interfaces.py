@@ -129,6 +129,10 @@ class ParsedRequest(Protocol):
         """Send the request to the model; returns what the client is to receive. See Call for key and version."""
 
 
+ErrorBody = Callable[[int, str, str], tuple[str, bytes]]
+"""Takes status, code and detail; returns content type and body of an error."""
+
+
 class Operation(NamedTuple):
     """One request that clients may make, at one path or at several of the same meaning."""
 
@@ -140,6 +144,10 @@ class Operation(NamedTuple):
     parse: Callable[[ClientRequest], ParsedRequest]
     """Raises InvalidRequest or ModelNotFound."""
     has_body: bool = True
+    error_body: ErrorBody | None = None
+    """The form of errors here and below this path, where it is not that of the protocol."""
+    only_listed: bool = False
+    """Whether it is served only for the models whose route lists the path."""
 
 
 class ProtocolAdapter(NamedTuple):
@@ -167,8 +175,7 @@ class ProtocolAdapter(NamedTuple):
     """Takes the response to `infer_call`, returns its output as written. Raises MalformedJson."""
     health_path: str
     """The path at which a model server is checked, unless its route says otherwise."""
-    error_body: Callable[[int, str, str], tuple[str, bytes]]
-    """Takes status, code and detail; returns content type and body of an error."""
+    error_body: ErrorBody
 
 
 class ParsedCall(NamedTuple):

@@ -1,38 +1,59 @@
-"""The OpenAI-compatible protocol: chat completions, completions and embeddings.
+"""The OpenAI-compatible protocol: what OpenAI serves, and what vLLM, SGLang and others serve beside it.
 
-A request names its model in the body. Everything else in the body passes untouched.
+A request names its model in the body. Everything else in the body passes untouched. So a path is a row in a table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
+from msgspec.structs import astuple
 
-from app.protocols import json_body, request_body
-from app.protocols.interfaces import Call, ClientRequest, Operation, ParsedCall, ProtocolAdapter
+from app.protocols import anthropic, json_body, request_body
+from app.protocols.interfaces import Call, ClientRequest, ErrorBody, Operation, ParsedCall, ProtocolAdapter
 from app.protocols.json_body import MalformedJson, MaybeRaw
 
 _CHAT = "/v1/chat/completions"
-_PATHS = (_CHAT, "/v1/completions", "/v1/embeddings")
+_ANY = ("messages", "prompt", "input")
+_RERANK = ("query", "documents")
+_SCORE = ("text_1", "text_2", "queries", "query", "documents", "items", "data_1", "data_2")
+PATHS: dict[str, tuple[str, ...]] = {
+    _CHAT: _ANY,
+    "/v1/completions": _ANY,
+    "/v1/embeddings": _ANY,
+    "/v1/moderations": ("input",),
+    "/v1/images/generations": ("prompt",),
+    "/v1/audio/speech": ("instructions", "input"),
+    "/v1/rerank": _RERANK,
+    "/rerank": _RERANK,
+    "/v2/rerank": _RERANK,
+    "/v1/score": _SCORE,
+    "/score": _SCORE,
+    "/v1/classify": ("messages", "input", "text"),
+    "/pooling": (*_ANY, "data"),
+    "/tokenize": ("messages", "prompt"),
+    "/detokenize": ("tokens",),
+}
+"""The members that make the prompt of a POST to each path, those that models read first in front.
+
+Policies that look at the prompt compare these members as they are written, one after the other. Servers give some of
+them different names; a request has one.
+"""
 _MAX_CHOICES_BYTES = 4 << 20
 """A longer response to /infer may have one choice only."""
 
 
 class _Request(msgspec.Struct):
-    """The members that the router has to know of."""
+    """The members that the router has to know of; those of the prompt follow, in the record of each path."""
 
     model: MaybeRaw = UNSET
-    messages: MaybeRaw = UNSET
-    prompt: MaybeRaw = UNSET
-    input: MaybeRaw = UNSET
 
-    def prompt_as_written(self) -> Sequence[bytes | memoryview]:
+    def prompt_as_written(self) -> Sequence[memoryview]:
         """See ParsedRequest.prompt."""
-        for part in (self.messages, self.prompt, self.input):
-            if part is not UNSET:
-                return (memoryview(part),)
-        return ()
+        return [memoryview(part) for part in astuple(self)[1:] if part is not UNSET]
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -51,15 +72,21 @@ class _ChatOfOneChoice(msgspec.Struct):
     choices: tuple[_Choice]
 
 
-_decode = msgspec.json.Decoder(_Request).decode
+_Decode = Callable[[json_body.Text], _Request]
 _decode_chat = msgspec.json.Decoder(_Chat).decode
 _decode_chat_of_one_choice = msgspec.json.Decoder(_ChatOfOneChoice).decode
 
 
-def _parse(request: ClientRequest) -> ParsedCall:
-    members = request_body.read_request(_decode, request, request.body)
+def operation(path: str, prompt: tuple[str, ...] = _ANY, error_body: ErrorBody | None = None) -> Operation:
+    """Returns the operation at this path. `prompt` names the members that make the prompt."""
+    record: Any = msgspec.defstruct("_RequestAtPath", [(name, MaybeRaw, UNSET) for name in prompt], bases=(_Request,))
+    return Operation("POST", (path,), path, partial(_parse, msgspec.json.Decoder(record).decode), error_body=error_body)
+
+
+def _parse(decode: _Decode, request: ClientRequest) -> ParsedCall:
+    members = request_body.read_request(decode, request, request.body)
     model = None if members.model is UNSET else members.model
-    request_body.refuse_ambiguous(_decode, request, {} if model is None else {"model": model}, ("model",))
+    request_body.refuse_ambiguous(decode, request, {} if model is None else {"model": model}, ("model",))
     path = request.operation.route
     if request.query:
         path = f"{path}?{request.query}"
@@ -100,7 +127,10 @@ ADAPTER = ProtocolAdapter(
     name="openai",
     root="/v1",
     title="the OpenAI-compatible endpoints",
-    operations=tuple(Operation("POST", (path,), path, _parse) for path in _PATHS),
+    operations=(
+        *(operation(path, prompt) for path, prompt in PATHS.items()),
+        *(operation(path, prompt, anthropic.error_body) for path, prompt in anthropic.PATHS.items()),
+    ),
     encode=_encode,
     prompt_member="messages",
     infer_call=_infer_call,

@@ -1,16 +1,17 @@
 """Open Inference Protocol v2 (REST): inference with JSON or binary tensors, and the metadata of a model.
 
-A request names its model, and perhaps a version, in the path. The body passes untouched.
+Of Triton's extensions it has text generation, and the configuration and statistics of a model. A request names its
+model, and perhaps a version, in the path. The body passes untouched.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from app.errors import InvalidRequest, ModelNotFound
 from app.protocols import json_body, problem, request_body
@@ -22,6 +23,7 @@ from app.protocols.interfaces import (
     ParsedCall,
     ProtocolAdapter,
 )
+from app.protocols.json_body import MaybeRaw
 
 MODELS = "/v2/models"
 _MODEL = (f"{MODELS}/{{name}}", f"{MODELS}/{{name}}/versions/{{version}}")
@@ -30,7 +32,8 @@ READY_TEMPLATES = tuple(f"{template}/ready" for template in _MODEL)
 
 _VERSION = re.compile(VERSION_NAME)
 _JSON_LENGTH = "Inference-Header-Content-Length"
-_PATH = re.compile(rf"{MODELS}/[^/?]*(?:/versions/([^/?]*))?(/infer)?(\?.*)?", re.DOTALL)
+_ACTIONS = ("/infer", "/generate", "/generate_stream", "/config", "/stats")
+_PATH = re.compile(rf"{MODELS}/[^/?]*(?:/versions/([^/?]*))?({'|'.join(_ACTIONS)})?(\?.*)?", re.DOTALL)
 """A path that `_path` made."""
 
 
@@ -40,6 +43,12 @@ class _Request(msgspec.Struct):
     inputs: Raw
 
 
+class _Generation(msgspec.Struct):
+    """The same of a request for text."""
+
+    text_input: MaybeRaw = UNSET
+
+
 class _Response(msgspec.Struct):
     """The member that /infer returns."""
 
@@ -47,6 +56,7 @@ class _Response(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Request).decode
+_decode_generation = msgspec.json.Decoder(_Generation).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
 
 
@@ -57,17 +67,21 @@ def check_version(model: str, version: str) -> None:
 
 
 def _parse_infer(request: ClientRequest) -> ParsedCall:
-    call = _parse(request, "/infer", partial(_inputs, request))
-    # curl declares a form where nothing is declared, and some model servers reject that.
+    call = _parse("/infer", partial(_inputs, request), request)
+    return call._replace(is_json=_is_form(request) and request.header(_JSON_LENGTH) is None)
+
+
+def _parse_generate(action: str, request: ClientRequest) -> ParsedCall:
+    return _parse(action, partial(_text_input, request), request)._replace(is_json=_is_form(request))
+
+
+def _is_form(request: ClientRequest) -> bool:
+    """Whether a body is declared as a form, which curl does by default, and some model servers reject."""
     is_form = (request.header("Content-Type") or "").lower().startswith("application/x-www-form-urlencoded")
-    return call._replace(is_json=is_form and request.header(_JSON_LENGTH) is None and not _is_compressed(request))
+    return is_form and not _is_compressed(request)
 
 
-def _parse_metadata(request: ClientRequest) -> ParsedCall:
-    return _parse(request, "", tuple)
-
-
-def _parse(request: ClientRequest, action: str, prompt: Any) -> ParsedCall:
+def _parse(action: str, prompt: Any, request: ClientRequest) -> ParsedCall:
     name, version = request.params["name"], request.params.get("version", "")
     check_version(name, version)
     query = f"?{request.query}" if request.query else ""
@@ -88,6 +102,14 @@ def _inputs(request: ClientRequest) -> Sequence[bytes | memoryview]:
     if json_body.type_of(inputs) != "array":
         raise InvalidRequest(f"`inputs` must be an array: it is of type {json_body.type_of(inputs)}")
     return (memoryview(inputs),)
+
+
+def _text_input(request: ClientRequest) -> Sequence[bytes | memoryview]:
+    """See ParsedRequest.prompt. The member is that of Triton's backends for language models."""
+    if _is_compressed(request):
+        return ()
+    given = request_body.read_request(_decode_generation, request, request.body).text_input
+    return () if given is UNSET else (memoryview(given),)
 
 
 def _is_compressed(request: ClientRequest) -> bool:
@@ -130,13 +152,19 @@ def _error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
     return problem.CONTENT_TYPE, problem.document(problem.phrase(status), status, detail, code, error=detail)
 
 
+def _operation(method: str, action: str, parse: Callable[[ClientRequest], ParsedCall]) -> Operation:
+    templates = tuple(f"{template}{action}" for template in _MODEL)
+    return Operation(method, templates, templates[0], parse, has_body=method == "POST")
+
+
 ADAPTER = ProtocolAdapter(
     name="v2",
     root="/v2",
     title="Open Inference Protocol v2",
     operations=(
-        Operation("POST", tuple(f"{t}/infer" for t in _MODEL), f"{MODELS}/{{name}}/infer", _parse_infer),
-        Operation("GET", _MODEL, f"{MODELS}/{{name}}", _parse_metadata, has_body=False),
+        _operation("POST", "/infer", _parse_infer),
+        *(_operation("POST", action, partial(_parse_generate, action)) for action in ("/generate", "/generate_stream")),
+        *(_operation("GET", action, partial(_parse, action, tuple)) for action in ("", "/config", "/stats")),
     ),
     encode=_encode,
     prompt_member="inputs",

@@ -57,6 +57,7 @@ class ModelRegistry:
         self._generation = 0
         self._document = Document(route_schema.Routes(models=()))
         self._models: dict[str, RegisteredModel] = {}
+        self._listed_paths: frozenset[str] = frozenset()
         self._connections: dict[str, Pool] = {}
         self._shared_ids: Mapping[str, int] = {}
 
@@ -72,6 +73,11 @@ class ModelRegistry:
     def names(self) -> list[str]:
         """Returns names and aliases of all models."""
         return list(self._current())
+
+    def listed_paths(self) -> frozenset[str]:
+        """Returns the further paths that the routes of the models list."""
+        self._current()
+        return self._listed_paths
 
     def unusable(self) -> str | None:
         """Returns why no request at all can be served, or None if some can."""
@@ -127,6 +133,7 @@ class ModelRegistry:
             registered = RegisteredModel(self._model(model, heads), model, self._limit(model))
             models.update(dict.fromkeys((model.name, *model.aliases), registered))
         self._document, self._models = document, models
+        self._listed_paths = frozenset(path for model in document.routes.models for path in model.paths)
         self._assume_health()
 
     def _assume_health(self) -> None:
@@ -141,7 +148,8 @@ class ModelRegistry:
     def _model(self, model: route_schema.Model, heads: Mapping[route_schema.Endpoint, str]) -> Model:
         if model.protocol == "simulated":
             versions = tuple(version.name for version in model.versions)
-            return SimulatedModel(model.name, self._simulated_latency_s, self._simulated_token_s, versions)
+            latency_s, token_s = self._simulated_latency_s, self._simulated_token_s
+            return SimulatedModel(model.name, latency_s, token_s, versions, model.paths)
         model_id = self._shared_ids[counted_as(model)]
         budget = self._shared.budgets.of(model_id, model.retry_budget)
         pools = []

@@ -12,7 +12,8 @@ from gunicorn.http import errors
 from app.errors import MalformedRequest, RouterError
 from app.native import join_response, server_timing
 from app.observability.telemetry_headers import request_id
-from app.protocols import problem
+from app.protocols import anthropic, problem
+from app.protocols.interfaces import ErrorBody
 
 
 class UnsupportedVersion(errors.ParseException):
@@ -30,6 +31,7 @@ _STATUS: dict[type[Exception], HTTPStatus] = {
     errors.InvalidResponseHeader: HTTPStatus.INTERNAL_SERVER_ERROR,  # these two are the application's fault
     errors.InvalidResponseHeaderName: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
+_TO_ANTHROPIC = re.compile(rb"[A-Z]+ (?:https?://[^/ ]*)?/v1/messages[/? ]", re.IGNORECASE)
 _ORIGIN = re.compile(rb"\r\norigin:[ \t]*([\x21-\x7e]+)", re.IGNORECASE)
 
 
@@ -37,6 +39,11 @@ def origin_in(data: bytes) -> str:
     """Returns the origin of the page that sent the request with this head, or "". The head may be malformed."""
     found = _ORIGIN.search(data.partition(b"\r\n\r\n")[0])
     return found[1].decode() if found else ""
+
+
+def form_for(request_line: bytes) -> ErrorBody:
+    """Returns the form of errors for what begins with this line, as far as it can be read."""
+    return anthropic.error_body if _TO_ANTHROPIC.match(request_line) else problem.error_body
 
 
 def status_of(error: Exception) -> HTTPStatus:
@@ -52,17 +59,21 @@ def detail_of(status: HTTPStatus, error: Exception) -> str:
     return f"{problem.phrase(status)}: {error}"
 
 
-def response(status: HTTPStatus, detail: str, more: Iterable[tuple[str, str]] = ()) -> bytes:
+def response(
+    status: HTTPStatus,
+    detail: str,
+    more: Iterable[tuple[str, str]] = (),
+    error_body: ErrorBody = problem.error_body,
+) -> bytes:
     """Returns the whole response, `more` header fields included."""
     code = RouterError.code if status is HTTPStatus.INTERNAL_SERVER_ERROR else MalformedRequest.code
-    phrase = problem.phrase(status)
-    body = problem.document(phrase, status, detail, code)
+    content_type, body = error_body(status, code, detail)
     fields = [
         ("Connection", "close"),
-        ("Content-Type", problem.CONTENT_TYPE),
+        ("Content-Type", content_type),
         ("Content-Length", str(len(body))),
         ("X-Request-Id", request_id(None)),
         ("Server-Timing", server_timing(0, 0, 0)),
         *more,
     ]
-    return join_response(f"{status.value} {phrase}", fields, []) + body
+    return join_response(f"{status.value} {problem.phrase(status)}", fields, []) + body

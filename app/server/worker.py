@@ -159,7 +159,7 @@ class RouterWorker(GeventWorker):
             if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 self.log.exception("Socket error processing request.")
         except Exception as error:
-            self._answer_malformed(connection, addr, error, malformed.origin_in(data))
+            self._answer_malformed(connection, addr, error, malformed.origin_in(data), data)
         finally:
             connection.close()
             self._connections.discard(connection)
@@ -213,7 +213,8 @@ class RouterWorker(GeventWorker):
             request = next(parser)
         except http.errors.ParseException as error:
             # `data` may be only the beginning of the head; the parser has left all of it in its unreader.
-            self._answer_malformed(connection, addr, error, malformed.origin_in(parser.unreader.take_buffered()))
+            data = parser.unreader.take_buffered()
+            self._answer_malformed(connection, addr, error, malformed.origin_in(data), data)
             return False, b""
         # A PROXY line comes once, before the first request, and describes the whole connection.
         connection.proxied = request.proxy_protocol_info = request.proxy_protocol_info or connection.proxied
@@ -225,7 +226,8 @@ class RouterWorker(GeventWorker):
         except (OSError, ClientGone, gevent.GreenletExit):
             raise
         except Exception as error:
-            self._answer_malformed(connection, addr, error, dict(request.headers).get("ORIGIN", ""))
+            line = f"{request.method} {request.uri} ".encode(errors="replace")
+            self._answer_malformed(connection, addr, error, dict(request.headers).get("ORIGIN", ""), line)
             return False, b""
         return keep and parser.finish_body(), parser.unreader.take_buffered()
 
@@ -274,10 +276,12 @@ class RouterWorker(GeventWorker):
         if response.ends_with_connection():
             connection.reset()
 
-    def _answer_malformed(self, connection: ClientConnection, addr: Any, error: Exception, origin: str) -> None:
+    def _answer_malformed(
+        self, connection: ClientConnection, addr: Any, error: Exception, origin: str, line: bytes
+    ) -> None:
         """Respond to a request that never reached the application, or that it failed on.
 
-        `origin` is that of the page that sent it, or "".
+        `origin` is that of the page that sent it, or "". The request began with `line`.
         """
         status = malformed.status_of(error)
         detail = malformed.detail_of(status, error)
@@ -286,7 +290,8 @@ class RouterWorker(GeventWorker):
         else:
             self._context.log_malformed(addr[0] if isinstance(addr, tuple) else "", status.value, detail)
         try:
-            connection.sendall(malformed.response(status, detail, self._context.cross_origin_fields(origin)))
+            more, form = self._context.cross_origin_fields(origin), malformed.form_for(line)
+            connection.sendall(malformed.response(status, detail, more, form))
             self._lingering.discard(connection, None)
         except OSError:
             pass  # the client did not wait for it

@@ -13,22 +13,33 @@ from msgspec import UNSET, UnsetType
 from app.errors import ModelNotFound
 from app.http_fields import Headers
 from app.protocols.interfaces import Call, Inference, Reply
+from app.simulated.anthropic import AnthropicServer
 from app.simulated.openai import OpenAIServer
+from app.simulated.text import JSON
+from app.simulated.triton import TritonServer
 from app.simulated.v2 import V2Server
 
 _BAD_BODY = (msgspec.MsgspecError, ValueError, RecursionError)
-_JSON = ("content-type", "application/json")
 
 
 class SimulatedModel:
     """A `Model` that takes `latency_s` seconds for every request, and `token_s` more for every token of text."""
 
-    def __init__(self, name: str, latency_s: float, token_s: float, versions: tuple[str, ...] = ("1",)) -> None:
+    def __init__(
+        self,
+        name: str,
+        latency_s: float,
+        token_s: float,
+        versions: tuple[str, ...] = ("1",),
+        paths: tuple[str, ...] = (),
+    ) -> None:
+        """`paths` are the further ones that its route lists."""
         self.name = name
         self._versions = versions
         self._latency_s = latency_s
-        self._openai = OpenAIServer(name, latency_s, token_s)
-        self._v2 = V2Server(name, latency_s, versions)
+        self._openai = OpenAIServer(name, latency_s, token_s, paths)
+        self._anthropic = AnthropicServer(name, latency_s, token_s)
+        self._v2 = V2Server(name, latency_s, versions, TritonServer(name, latency_s, token_s, versions))
 
     def infer(self, request: Inference) -> UnsetType:
         if self._latency_s:
@@ -45,17 +56,24 @@ class SimulatedModel:
             path, parts = call.adapter.encode(call, self.name, call.version or None)
             call = Call(call.method, path, call.headers, b"".join(parts), call.key, call.version)
         path = unquote(call.path.partition("?")[0])
-        server = self._v2 if f"{path}/".startswith("/v2/") else self._openai
+        server = self._server_of(path)
         found = server.find(path)
         if found is None:
-            return _reply(404, [_JSON], server.error(f"nothing is served at {path!r}"))
+            return _reply(404, [JSON], server.error(f"nothing is served at {path!r}", 404))
         method, handle = found
         if call.method != method:
-            return _reply(405, [_JSON, ("allow", method)], server.error(f"{path!r} takes {method} only"))
+            return _reply(405, [JSON, ("allow", method)], server.error(f"{path!r} takes {method} only"))
         try:
             return _reply(200, *handle(call))
         except _BAD_BODY as error:
-            return _reply(400, [_JSON], server.error(f"the body can't be used: {error}"))
+            return _reply(400, [JSON], server.error(f"the body can't be used: {error}"))
+
+    def _server_of(self, path: str) -> OpenAIServer | AnthropicServer | V2Server:
+        if f"{path}/".startswith("/v1/messages/"):
+            return self._anthropic
+        if f"{path}/".startswith("/v2/") and self._openai.find(path) is None:  # /v2/rerank is a path of OpenAI's side
+            return self._v2
+        return self._openai
 
     def unusable(self, version: str = "") -> None:
         if version and version not in self._versions:

@@ -5,7 +5,6 @@ A body that can't be used raises ValueError, a MsgspecError or RecursionError; t
 
 import math
 import struct
-from collections.abc import Callable
 from itertools import repeat
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -15,13 +14,12 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app.http_fields import Headers
 from app.protocols.interfaces import Call
-
-Handle = Callable[[Call], tuple[Headers, bytes]]
+from app.simulated.text import JSON, Handle, whole
+from app.simulated.triton import TritonServer
 
 HEAD_LENGTH = "inference-header-content-length"
 """Header with the length of the JSON before the binary tensors."""
 
-_JSON = ("content-type", "application/json")
 _FORMATS = {
     "BOOL": "?",
     "UINT8": "B",
@@ -101,20 +99,22 @@ class V2Server(msgspec.Struct, frozen=True):
     name: str
     latency_s: float
     versions: tuple[str, ...]
+    triton: TritonServer
 
     def find(self, path: str) -> tuple[str, Handle] | None:
         """Returns the method of a path and its handler, or None where nothing is."""
         match path:
             case "/v2":
                 about = {"name": "simulated", "version": "1", "extensions": ["binary_tensor_data"]}
-                return "GET", lambda call: _whole(about)
+                return "GET", lambda call: whole(about)
             case "/v2/health/live":
-                return "GET", lambda call: _whole({"live": True})
+                return "GET", lambda call: whole({"live": True})
             case "/v2/health/ready":
-                return "GET", lambda call: _whole({"ready": True})
+                return "GET", lambda call: whole({"ready": True})
         # A name may have slashes in it, so the path is not simply split.
         model = f"/v2/models/{self.name}"
-        return self._find_of_model(path.removeprefix(model)) if path.startswith(model) else None
+        found = self._find_of_model(path.removeprefix(model)) if path.startswith(model) else None
+        return found or self.triton.find(path)
 
     def _find_of_model(self, rest: str) -> tuple[str, Handle] | None:
         version = self.versions[-1]
@@ -125,15 +125,15 @@ class V2Server(msgspec.Struct, frozen=True):
                 return None
         match rest:
             case "":
-                return "GET", lambda call: _whole(self._described())
+                return "GET", lambda call: whole(self._described())
             case "/ready":
-                return "GET", lambda call: _whole({"name": self.name, "ready": True})
+                return "GET", lambda call: whole({"name": self.name, "ready": True})
             case "/infer":
                 return "POST", lambda call: self._infer(call, version)
-        return None
+        return self.triton.find_of_model(rest, version)
 
     @staticmethod
-    def error(message: str) -> bytes:
+    def error(message: str, status: int = 400) -> bytes:
         """Returns the body that says what is wrong."""
         return msgspec.json.encode({"error": message})
 
@@ -171,12 +171,8 @@ class V2Server(msgspec.Struct, frozen=True):
         head = msgspec.json.encode(_InferResponse(self.name, version, request.id, outputs))
         gevent.sleep(self.latency_s)
         if not raws:
-            return [_JSON], head
+            return [JSON], head
         return [("content-type", "application/octet-stream"), (HEAD_LENGTH, str(len(head)))], b"".join([head, *raws])
-
-
-def _whole(value: dict[str, Any]) -> tuple[Headers, bytes]:
-    return [_JSON], msgspec.json.encode(value)
 
 
 def _head_length(call: Call) -> int:

@@ -20,6 +20,7 @@ from app.config.routes_file.value_types import ValueType, members
 from app.config.settings import Settings
 from app.errors import RouterError
 from app.observability import metrics as metrics_module
+from app.protocols import anthropic, infer, openai, v2
 from app.routing import (
     attempt,
     back_off,
@@ -62,9 +63,10 @@ _WORDS = {
     route_schema.NAME_RULE: "a name",
     route_schema.WORD_RULE: "a word",
     route_schema.HEADER_RULE: "a header's name",
+    route_schema.LISTED_PATH_RULE: "a further path",
 }
 """Short words for the rules that stand in several rows."""
-_LISTS = {route_schema.NAME_RULE: "a list of names"}
+_LISTS = {route_schema.NAME_RULE: "a list of names", route_schema.LISTED_PATH_RULE: "a list of further paths"}
 
 
 def _table(head: str, rows: Iterable[Row]) -> list[str]:
@@ -153,6 +155,22 @@ def _allowed(kind: ValueType) -> str:
     return _WORDS.get(kind.allowed, kind.allowed)
 
 
+def prompts() -> list[str]:
+    """The members that make the prompt, by path."""
+    paths: dict[tuple[str, ...], list[str]] = {("prompt",): [infer.ROUTE]}
+    for path, names in (*openai.PATHS.items(), *anthropic.PATHS.items()):
+        paths.setdefault(names, []).append(path)
+    for name, actions in (("inputs", ("infer",)), ("text_input", ("generate", "generate_stream"))):
+        paths[name,] = [f"{v2.MODELS}/{{name}}/{action}" for action in actions]
+    paths[openai.PATHS["/v1/chat/completions"]].append("further paths of a route")
+    rows = ((", ".join(map(_code, those)), ", ".join(map(_code, names))) for names, those in paths.items())
+    return _table("Path, Members of the body", rows)
+
+
+def _code(text: str) -> str:
+    return text if " " in text else f"`{text}`"
+
+
 def fixed_values() -> list[str]:
     """The constants that no setting changes."""
     idle = f"{pool.MAX_IDLE}, each for {pool.MAX_IDLE_S:g} s"
@@ -207,6 +225,7 @@ PARTS: dict[str, Callable[[], list[str]]] = {
     "metrics": metrics,
     "errors": error_codes,
     "words": words,
+    "prompts": prompts,
     "fixed_values": fixed_values,
     **{name: partial(record_members, record) for name, record in RECORDS.items()},
 }

@@ -82,4 +82,4 @@ class LocalRouter:
         environ = testing.create_environ(path, method=method, body=text, headers=headers)
         with contextlib.closing(self.application(environ, start)) as chunks:  # type: ignore[type-var]
             content = b"".join(chunks)
-        return Response(int(str(start.status)[:3]), dict(start.headers or ()), content.decode())
+        return Response(int(str(start.status)[:3]), dict(start.headers or ()), content.decode(errors="replace"))

@@ -52,6 +52,10 @@ class OneModel(ModelRegistry):
         """See ModelRegistry."""
         return [self._only.name]
 
+    def listed_paths(self) -> frozenset[str]:
+        """See ModelRegistry."""
+        return frozenset()
+
     def unusable(self) -> str | None:
         """See ModelRegistry."""
         return self._only.unusable()

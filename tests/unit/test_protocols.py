@@ -92,6 +92,10 @@ class Registry(ModelRegistry):
         """See ModelRegistry."""
         return list(self._models)
 
+    def listed_paths(self) -> frozenset[str]:
+        """See ModelRegistry."""
+        return frozenset()
+
     def unusable(self) -> str | None:
         """See ModelRegistry."""
         return None

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.config.served_paths import is_served
 from app.config.settings import Settings, load_settings
 from app.errors import UpstreamErrorResponse
 from tests.support.forks import acquire
@@ -40,6 +41,11 @@ BODY = {
     "prompt": "Hello",
     "input": "Hello",
     "inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["Hello"]}],
+    "text_input": "Hello",
+    "max_tokens": 1,
+    "query": "Hello",
+    "documents": ["Hello"],
+    "tokens": [72, 105],
 }
 """A body that every POST takes, whatever its protocol."""
 
@@ -311,6 +317,13 @@ def test_refusals_of_model_servers_are_quoted_to_infer(routed: dict[str, Respons
     refused = routed["refused"]
     assert (refused.status, json.loads(refused.body)["code"]) == (418, UpstreamErrorResponse.code)
     assert "shut" in json.loads(refused.body)["detail"]
+
+
+def test_paths_of_the_router_are_known_to_the_routes(router: dict[str, Response]) -> None:
+    """No model can list a path of its own that the router serves anyway: it would never be reached."""
+    for endpoint in documented_endpoints():
+        assert is_served(endpoint.filled()), endpoint
+    assert not is_served("/v1/custom")
 
 
 def test_endpoints_table_is_the_routes(router: dict[str, Response]) -> None:

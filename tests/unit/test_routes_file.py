@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from app.config.route_schema import NAME_RULE, OTHERS_NAME_RULE, Endpoint, Model, Routes, Timeouts, Version
+from app.config.route_schema import (
+    LISTED_PATH_RULE,
+    NAME_RULE,
+    OTHERS_NAME_RULE,
+    Endpoint,
+    Model,
+    Routes,
+    Timeouts,
+    Version,
+)
 from app.config.routes_file import parse_routes
 from app.errors import RoutesError
 from tests.support.malformed import ODD_NAMES
@@ -52,6 +61,22 @@ MEMBERS = [
     ('session_header = "a b"', f".session_header must be {HEADER}"),
     ('session_cookie = ""', f".session_cookie must be {HEADER}"),
     ('session_cookie = "sid\\n"', ".session_cookie must be text without line breaks and other control characters"),
+    ('paths = "/v1/custom"', ".paths must be a list, not text"),
+    ('paths = ["v1/custom"]', f".paths[0] must be {LISTED_PATH_RULE}"),
+    *(
+        (f'paths = ["/a", "{path}"]', f".paths[1] must be {LISTED_PATH_RULE}")
+        for path in ("", "/", "/a/", "//a", "/a//b", "/./a", "/a/..", "/a?b", "/a#b", "/%61", "/a b", "/{a}", "/\u00e4")
+    ),
+    (f'paths = ["/{"a" * 200}"]', f".paths[0] must be {LISTED_PATH_RULE}"),
+    ('paths = ["/a", "/b", "/a"]', ".paths[2] is there twice: it must be there once"),
+    *(
+        (f'paths = ["{path}"]', ".paths[0] is served by the router anyway: it must be another one")
+        for path in (
+            *("/v1/chat/completions", "/v1/messages", "/score", "/infer", "/metrics", "/healthz", "/v1/models"),
+            *("/v1/models/a/b", "/v2", "/v2/models/a", "/v2/models/a/infer", "/v2/models/a/versions/1/generate_stream"),
+        )
+    ),
+    ('paths = ["/a"]\nprotocol = "v2"', ".paths must not be there: a body names its model only with openai"),
     ('aliases = ["a", " b"]', f".aliases[1] must be {NAME}"),
     ('aliases = [""]', f".aliases[0] must be {NAME}"),
     ('aliases = [".."]', f".aliases[0] must be {NAME}"),

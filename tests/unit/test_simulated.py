@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw
 from app.http_fields import Headers
 from app.protocols.interfaces import Call, Inference, Model, Reply
 from app.simulated.model import SimulatedModel
-from app.simulated.openai import MAX_TOKEN_CHARS, MAX_TOKENS
+from app.simulated.text import MAX_TOKEN_CHARS, MAX_TOKENS
 
 NAME = "org/model-a"
 CHAT = "/v1/chat/completions"
@@ -488,7 +488,7 @@ def test_bad_head_length(model: SimulatedModel, length: str) -> None:
         "/v1",
         "/v1/models/other",
         f"/v1/models/{NAME}/x",
-        "/v1/audio/speech",
+        "/v1/audio/speeches",
         "/v2x",
         "/v2/",
         "/v2/health",
@@ -496,7 +496,7 @@ def test_bad_head_length(model: SimulatedModel, length: str) -> None:
         "/v2/models/other/infer",
         f"/v2/models/{NAME}x",
         f"/v2/models/{NAME}/",
-        f"/v2/models/{NAME}/generate",
+        f"/v2/models/{NAME}/generated",
         f"/v2/models/{NAME}/versions/3/infer",
         f"/v2/models/{NAME}/versions/",
         "/v2/%ff\ud800",

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from app.config.addresses import check_url
 from app.config.route_schema import NAME_PATTERN, NAME_RULE, Ejection, Model, Routes, Timeouts, Version
 from app.config.routes_file.source import Path, Source
+from app.config.served_paths import is_served
 
 
 def check_routes(source: Source, routes: Routes) -> None:
@@ -51,6 +52,7 @@ def _check_model(source: Source, model: Model, path: Path) -> None:
         raise source.error((*path, "balancing"), "is session: session_header or session_cookie must be there too")
     if model.balancing != "session" and by_session:
         raise source.error((*path, by_session[0]), "must be there only when balancing is session")
+    _check_paths(source, model, (*path, "paths"))
     _check_order(source, model.timeouts, (*path, "timeouts"), "connect_s", "total_s")
     _check_order(source, model.ejection, (*path, "ejection"), "base_s", "max_s")
 
@@ -66,6 +68,16 @@ def _check_names_in_paths(source: Source, model: Model, path: Path) -> None:
             raise source.error(
                 where, f"becomes a part of a path of v2: it must not begin with a slash, and be {NAME_RULE}"
             )
+
+
+def _check_paths(source: Source, model: Model, path: Path) -> None:
+    if model.paths and model.protocol == "v2":
+        raise source.error(path, "must not be there: a body names its model only with openai")
+    for index, listed in enumerate(model.paths):
+        if is_served(listed):
+            raise source.error((*path, index), "is served by the router anyway: it must be another one")
+        if listed in model.paths[:index]:
+            raise source.error((*path, index), "is there twice: it must be there once")
 
 
 def _check_order(source: Source, record: Timeouts | Ejection, path: Path, less: str, more: str) -> None:
