@@ -20,6 +20,8 @@ from app.config.routes_file.value_types import ValueType, members
 from app.config.settings import Settings
 from app.errors import RouterError
 from app.observability import metrics as metrics_module
+from app.observability import model_gauges, token_metrics
+from app.observability.metric_families import Family
 from app.routing import (
     attempt,
     back_off,
@@ -35,7 +37,12 @@ from app.shared_memory import counters
 from app.upstream import dialer, pool, resolver, response_head
 from tests.support.malformed import MALFORMED
 
-FAMILIES = [one for one in vars(metrics_module).values() if isinstance(one, metrics_module.Family)]
+FAMILIES = [
+    one
+    for module in (metrics_module, model_gauges, token_metrics)
+    for one in vars(module).values()
+    if isinstance(one, Family)
+]
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs/routing.md")
 
