@@ -13,7 +13,6 @@ If no request was ever served, those that were rejected within the window are ta
 that were admitted are.
 """
 
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -57,9 +56,9 @@ class DemandMeter:
         self._samples: deque[tuple[float, Mapping[int, Totals]]] = deque()
         """Of the last `WINDOW_S`, and one that is as old or older."""
 
-    def measure(self, shared_ids: Iterable[int]) -> None:
-        """Measure these models. To be called every second or so by the worker that leads."""
-        counts, now = self._counts, time.monotonic()
+    def measure(self, shared_ids: Iterable[int], now: float) -> None:
+        """Measure these models. To be called every second or so by the worker that leads, with the time in seconds."""
+        counts = self._counts
         while self._samples and now - self._samples[-1][0] > WINDOW_S:
             self._samples.clear()  # this worker led before, and another one since
         totals = {shared_id: Totals(*counts.totals(shared_id)) for shared_id in shared_ids}

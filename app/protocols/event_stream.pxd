@@ -9,7 +9,7 @@ cdef class EventReader:
     cdef bytes _last_usage
     cdef Py_ssize_t _seen_at_usage
 
-    @cython.locals(before=Py_ssize_t, size=Py_ssize_t)
+    @cython.locals(before=Py_ssize_t, end=Py_ssize_t)
     cpdef Py_ssize_t feed(self, bytes piece) except -1
     cdef _split(self, bytes piece)
     @cython.locals(at=Py_ssize_t)

@@ -74,7 +74,12 @@ class TokenUsage(NamedTuple):
 
 NOTHING = TokenUsage()
 
+class _Rest(msgspec.Struct):
+    usage: _Usage | None = None
+
+
 _decode = msgspec.json.Decoder(_Usage).decode
+_decode_rest = msgspec.json.Decoder(_Rest).decode
 
 
 def usage_in(text: bytes, start: int = 0) -> TokenUsage:
@@ -84,21 +89,30 @@ def usage_in(text: bytes, start: int = 0) -> TokenUsage:
         at = text.rfind(MEMBER, start, at)
         if at < 0:
             break
-        after = at + len(MEMBER)
-        found = _VALUE.match(text, after, after + _MOST_OBJECT_BYTES)
-        if found is not None and text[at - 1 : at] != b"\\":
-            try:
-                usage = _read(_decode(found[1]))
-            except (msgspec.MsgspecError, RecursionError):
-                continue
-            if usage != NOTHING:
-                return usage
+        if text[at - 1 : at] != b"\\":
+            usage = _usage_at(text, at)
+            if usage is not None and (found := _read(usage)) != NOTHING:
+                return found
     return NOTHING
 
 
 def usage_at_end(body: bytes) -> TokenUsage:
     """Returns what the end of a JSON body says."""
     return usage_in(body, max(0, len(body) - TAIL_BYTES))
+
+
+def _usage_at(text: bytes, at: int) -> _Usage | None:
+    """Returns the value of the member that begins here, or None if it can't be read."""
+    try:
+        return _decode_rest(b"{" + text[at:]).usage  # a member of the whole: with what follows it is an object again
+    except (msgspec.MsgspecError, RecursionError):
+        pass  # it lies deeper, as in events, or is no member
+    after = at + len(MEMBER)
+    found = _VALUE.match(text, after, after + _MOST_OBJECT_BYTES)
+    try:
+        return None if found is None else _decode(found[1])
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 def _read(usage: _Usage) -> TokenUsage:

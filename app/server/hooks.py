@@ -131,7 +131,7 @@ class Hooks:
         if router.leader.leads():
             router.models.publisher.republish_if_changed()
             router.models.health_checks.run_due()
-            router.demand.measure(router.models.registry.model_ids().values())
+            router.demand.measure(router.models.registry.model_ids().values(), time.monotonic())
 
     def child_exit(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Reclaim the slot of a worker that was reaped, however it died."""
