@@ -74,6 +74,7 @@ class TokenUsage(NamedTuple):
 
 NOTHING = TokenUsage()
 
+
 class _Rest(msgspec.Struct):
     usage: _Usage | None = None
 

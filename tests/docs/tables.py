@@ -1,4 +1,4 @@
-"""The parts of README.md and docs/routing.md that are generated from the code: `python -m tests.docs.tables`.
+"""The parts of README.md, docs/routing.md and docs/kubernetes.md that are generated from the code: `python -m tests.docs.tables`.
 
 A generated part stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. `make docs` rewrites all of
 them; tests/unit/test_docs.py says whether they are current.
@@ -35,6 +35,7 @@ from app.routing import (
 )
 from app.shared_memory import counters
 from app.upstream import dialer, pool, resolver, response_head
+from tests.docs import demand
 from tests.support.malformed import MALFORMED
 
 FAMILIES = [
@@ -44,7 +45,7 @@ FAMILIES = [
     if isinstance(one, Family)
 ]
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/routing.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/routing.md", ROOT / "docs/kubernetes.md")
 
 Row = tuple[str, ...]
 
@@ -160,6 +161,11 @@ def _allowed(kind: ValueType) -> str:
     return _WORDS.get(kind.allowed, kind.allowed)
 
 
+def demand_simulation() -> list[str]:
+    """What the simulated router of tests/docs/demand.py shows under rising loads."""
+    return _table(demand.HEAD, demand.rows())
+
+
 def fixed_values() -> list[str]:
     """The constants that no setting changes."""
     idle = f"{pool.MAX_IDLE}, each for {pool.MAX_IDLE_S:g} s"
@@ -215,6 +221,7 @@ PARTS: dict[str, Callable[[], list[str]]] = {
     "errors": error_codes,
     "words": words,
     "fixed_values": fixed_values,
+    "demand": demand_simulation,
     **{name: partial(record_members, record) for name, record in RECORDS.items()},
 }
 

@@ -176,7 +176,7 @@ def test_body_is_counted_however_it_comes(share_routed: ShareRouted, answer: Cal
     router, _ = share_routed(answer)
     counted = Counted(router)
     assert chat(router).status_code == 200
-    until(lambda: counted.tokens(), "it is counted")
+    until(counted.tokens, "it is counted")
     assert counted.tokens() == {"input by usage": 9, "output by usage": 5}
     assert counted.times() == (0, 0)
 

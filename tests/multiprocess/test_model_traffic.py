@@ -66,7 +66,7 @@ def test_killed_workers_present_goes_and_its_totals_stay(parent: Parent) -> None
 
 
 def test_another_model_under_the_same_id_starts_at_zero(parent: Parent) -> None:
-    """What the model before counted is forgotten in the rows of all workers, also of those that are dead; no other is."""
+    """What the model before counted is forgotten in the rows of all workers, the dead included; no other is."""
     slots = [parent.slots.claim() for _ in range(3)]
     for slot, _ in slots:
         for model in (MODEL, MODEL + 1):

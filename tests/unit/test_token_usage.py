@@ -11,8 +11,10 @@ BODIES = {
         CHAT
         % (
             b"Hi",
-            b'"usage":{"prompt_tokens":9,"total_tokens":14,"completion_tokens":5,"prompt_tokens_details":'
-            b'null},"prompt_logprobs":null,"prompt_token_ids":null,"kv_transfer_params":null',
+            (
+                b'"usage":{"prompt_tokens":9,"total_tokens":14,"completion_tokens":5,"prompt_tokens_details":'
+                b'null},"prompt_logprobs":null,"prompt_token_ids":null,"kv_transfer_params":null'
+            ),
         ),
         TokenUsage(9, 5),
     ),
@@ -20,27 +22,35 @@ BODIES = {
         CHAT
         % (
             b"Hi",
-            b'"usage": {\n "prompt_tokens": 19,\n "completion_tokens": 10,\n "prompt_tokens_details": {\n'
-            b'"cached_tokens": 8, "audio_tokens": 0\n},"completion_tokens_details": {"reasoning_tokens": 6}\n},\n'
-            b'"service_tier": "default"\n',
+            (
+                b'"usage": {\n "prompt_tokens": 19,\n "completion_tokens": 10,\n "prompt_tokens_details": {\n'
+                b'"cached_tokens": 8, "audio_tokens": 0\n},"completion_tokens_details": {"reasoning_tokens": 6}\n},\n'
+                b'"service_tier": "default"\n'
+            ),
         ),
         TokenUsage(19, 10, 8, 6),
     ),
     "embeddings": (
-        b'{"object":"list","data":[{"object":"embedding","embedding":[0.1]}],"model":"m","usage":{"prompt_tokens":8,'
-        b'"total_tokens":8}}',
+        (
+            b'{"object":"list","data":[{"object":"embedding","embedding":[0.1]}],"model":"m","usage":{"prompt_tokens":8,'
+            b'"total_tokens":8}}'
+        ),
         TokenUsage(8),
     ),
     "rerank": (b'{"id":"r","usage":{"total_tokens":56},"results":[{"index":0,"relevance_score":0.9}]}', TokenUsage(56)),
     "responses": (
-        b'{"id":"resp_1","output":[],"tools":[{"name":"f","parameters":{"properties":{"usage":{"type":"object"}}}}],'
-        b'"usage":{"input_tokens":36,"input_tokens_details":{"cached_tokens":1},"output_tokens":87,'
-        b'"output_tokens_details":{"reasoning_tokens":2},"total_tokens":123},"user":null,"metadata":{}}',
+        (
+            b'{"id":"resp_1","output":[],"tools":[{"name":"f","parameters":{"properties":{"usage":{"type":"object"}}}}],'
+            b'"usage":{"input_tokens":36,"input_tokens_details":{"cached_tokens":1},"output_tokens":87,'
+            b'"output_tokens_details":{"reasoning_tokens":2},"total_tokens":123},"user":null,"metadata":{}}'
+        ),
         TokenUsage(36, 87, 1, 2),
     ),
     "messages": (
-        b'{"id":"msg_1","type":"message","content":[{"type":"tool_use","input":{"usage":{"input_tokens":1}}}],'
-        b'"usage":{"input_tokens":10,"cache_creation_input_tokens":3,"cache_read_input_tokens":7,"output_tokens":20}}',
+        (
+            b'{"id":"msg_1","type":"message","content":[{"type":"tool_use","input":{"usage":{"input_tokens":1}}}],'
+            b'"usage":{"input_tokens":10,"cache_creation_input_tokens":3,"cache_read_input_tokens":7,"output_tokens":20}}'
+        ),
         TokenUsage(20, 20, 7),
     ),
     "schema of a tool behind it": (
