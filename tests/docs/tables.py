@@ -1,4 +1,4 @@
-"""The parts of README.md, docs/routing.md and docs/kubernetes.md that are generated from the code: `python -m tests.docs.tables`.
+"""The parts of the documents that are generated from the code: `python -m tests.docs.tables`.
 
 A generated part stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. `make docs` rewrites all of
 them; tests/unit/test_docs.py says whether they are current.
