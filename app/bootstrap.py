@@ -109,16 +109,7 @@ def _build_parts(
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, traffic, metrics)
-    queue_timeout_s = settings.queue_timeout_ms / 1000
-    dispatcher = Dispatcher(
-        models.registry,
-        limiter,
-        drain,
-        settings.max_body_bytes,
-        queue_timeout_s,
-        settings.trace_sample_ratio,
-        metrics.text,
-    )
+    dispatcher = _dispatcher(settings, models.registry, limiter, drain, metrics)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     return Router(
         settings=settings,
@@ -138,6 +129,14 @@ def _build_parts(
         models=models,
         application=create_app(settings, dispatcher, metrics, read_state),
     )
+
+
+def _dispatcher(
+    settings: Settings, registry: ModelRegistry, limiter: Limiter, drain: Drain, metrics: Metrics
+) -> Dispatcher:
+    queue_timeout_s = settings.queue_timeout_ms / 1000
+    sample_ratio = settings.trace_sample_ratio
+    return Dispatcher(registry, limiter, drain, settings.max_body_bytes, queue_timeout_s, sample_ratio, metrics.text)
 
 
 def _build_models(

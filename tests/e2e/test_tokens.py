@@ -61,7 +61,7 @@ def sends(events: Iterable[bytes], **headers: str) -> Callable[[Seen, Reply], No
     """A model server's answer: this stream, event by event."""
 
     def answer(_: Seen, reply: Reply) -> None:
-        reply.begin(**headers)
+        reply.begin(200, **headers)
         for event in events:
             reply.chunk(event)
         reply.chunk()
