@@ -11,8 +11,10 @@ from typing import NamedTuple
 from wsgiref.types import WSGIApplication
 
 from app.admission import limiter as limiter_module
-from app.admission import model_limit
+from app.admission import model_limit, model_traffic
+from app.admission.demand import DemandMeter
 from app.admission.limiter import Limiter
+from app.admission.model_traffic import TrafficCounts
 from app.api.application import create_app
 from app.api.dispatch import Dispatcher
 from app.config.routes_source import RoutesSource
@@ -62,6 +64,8 @@ class Router:
     drain: Drain
     leader: Leader
     counters: InflightCounters
+    traffic: TrafficCounts
+    demand: DemandMeter
     connection_counts: ConnectionCounts
     metrics: Metrics
     metric_files: MetricFiles
@@ -97,17 +101,15 @@ def _build_parts(
     if not table.adopted:
         limiter.set_limit(settings.max_concurrency)
     counters = InflightCounters(table)
+    traffic = TrafficCounts(table, counters)
     metric_files = MetricFiles(table)
     connection_counts = ConnectionCounts(table)
-    slots = Slots(table, (counters, limiter, metric_files, connection_counts))
+    slots = Slots(table, (counters, traffic, limiter, metric_files, connection_counts))
     drain = Drain(table)
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
-    models = _build_models(settings, environ, table, counters, metrics)
-    queue_timeout_s = settings.queue_timeout_ms / 1000
-    dispatcher = Dispatcher(
-        models.registry, limiter, drain, settings.max_body_bytes, queue_timeout_s, settings.trace_sample_ratio
-    )
+    models = _build_models(settings, environ, table, traffic, metrics)
+    dispatcher = _dispatcher(settings, models.registry, limiter, drain, metrics)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     return Router(
         settings=settings,
@@ -118,6 +120,8 @@ def _build_parts(
         drain=drain,
         leader=Leader(table),
         counters=counters,
+        traffic=traffic,
+        demand=DemandMeter(traffic),
         connection_counts=connection_counts,
         metrics=metrics,
         metric_files=metric_files,
@@ -127,19 +131,28 @@ def _build_parts(
     )
 
 
+def _dispatcher(
+    settings: Settings, registry: ModelRegistry, limiter: Limiter, drain: Drain, metrics: Metrics
+) -> Dispatcher:
+    queue_timeout_s = settings.queue_timeout_ms / 1000
+    sample_ratio = settings.trace_sample_ratio
+    return Dispatcher(registry, limiter, drain, settings.max_body_bytes, queue_timeout_s, sample_ratio, metrics.text)
+
+
 def _build_models(
-    settings: Settings, environ: Mapping[str, str], table: SharedTable, counters: InflightCounters, metrics: Metrics
+    settings: Settings, environ: Mapping[str, str], table: SharedTable, traffic: TrafficCounts, metrics: Metrics
 ) -> Models:
     """Publish the routes, and build the registry that makes models of them. Raises RoutesError."""
+    counters = traffic.inflight
     records, back_offs = endpoint_records.EndpointRecords(table), back_off.BackOffs(table)
     outliers, health, budgets = OutlierDetector(records), EndpointHealth(records), retry_budget.RetryBudgets(table)
     limits = model_limit.ModelLimits(table, counters)
-    store = route_store.RouteStore(table, counters, (records, back_offs, budgets, limits))
+    store = route_store.RouteStore(table, counters, (records, back_offs, budgets, limits, traffic))
     publisher = Publisher(RoutesSource(settings, environ), store, metrics)
     publisher.publish()
     registry = ModelRegistry(
         store,
-        SharedRouting(table, counters, outliers, health, back_offs, budgets, limits, metrics),
+        SharedRouting(table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics),
         simulated_latency_s=settings.simulated_latency_ms / 1000,
         simulated_token_s=settings.simulated_token_ms / 1000,
         assume_healthy=settings.initial_health == "healthy",
@@ -159,6 +172,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             limiter_module.layout(queue_size),
             metric_files_module.LAYOUT,
             model_limit.LAYOUT,
+            model_traffic.LAYOUT,
             endpoint_records.LAYOUT,
             back_off.LAYOUT,
             retry_budget.LAYOUT,
@@ -181,4 +195,5 @@ def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, regi
         metric_files_in_memory=metric_files.total(),
         permits_reclaimed=slots.permits_reclaimed(),
         endpoints=tuple(registry.endpoint_states()),
+        models=tuple(registry.model_states(limiter.limit)),
     )

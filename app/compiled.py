@@ -10,12 +10,15 @@ from importlib.util import find_spec
 
 MODULES = (
     "app.admission.limiter",
+    "app.admission.model_traffic",
     "app.admission.permit",
     "app.admission.wait_queue",
     "app.api.exchange",
+    "app.api.stream_meter",
     "app.native",
     "app.net.timed_socket",
     "app.observability.metric_cells",
+    "app.protocols.event_stream",
     "app.protocols.interfaces",
     "app.routing.attempt",
     "app.routing.endpoint",

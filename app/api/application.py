@@ -1,6 +1,7 @@
 """The WSGI application: the routes, the error handling, and the record that is kept of every exchange."""
 
 from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
 from typing import Any
 from wsgiref.types import WSGIApplication
 
@@ -105,9 +106,13 @@ def _count(metrics: Metrics, exchange: Exchange) -> None:
     metrics.request_seconds(exchange.route, exchange.model).observe(total)
     if exchange.rejection is not None:
         metrics.rejections[exchange.rejection].inc()
+        if exchange.traffic is not None:
+            exchange.traffic.count_rejected()
     if exchange.permit is not None:
         metrics.queue_seconds.observe(exchange.queue_s)
         metrics.model_seconds(exchange.model).observe(exchange.model_s)
+        if exchange.traffic is not None and exchange.status < HTTPStatus.BAD_REQUEST:
+            exchange.traffic.count_served(exchange.model_s)
     metrics.overhead_seconds.observe(max(0.0, total - exchange.queue_s - exchange.model_s))
 
 

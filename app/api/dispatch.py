@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from http import HTTPStatus
 from typing import NamedTuple
 
 import falcon
@@ -11,10 +12,12 @@ from app.admission.limiter import Limiter
 from app.api.body import read_body
 from app.api.exchange import ENVIRON_KEY, Exchange
 from app.api.health import check_draining
+from app.api.stream_meter import StreamMeter, TailMeter, count_whole, meter_of
 from app.config import route_schema
 from app.errors import ProtocolMismatch
 from app.http_fields import Headers
 from app.native import monotonic
+from app.observability.token_metrics import TokenMetrics
 from app.protocols.adapters import served_elsewhere, speaks
 from app.protocols.interfaces import ClientRequest, Operation, ProtocolAdapter, Reply
 from app.protocols.problem import phrase
@@ -38,6 +41,8 @@ class Dispatcher(NamedTuple):
     max_body_bytes: int
     queue_timeout_s: float
     trace_sample_ratio: float = 0.0
+    text: TokenMetrics | None = None
+    """Counts tokens; without it, none are counted."""
 
     def handle(
         self,
@@ -71,7 +76,9 @@ class Dispatcher(NamedTuple):
             exchange.hold(reply.close)
         finally:
             exchange.model_s = monotonic() - began
-        _relay(reply, resp, exchange, began)
+        # /infer, which has no adapter, counts for itself; what has no body repeats an earlier response.
+        counted = adapter is not None and operation.has_body and reply.status < HTTPStatus.MULTIPLE_CHOICES
+        _relay(reply, resp, exchange, began, self.text if counted else None)
 
     def resolve(self, exchange: Exchange, adapter: ProtocolAdapter | None, name: str | None) -> RegisteredModel:
         """Returns the model of this name, under which the request is counted from now on.
@@ -87,7 +94,7 @@ class Dispatcher(NamedTuple):
     def admit(self, exchange: Exchange, model: RegisteredModel) -> None:
         """Take the permits. Raises Draining, a Rejected, or ClientGone."""
         check_draining(self.drain)
-        exchange.admit(self.limiter, self.queue_timeout_s, model.limit)
+        exchange.admit(self.limiter, self.queue_timeout_s, model.limit, model.traffic)
 
     def _headers(self, req: falcon.Request, exchange: Exchange, route: route_schema.Model) -> Headers:
         """Returns the headers for the model server."""
@@ -121,21 +128,31 @@ def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Seque
     return b""
 
 
-def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float) -> None:
+def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float, text: TokenMetrics | None) -> None:
     """Pass the model server's response on: at once if all of it is there, else as it comes."""
     resp.status = f"{reply.status} {phrase(reply.status)}"
     if isinstance(reply.body, tuple):
         resp.data = b"".join(reply.body)
+        if text is not None:
+            count_whole(reply.headers, resp.data, text, exchange.model)
     else:
         if reply.length is not None:
             resp.content_length = reply.length
-        resp.stream = _timed(reply, exchange, began)
+        meter = None if text is None else meter_of(reply.headers, text, exchange.model, exchange.started)
+        resp.stream = _timed(reply, exchange, began, meter)
     exchange.reply_headers = reply.headers  # bypasses Falcon, which checks each again; last, as errors have none
 
 
-def _timed(reply: Reply, exchange: Exchange, began: float) -> Iterator[bytes]:
+def _timed(reply: Reply, exchange: Exchange, began: float, meter: StreamMeter | TailMeter | None) -> Iterator[bytes]:
     try:
         yield b""  # the head goes out now: the first piece may be long in coming
-        yield from reply.body
+        if meter is None:
+            yield from reply.body
+        else:
+            for piece in reply.body:
+                meter.feed(piece)
+                yield piece
     finally:
         exchange.model_s = monotonic() - began
+        if meter is not None:
+            meter.end()

@@ -10,6 +10,7 @@ cdef class Exchange:
     cdef public double model_s
     cdef public object rejection
     cdef public object reply_headers
+    cdef public object traffic
     cdef public object permit
     cdef public object watch
     cdef readonly double started
@@ -21,7 +22,8 @@ cdef class Exchange:
     cdef list _held
 
     cpdef hold(self, release)
-    cpdef admit(self, limiter, double queue_timeout_s, model_limit=*)
+    cpdef admit(self, limiter, double queue_timeout_s, model_limit=*, traffic=*)
+    cdef _wait(self, ticket, double timeout_s)
     cdef _watch_client(self)
     cpdef double seconds(self)
     cpdef str timing(self)

@@ -15,6 +15,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.admission.limiter import Limiter
 from app.admission.model_limit import ModelLimit
+from app.admission.model_traffic import ModelTraffic
 from app.admission.permit import Permit, Ticket
 from app.errors import ClientGone, Rejected, UpstreamError
 from app.http_fields import Headers
@@ -51,6 +52,7 @@ class Exchange:
         "route",
         "started",
         "status",
+        "traffic",
         "watch",
     )
 
@@ -65,6 +67,8 @@ class Exchange:
         """The code of the error by which admission rejected it."""
         self.reply_headers: Sequence[tuple[str, str]] = ()
         """The headers of the model server's response, to be passed on."""
+        self.traffic: ModelTraffic | None = None
+        """Counts for the model that was resolved."""
         self.permit: Permit | None = None
         self.watch: ClientWatch | None = None
         self.method = environ.get("REQUEST_METHOD", "")
@@ -82,20 +86,29 @@ class Exchange:
         """Register what is called when the exchange ends, before the permit is released."""
         self._held.append(release)
 
-    def admit(self, limiter: Limiter, queue_timeout_s: float, model_limit: ModelLimit | None = None) -> None:
+    def admit(
+        self,
+        limiter: Limiter,
+        queue_timeout_s: float,
+        model_limit: ModelLimit | None = None,
+        traffic: ModelTraffic | None = None,
+    ) -> None:
         """Take a permit, and before it one of the model's own limit; wait in the queue if need be.
 
         Raises a `Rejected`, or ClientGone.
         """
         began = monotonic()
+        self.traffic = traffic
         try:
             if model_limit is not None:
                 self.hold(model_limit.acquire())
+            elif traffic is not None:
+                self.hold(traffic.enter())
             admission = limiter.request()
             if isinstance(admission, Ticket):
                 self.hold(admission.cancel)  # does nothing once the wait is over
                 self._watch_client()
-                admission = admission.wait(queue_timeout_s)
+                admission = self._wait(admission, queue_timeout_s)
             self.permit = admission
         except Rejected as rejected:
             self.rejection = rejected.code
@@ -103,6 +116,16 @@ class Exchange:
         finally:
             self.queue_s = monotonic() - began
         self._watch_client()
+
+    def _wait(self, ticket: Ticket, timeout_s: float) -> Permit:
+        """Wait for a permit, and count as waiting meanwhile."""
+        if self.traffic is None:
+            return ticket.wait(timeout_s)
+        self.traffic.begin_wait()
+        try:
+            return ticket.wait(timeout_s)
+        finally:
+            self.traffic.end_wait()
 
     def _watch_client(self) -> None:
         """Notice from now on when the client leaves. Not earlier: a rejection is quick and leaves nothing to stop."""

@@ -5,6 +5,7 @@ cdef class Count:
     cdef Py_ssize_t _at
 
     cpdef inc(self)
+    cpdef add(self, double amount)
 
 
 cdef class Distribution:

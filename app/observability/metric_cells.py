@@ -30,11 +30,15 @@ class Count:
 
     def inc(self) -> None:
         """Count one more."""
+        self.add(1.0)
+
+    def add(self, amount: float) -> None:
+        """Count so many more."""
         if self._file is None:
             self._file = _file_of(self._child._value)
             self._at = _place_of(self._child._value)
             _bound.add(self)
-        self._file[self._at] += 1.0
+        self._file[self._at] += amount
 
     def forget(self) -> None:
         """Look the number up again: another process has another file."""

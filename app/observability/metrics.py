@@ -8,22 +8,24 @@ Two kinds:
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from gevent.lock import BoundedSemaphore
-from prometheus_client import CollectorRegistry, Counter, Histogram, values
+from prometheus_client import values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 
 from app.compiled import form
-from app.observability.metric_cells import Count, Distribution
+from app.observability.metric_cells import Distribution
+from app.observability.metric_families import Family, counts, counts_of, distributions, histogram, metric_of
 from app.observability.metric_files import MetricFiles
 from app.observability.metric_series import Sample
 from app.observability.metric_text import Format, Lines, accepted_format
 from app.observability.metric_totals import MetricFilesReader
+from app.observability.model_gauges import ModelGauges, ModelState
+from app.observability.token_metrics import TokenMetrics
 from app.observability.turns import Turns
 
 SECONDS = (
@@ -37,15 +39,6 @@ RELOADS = ("ok", "refused")
 
 _PIECE_BYTES = 1 << 16
 """The page is sent in such pieces: to join and to copy megabytes would be a long turn of the event loop."""
-
-
-class Family(NamedTuple):
-    """A metric as the page and the README show it."""
-
-    kind: Literal["gauge", "counter", "histogram"]
-    name: str
-    about: str
-    labels: tuple[str, ...] = ()
 
 
 INFLIGHT = Family("gauge", "router_inflight_requests", "Permits taken: requests inside the model, over all workers.")
@@ -142,6 +135,7 @@ class SharedState(NamedTuple):
     metric_files_in_memory: int
     permits_reclaimed: int
     endpoints: Sequence[EndpointState]
+    models: Sequence[ModelState] = ()
 
 
 def keep_files_per_slot(directory: Path, slot: Callable[[], object], files: MetricFiles | None = None) -> None:
@@ -159,17 +153,18 @@ class Metrics:
         self._files = MetricFilesReader(directory)
         self._gauges = _Gauges()
         self._one_page = BoundedSemaphore()
-        self.requests = _counts(REQUESTS)
-        self.request_seconds = _distributions(REQUEST_SECONDS)
-        self.model_seconds = _distributions(MODEL_SECONDS)
-        self.endpoint_requests = _counts(ENDPOINT_REQUESTS)
-        self.first_byte_seconds = _distributions(FIRST_BYTE_SECONDS)
-        self.upstream_seconds = _distributions(UPSTREAM_SECONDS)
-        self.queue_seconds = Distribution(_histogram(QUEUE_SECONDS))
-        self.overhead_seconds = Distribution(_histogram(OVERHEAD, OVERHEAD_SECONDS))
-        self.retries = _counts_of(RETRIED, RETRIES)
-        self.rejections = _counts_of(REJECTED, REJECTIONS)
-        self.reloads = _counts_of(RELOADED, RELOADS)
+        self.requests = counts(REQUESTS)
+        self.request_seconds = distributions(REQUEST_SECONDS, SECONDS)
+        self.model_seconds = distributions(MODEL_SECONDS, SECONDS)
+        self.endpoint_requests = counts(ENDPOINT_REQUESTS)
+        self.first_byte_seconds = distributions(FIRST_BYTE_SECONDS, SECONDS)
+        self.upstream_seconds = distributions(UPSTREAM_SECONDS, SECONDS)
+        self.queue_seconds = Distribution(histogram(QUEUE_SECONDS, SECONDS))
+        self.overhead_seconds = Distribution(histogram(OVERHEAD, OVERHEAD_SECONDS))
+        self.retries = counts_of(RETRIED, RETRIES)
+        self.rejections = counts_of(REJECTED, REJECTIONS)
+        self.reloads = counts_of(RELOADED, RELOADS)
+        self.text = TokenMetrics()
 
     def page(self, state: SharedState, accept: str) -> tuple[list[bytes], str]:
         """Returns the metrics of all workers, in pieces, and their content type.
@@ -222,6 +217,7 @@ class _Gauges:
     def __init__(self) -> None:
         self._lines: dict[Family, dict[str, Lines]] = {ENDPOINT_INFLIGHT: {}, ENDPOINT_UP: {}}
         """By endpoint."""
+        self._models = ModelGauges()
         self._build = {"version": metadata.version("inference-router"), "form": form()}
 
     def of(self, state: SharedState) -> Iterator[tuple[Metric, Iterable[tuple[Lines, float]]]]:
@@ -234,16 +230,18 @@ class _Gauges:
             (FILES_IN_MEMORY, state.metric_files_in_memory),
             (PERMITS_RECLAIMED, state.permits_reclaimed),
         ):
-            metric = _metric(family)
+            metric = metric_of(family)
             yield metric, [(Lines(metric, {}, [family.name]), value)]
-        metric = _metric(BUILD_INFO)
+        metric = metric_of(BUILD_INFO)
         yield metric, [(Lines(metric, self._build, [BUILD_INFO.name]), 1)]
         for family, of_endpoints in (
             (ENDPOINT_INFLIGHT, ((each.url, each.inflight) for each in state.endpoints)),
             (ENDPOINT_UP, ((each.url, each.up) for each in state.endpoints)),
         ):
-            metric = _metric(family)
+            metric = metric_of(family)
             yield metric, self._by_endpoint(metric, family, of_endpoints)
+        if state.models:
+            yield from self._models.of(state.models)
 
     def _by_endpoint(
         self, metric: Metric, family: Family, values: Iterable[tuple[str, float]]
@@ -253,36 +251,3 @@ class _Gauges:
         for url, value in values:
             lines = current[url] = kept.get(url) or Lines(metric, {"endpoint": url}, [family.name])
             yield lines, value
-
-
-def _metric(family: Family) -> Metric:
-    name = family.name.removesuffix("_total") if family.kind == "counter" else family.name
-    return Metric(name, family.about, family.kind)
-
-
-def _counter(family: Family) -> Counter:
-    # The registry holds nothing: the page reads the files of all workers instead.
-    return Counter(family.name, family.about, family.labels, registry=CollectorRegistry())
-
-
-def _histogram(family: Family, buckets: tuple[float, ...] = SECONDS) -> Histogram:
-    return Histogram(family.name, family.about, family.labels, buckets=buckets, registry=CollectorRegistry())
-
-
-def _counts(family: Family) -> Callable[..., Count]:
-    """Returns a function from the labels' values to their counter."""
-    counter = _counter(family)
-    # prometheus-client looks a child up at every `labels` call; there are few, so they are kept.
-    return lru_cache(maxsize=4096)(lambda *labels: Count(counter.labels(*labels)))
-
-
-def _distributions(family: Family) -> Callable[..., Distribution]:
-    """Returns a function from the labels' values to their histogram."""
-    histogram = _histogram(family)
-    return lru_cache(maxsize=4096)(lambda *labels: Distribution(histogram.labels(*labels)))
-
-
-def _counts_of(family: Family, label_values: Sequence[str]) -> dict[str, Count]:
-    """Returns the counters of a label whose values are all known, so that each is on the page from the start."""
-    counter = _counter(family)
-    return {value: Count(counter.labels(value)) for value in label_values}

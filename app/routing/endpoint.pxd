@@ -21,6 +21,7 @@ cdef class SharedRouting:
     cdef readonly object back_offs
     cdef readonly object budgets
     cdef readonly object limits
+    cdef readonly object traffic
     cdef readonly object metrics
 
 

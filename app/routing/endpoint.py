@@ -1,6 +1,7 @@
 """Endpoints as one worker sees them, and what all workers share of them."""
 
 from app.admission.model_limit import ModelLimits
+from app.admission.model_traffic import TrafficCounts
 from app.config import route_schema
 from app.observability.metrics import Metrics
 from app.routing.back_off import BackOffs
@@ -35,7 +36,7 @@ class Endpoint:
 class SharedRouting:
     """What all workers share, and the metrics."""
 
-    __slots__ = ("back_offs", "budgets", "counters", "health", "limits", "metrics", "outliers", "table")
+    __slots__ = ("back_offs", "budgets", "counters", "health", "limits", "metrics", "outliers", "table", "traffic")
 
     def __init__(  # noqa: PLR0913, PLR0917  # a record
         self,
@@ -46,6 +47,7 @@ class SharedRouting:
         back_offs: BackOffs,
         budgets: RetryBudgets,
         limits: ModelLimits,
+        traffic: TrafficCounts,
         metrics: Metrics,
     ) -> None:
         self.table = table
@@ -55,6 +57,7 @@ class SharedRouting:
         self.back_offs = back_offs
         self.budgets = budgets
         self.limits = limits
+        self.traffic = traffic
         self.metrics = metrics
 
 

@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from app.admission.model_limit import ModelLimit
+from app.admission.model_traffic import ModelTraffic
 from app.config import route_schema
 from app.config.routes_source import Document, counted_as, endpoints_of, names_in
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
+from app.observability.model_gauges import ModelState
 from app.protocols.interfaces import Model
 from app.routing.back_off import pair
 from app.routing.endpoint import Endpoint, SharedRouting
@@ -28,11 +30,12 @@ from app.upstream.resolver import Resolver
 
 
 class RegisteredModel(NamedTuple):
-    """A model, its route, and its own limit if it has one."""
+    """A model, its route, its own limit if it has one, and what counts its requests."""
 
     model: Model
     route: route_schema.Model
     limit: ModelLimit | None = None
+    traffic: ModelTraffic | None = None
 
 
 class ModelRegistry:
@@ -101,6 +104,28 @@ class ModelRegistry:
         for endpoint, shared_id, _ in self.checks():
             yield EndpointState(endpoint.url, counters.total(shared_id), health.is_up(shared_id))
 
+    def model_ids(self) -> dict[str, int]:
+        """Returns the ids of all models, by name."""
+        self._current()
+        return {model.name: self._shared_ids[counted_as(model)] for model in self._document.routes.models}
+
+    def model_states(self, cap: int) -> Iterable[ModelState]:
+        """Yields what the gauges say of every model. `cap` is the number of permits that all models share."""
+        counters, traffic = self._shared.counters, self._shared.traffic
+        self._current()
+        for model in self._document.routes.models:
+            shared_id = self._shared_ids[counted_as(model)]
+            queued = traffic.waiting(shared_id)
+            inflight = max(0, counters.total(shared_id) - queued)  # the two are not read at one moment
+            yield ModelState(
+                model.name,
+                inflight,
+                queued,
+                min(cap, model.max_concurrency or cap),
+                traffic.rejections(shared_id),
+                inflight + queued + traffic.excess_milli[shared_id] / 1000,
+            )
+
     def prune(self) -> None:
         """Close connections that are too old or have been idle for too long."""
         for connections in self._connections.values():
@@ -130,7 +155,8 @@ class ModelRegistry:
         self._connections = kept
         models = {}
         for model in document.routes.models:
-            registered = RegisteredModel(self._model(model, heads), model, self._limit(model))
+            traffic = self._shared.traffic.of(self._shared_ids[counted_as(model)])
+            registered = RegisteredModel(self._model(model, heads), model, self._limit(model), traffic)
             models.update(dict.fromkeys((model.name, *model.aliases), registered))
         self._document, self._models = document, models
         self._listed_paths = frozenset(path for model in document.routes.models for path in model.paths)

@@ -19,6 +19,7 @@ from app.observability.metrics import Metrics
 from app.protocols.adapters import adapter_of
 from app.protocols.infer import output_of, upstream_call
 from app.protocols.interfaces import Call, Inference, Reply
+from app.protocols.token_usage import usage_at_end
 from app.routing.attempt import Attempt
 from app.routing.endpoint_pool import EndpointPool, Reach
 from app.routing.outlier_detection import Outcome
@@ -52,6 +53,8 @@ class RemoteModel:
             body = _whole(reply)
         finally:
             reply.close()
+        if reply.status < 300:
+            self._metrics.text.count(self.name, usage_at_end(body))
         return output_of(self._adapter, reply, body)
 
     def relay(self, call: Call) -> Reply:

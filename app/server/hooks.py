@@ -101,6 +101,7 @@ class Hooks:
             sys.exit(1)  # the arbiter died meanwhile, and another process reclaimed its slots
         router.drain.attach(claim.slot)
         router.counters.attach(claim.slot)
+        router.traffic.attach(claim.slot)
         router.connection_counts.attach(claim.slot)
         router.metric_files.attach(claim.slot)
         worker.enter(
@@ -130,6 +131,7 @@ class Hooks:
         if router.leader.leads():
             router.models.publisher.republish_if_changed()
             router.models.health_checks.run_due()
+            router.demand.measure(router.models.registry.model_ids().values(), time.monotonic())
 
     def child_exit(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Reclaim the slot of a worker that was reaped, however it died."""

@@ -24,6 +24,8 @@ from gevent import get_hub
 
 from app.observability.metric_cells import forget_cells
 from app.observability.metrics import EndpointState, Metrics, SharedState, keep_files_per_slot
+from app.observability.model_gauges import ModelState
+from app.protocols.token_usage import TokenUsage
 from tests.bench.options import at_least
 from tests.support.metric_pages import library_page
 
@@ -43,7 +45,8 @@ class Workers:
 
     def state(self) -> SharedState:
         """Returns what the gauges say."""
-        return SharedState(3, 0, 500, self._workers, 0, 0, [EndpointState(url, 1, True) for url in self.urls])
+        models = [ModelState(name, 1, 0, 500, 7, 1.5) for name in self.models]
+        return SharedState(3, 0, 500, self._workers, 0, 0, [EndpointState(url, 1, True) for url in self.urls], models)
 
     def count(self, seconds: float) -> None:
         """Every worker counts requests to every model and endpoint."""
@@ -58,6 +61,10 @@ class Workers:
                 metrics.request_seconds("/v1/chat/completions", model).observe(seconds)
                 for of_model in (metrics.model_seconds, metrics.first_byte_seconds, metrics.upstream_seconds):
                     of_model(model).observe(seconds)
+                for of_streams in (metrics.text.first_token_seconds, metrics.text.inter_token_seconds):
+                    of_streams(model).observe(seconds)
+                metrics.text.count(model, TokenUsage(100, 50, 20, 10))
+                metrics.text.count_events(model, 50)
             for url in self.urls:
                 for code in CODES:
                     metrics.endpoint_requests(url, code).inc()

@@ -17,6 +17,7 @@ Then without what must be there, to see its share of a request:
 
     metrics          counting and observing
     limiter          taking and giving back a permit
+    signals          what is counted of each model: its requests, and tokens (signals.py has the streams)
 
 How to read it: `CPU us` are microseconds of the router's processor time for a request, medians of the rounds. `x all`
 is the median of the rounds' ratios to the first row: 1.10 says that a request costs a tenth more without the trick,
@@ -46,6 +47,7 @@ TRICKS = (
     "pacing",
     "metrics",
     "limiter",
+    "signals",
 )
 
 

@@ -1,4 +1,4 @@
-"""gunicorn.conf.py with one of the router's tricks or parts left out, the one that TRICK names: for tricks.py.
+"""gunicorn.conf.py with one of the router's tricks or parts left out, the one that TRICK names.
 
 TRICK=fast_path gunicorn -c python:tests.bench.without
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
 from app.admission.limiter import Limiter  # noqa: E402
+from app.api import dispatch  # noqa: E402
 from app.api.exchange import Exchange  # noqa: E402
 from app.observability.metric_cells import Count, Distribution  # noqa: E402
 from app.server import client_connection  # noqa: E402
@@ -96,6 +97,16 @@ def _limiter() -> None:
     _put(Limiter, "request", lambda self: Free())
 
 
+def _signals() -> None:
+    _put(dispatch, "meter_of", lambda *_: None)
+    _put(dispatch, "count_whole", lambda *_: None)
+    _put(
+        dispatch.Dispatcher,
+        "admit",
+        lambda self, exchange, model: exchange.admit(self.limiter, self.queue_timeout_s, model.limit),
+    )
+
+
 TRICKS: dict[str, Callable[[], None]] = {
     "fast_path": _fast_path,
     "timed_sockets": _timed_sockets,
@@ -105,6 +116,7 @@ TRICKS: dict[str, Callable[[], None]] = {
     "pacing": _pacing,
     "metrics": _metrics,
     "limiter": _limiter,
+    "signals": _signals,
     "all": lambda: None,
 }
 TRICKS[os.environ["TRICK"]]()

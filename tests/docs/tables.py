@@ -1,4 +1,4 @@
-"""The parts of README.md and docs/routing.md that are generated from the code: `python -m tests.docs.tables`.
+"""The parts of the documents that are generated from the code: `python -m tests.docs.tables`.
 
 A generated part stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. `make docs` rewrites all of
 them; tests/unit/test_docs.py says whether they are current.
@@ -20,6 +20,8 @@ from app.config.routes_file.value_types import ValueType, members
 from app.config.settings import Settings
 from app.errors import RouterError
 from app.observability import metrics as metrics_module
+from app.observability import model_gauges, token_metrics
+from app.observability.metric_families import Family
 from app.protocols import anthropic, infer, openai, v2
 from app.routing import (
     attempt,
@@ -34,11 +36,17 @@ from app.routing import (
 )
 from app.shared_memory import counters
 from app.upstream import dialer, pool, resolver, response_head
+from tests.docs import demand
 from tests.support.malformed import MALFORMED
 
-FAMILIES = [one for one in vars(metrics_module).values() if isinstance(one, metrics_module.Family)]
+FAMILIES = [
+    one
+    for module in (metrics_module, model_gauges, token_metrics)
+    for one in vars(module).values()
+    if isinstance(one, Family)
+]
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/routing.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/routing.md", ROOT / "docs/kubernetes.md")
 
 Row = tuple[str, ...]
 
@@ -171,6 +179,11 @@ def _code(text: str) -> str:
     return text if " " in text else f"`{text}`"
 
 
+def demand_simulation() -> list[str]:
+    """What the simulated router of tests/docs/demand.py shows under rising loads."""
+    return _table(demand.HEAD, demand.rows())
+
+
 def fixed_values() -> list[str]:
     """The constants that no setting changes."""
     idle = f"{pool.MAX_IDLE}, each for {pool.MAX_IDLE_S:g} s"
@@ -227,6 +240,7 @@ PARTS: dict[str, Callable[[], list[str]]] = {
     "words": words,
     "prompts": prompts,
     "fixed_values": fixed_values,
+    "demand": demand_simulation,
     **{name: partial(record_members, record) for name, record in RECORDS.items()},
 }
 

@@ -12,7 +12,9 @@ from prometheus_client.registry import Collector
 
 from app.compiled import form
 from app.observability import metrics as names
+from app.observability import model_gauges
 from app.observability.metrics import SharedState
+from app.observability.model_gauges import ModelState
 
 
 def library_page(folder: Path, state: SharedState, accept: str) -> bytes:
@@ -61,3 +63,23 @@ class _Gauges(Collector):
             for url, number in values:
                 by_endpoint.add_metric((url,), number)
             yield by_endpoint
+        if state.models:
+            yield from _of_models(state.models)
+
+
+def _of_models(states: Iterable[ModelState]) -> Iterator[Metric]:
+    for family, name in (
+        (model_gauges.MODEL_INFLIGHT, "inflight"),
+        (model_gauges.MODEL_QUEUED, "queued"),
+        (model_gauges.MODEL_CAPACITY, "capacity"),
+        (model_gauges.DEMAND, "demand"),
+    ):
+        by_model = GaugeMetricFamily(family.name, family.about, labels=family.labels)
+        for state in states:
+            by_model.add_metric((state.name,), getattr(state, name))
+        yield by_model
+    family = model_gauges.MODEL_REJECTED
+    rejected = CounterMetricFamily(family.name.removesuffix("_total"), family.about, labels=family.labels)
+    for state in states:
+        rejected.add_metric((state.name,), state.rejected)
+    yield rejected

@@ -12,6 +12,7 @@ from app.bootstrap import Router, shared_state
 from app.config import route_schema
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
+from app.observability.model_gauges import ModelState
 from app.protocols.interfaces import Call, Inference, Model, Reply
 from app.routing.registry import ModelRegistry, RegisteredModel
 
@@ -60,6 +61,10 @@ class OneModel(ModelRegistry):
         """See ModelRegistry."""
         return self._only.unusable()
 
+    def model_states(self, cap: int) -> Iterable[ModelState]:
+        """See ModelRegistry."""
+        return ()
+
     def endpoint_states(self) -> Iterable[EndpointState]:
         """See ModelRegistry."""
         return ()
@@ -70,5 +75,7 @@ def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication
     read_state = partial(shared_state, router.limiter, router.slots, router.metric_files, registry)
     settings = router.settings
     timeout_s = settings.queue_timeout_ms / 1000
-    dispatcher = Dispatcher(registry, router.limiter, router.drain, settings.max_body_bytes, timeout_s)
+    dispatcher = Dispatcher(
+        registry, router.limiter, router.drain, settings.max_body_bytes, timeout_s, text=router.metrics.text
+    )
     return create_app(settings, dispatcher, router.metrics, read_state)

@@ -46,6 +46,9 @@ class Theirs:
     def inc(self) -> None:
         self._child.inc()
 
+    def add(self, amount: float) -> None:
+        self._child.inc(amount)
+
     def observe(self, amount: float) -> None:
         self._child.observe(amount)
 
@@ -133,6 +136,7 @@ def _counts(page: Page) -> None:
     for _ in range(5):
         one.inc()
     other.inc()
+    other.add(41.5)
     assert never
 
 

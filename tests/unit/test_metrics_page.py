@@ -27,6 +27,7 @@ from app.observability.metric_series import Series
 from app.observability.metric_text import Lines
 from app.observability.metric_totals import Run
 from app.observability.metrics import EndpointState, Metrics, SharedState
+from app.observability.model_gauges import ModelState
 from tests.bench.scrape import Cost, Workers, measure
 from tests.support.metric_pages import library_page
 
@@ -99,8 +100,10 @@ class Writer:
 
 
 def state(*urls: str) -> SharedState:
-    """Returns a state with these endpoints."""
-    return SharedState(3, 2, 10, 2, 1, 7, [EndpointState(url, 5, index % 2 == 0) for index, url in enumerate(urls)])
+    """Returns a state with these endpoints, and a model for each."""
+    models = [ModelState(f"model of {url}", index, 2, 3, 4, index + 0.5) for index, url in enumerate(urls)]
+    endpoints = [EndpointState(url, 5, index % 2 == 0) for index, url in enumerate(urls)]
+    return SharedState(3, 2, 10, 2, 1, 7, endpoints, models)
 
 
 @pytest.fixture
@@ -325,7 +328,7 @@ def test_what_is_kept_is_bounded(folder: Folder) -> None:
         for accept in ("", OPENMETRICS, f"application/openmetrics-text; version=1.{number}"):
             folder.page(accept)
     series = 40
-    assert alive(Run, Series, Lines) - others <= 3 * series + 2 * 20
+    assert alive(Run, Series, Lines) - others <= 3 * series + (2 + 5) * 20
     assert alive_templates() <= 2
 
 

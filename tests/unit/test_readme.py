@@ -23,6 +23,7 @@ from app.config.settings import Settings, load_settings
 from app.errors import UpstreamErrorResponse
 from tests.support.forks import acquire
 from tests.support.local_router import LocalRouter, Response
+from tests.support.transcripts import VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -60,6 +61,8 @@ FAILING = {
     "nobody": "model_not_found",
 }
 """Models of a routes file that a chat can't be had with, and the code of the answer that says so."""
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + b"".join(VLLM.events)
+"""What is sent by the one model that does not fail."""
 KEPT: list[socket.socket] = []
 """Sockets whose ports nobody else must get."""
 
@@ -112,6 +115,7 @@ def routes_of_failing_models() -> str:
         {"name": "refuses", "endpoints": [model_server(b"HTTP/1.1 418 \r\ncontent-length: 4\r\n\r\nshut")]},
         {"name": "full", "endpoints": [model_server(None)], "max_concurrency": 1},
         {"name": "v2", "endpoints": [model_server(None)], "protocol": "v2"},
+        {"name": "streams", "endpoints": [model_server(STREAM)]},
     ]
     return json.dumps({"models": models})
 
@@ -128,6 +132,7 @@ def responses_of_failing_models(local: LocalRouter) -> dict[str, Response]:
         "refused": local.ask("POST", "/infer", chat["refuses"]),
         "relayed": local.ask("POST", CHAT, chat["refuses"]),
         "problem": local.ask("POST", "/infer", chat["unreachable"]),
+        "streamed": local.ask("POST", CHAT, json.dumps(BODY | {"model": "streams"})),
         "of v2": local.ask("POST", V2_INFER, json.dumps(BODY)),
         "metrics": local.ask("GET", "/metrics"),
     }

@@ -1,0 +1,27 @@
+cimport cython
+
+from app.native cimport monotonic
+from app.observability.metric_cells cimport Distribution
+from app.protocols.event_stream cimport EventReader
+
+
+cdef class StreamMeter:
+    cdef object _metrics
+    cdef str _model
+    cdef double _arrived
+    cdef Distribution _between
+    cdef double _last_at
+    cdef EventReader _reader
+
+    @cython.locals(count=Py_ssize_t, now=double)
+    cpdef feed(self, bytes piece)
+    cpdef end(self)
+
+
+cdef class TailMeter:
+    cdef object _metrics
+    cdef str _model
+    cdef bytes _tail
+
+    cpdef feed(self, bytes piece)
+    cpdef end(self)

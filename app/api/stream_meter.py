@@ -1,0 +1,107 @@
+"""What is measured of a response as it passes: the times of its output, and its tokens.
+
+Only a response of 200 to 299 to an inference request is read, and none with a Content-Encoding: it passes as it is, and
+nothing is counted of it. A stream is read piece by piece before each is passed on, and is neither changed nor held
+back.
+"""
+
+from app.http_fields import Headers
+from app.native import monotonic
+from app.observability.token_metrics import TokenMetrics
+from app.protocols.event_stream import EventReader
+from app.protocols.token_usage import MEMBER, TAIL_BYTES, usage_at_end, usage_in
+
+_BEGINNINGS_OF_STREAMS = (b"data:", b"event:", b":")
+
+
+class StreamMeter:
+    """Measures one event stream, with the times at which the router reads it."""
+
+    __slots__ = ("_arrived", "_between", "_last_at", "_metrics", "_model", "_reader")
+
+    def __init__(self, metrics: TokenMetrics, model: str, arrived: float) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._arrived = arrived
+        self._between = metrics.inter_token_seconds(model)
+        self._last_at = 0.0
+        self._reader = EventReader()
+
+    def feed(self, piece: bytes) -> None:
+        """Measure a piece that has just come."""
+        count = self._reader.feed(piece)
+        if not count:
+            return
+        now = monotonic()
+        if self._last_at:
+            self._between.observe(now - self._last_at)
+        else:
+            self._metrics.first_token_seconds(self._model).observe(now - self._arrived)
+        self._last_at = now
+        while count > 1:
+            self._between.observe(0.0)
+            count -= 1
+
+    def end(self) -> None:
+        """Count the tokens that were seen, however the stream has ended."""
+        _count(self._reader, self._metrics, self._model)
+
+
+class TailMeter:
+    """Measures a JSON body that comes in pieces: its end says how many tokens it took."""
+
+    __slots__ = ("_metrics", "_model", "_tail")
+
+    def __init__(self, metrics: TokenMetrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._tail = b""
+
+    def feed(self, piece: bytes) -> None:
+        """Keep the end of what has come."""
+        self._tail = (self._tail + piece)[-TAIL_BYTES:] if len(piece) < TAIL_BYTES else piece[-TAIL_BYTES:]
+
+    def end(self) -> None:
+        """Count the tokens."""
+        self._metrics.count(self._model, usage_in(self._tail))
+
+
+def meter_of(headers: Headers, metrics: TokenMetrics, model: str, arrived: float) -> StreamMeter | TailMeter | None:
+    """Returns what measures a body with these headers, or None if nothing of it can be counted."""
+    kind = _kind_of(headers)
+    if kind == "text/event-stream":
+        return StreamMeter(metrics, model, arrived)
+    return TailMeter(metrics, model) if kind == "application/json" else None
+
+
+def count_whole(headers: Headers, body: bytes, metrics: TokenMetrics, model: str) -> None:
+    """Count the tokens of a body that came at once. The times of its events are not known."""
+    if body.rfind(MEMBER, max(0, len(body) - TAIL_BYTES)) < 0 and not body.startswith(_BEGINNINGS_OF_STREAMS):
+        return  # most bodies without tokens: spare the headers
+    kind = _kind_of(headers)
+    if kind == "application/json":
+        metrics.count(model, usage_at_end(body))
+    elif kind == "text/event-stream":
+        reader = EventReader()
+        reader.feed(body)
+        _count(reader, metrics, model)
+
+
+def _count(reader: EventReader, metrics: TokenMetrics, model: str) -> None:
+    """Count the tokens that a stream has said, or else its events."""
+    usage = reader.tokens()
+    if usage.output is None or not reader.usage_is_final():
+        usage = usage._replace(output=None)
+        metrics.count_events(model, reader.events)
+    metrics.count(model, usage)
+
+
+def _kind_of(headers: Headers) -> str:
+    """Returns the media type of a body, or "" if it is encoded."""
+    kind = ""
+    for name, value in headers:
+        if name == "content-type":
+            kind = value.partition(";")[0].strip().lower()
+        elif name == "content-encoding" and value.lower() != "identity":
+            return ""
+    return kind
