@@ -97,6 +97,8 @@ def _count(metrics: Metrics, exchange: Exchange) -> None:
     metrics.request_seconds(exchange.route, exchange.model).observe(total)
     if exchange.rejection is not None:
         metrics.rejections[exchange.rejection].inc()
+    for change in exchange.fallbacks:
+        metrics.fallbacks(*change).inc()
     if exchange.permit is not None:
         metrics.queue_seconds.observe(exchange.queue_s)
         metrics.model_seconds(exchange.model).observe(exchange.model_s)
@@ -110,6 +112,7 @@ def _log_access(log: Any, exchange: Exchange) -> None:
             method=exchange.method,
             path=exchange.path,
             status=exchange.status,
+            **({"model": exchange.model} if exchange.model else {}),
             client=exchange.client_address,
             request_id=exchange.request_id,
             total_ms=round(exchange.seconds() * 1e3, 3),

@@ -103,6 +103,12 @@ ENDPOINT_REQUESTS = Family(
     ("endpoint", "code"),
 )
 RETRIED = Family("counter", "router_retries_total", "Requests sent to an endpoint again, by the reason.", ("reason",))
+FALLBACKS = Family(
+    "counter",
+    "router_fallbacks_total",
+    "Requests that went from a model to one of its fallbacks, by the reason.",
+    ("model", "to", "reason"),
+)
 FIRST_BYTE_SECONDS = Family(
     "histogram",
     "router_time_to_first_byte_seconds",
@@ -168,6 +174,7 @@ class Metrics:
         self.overhead_seconds = Distribution(_histogram(OVERHEAD, OVERHEAD_SECONDS))
         self.retries = _counts_of(RETRIED, RETRIES)
         self.rejections = _counts_of(REJECTED, REJECTIONS)
+        self.fallbacks = _counts(FALLBACKS)
         self.reloads = _counts_of(RELOADED, RELOADS)
 
     def page(self, state: SharedState, accept: str) -> tuple[list[bytes], str]:

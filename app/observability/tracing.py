@@ -1,0 +1,5 @@
+"""Tracing."""
+
+from typing import Any
+
+Trace = Any
