@@ -84,6 +84,8 @@ def _recorder(settings: Settings, metrics: Metrics) -> Callable[[Exchange], None
     def record(exchange: Exchange) -> None:
         if exchange.route is not None:
             _count(metrics, exchange)
+        if exchange.trace is not None:
+            exchange.trace.end(exchange)
         if exchange.status >= logged_from:
             _log_access(log, exchange)
 
@@ -115,6 +117,7 @@ def _log_access(log: Any, exchange: Exchange) -> None:
             **({"model": exchange.model} if exchange.model else {}),
             client=exchange.client_address,
             request_id=exchange.request_id,
+            **({} if exchange.trace is None else {"trace_id": exchange.trace.trace_id}),
             total_ms=round(exchange.seconds() * 1e3, 3),
             queue_ms=round(exchange.queue_s * 1e3, 3),
             model_ms=round(exchange.model_s * 1e3, 3),

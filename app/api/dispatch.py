@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import falcon
 import gevent
@@ -24,6 +24,9 @@ from app.routing.registry import ModelRegistry, RegisteredModel
 from app.shared_memory.drain import Drain
 from app.upstream.headers import to_upstream
 
+if TYPE_CHECKING:
+    from app.observability.otel import Tracing
+
 PIN = "X-Model-Version"
 """The header by which a request asks for a version of its model."""
 _LARGE_BODY_BYTES = 1 << 18
@@ -40,6 +43,7 @@ class Dispatcher(NamedTuple):
     max_body_bytes: int
     queue_timeout_s: float
     trace_sample_ratio: float = 0.0
+    tracing: "Tracing | None" = None
 
     def handle(
         self,
@@ -56,6 +60,8 @@ class Dispatcher(NamedTuple):
         """
         exchange: Exchange = req.env[ENVIRON_KEY]
         exchange.route = operation.route
+        if self.tracing is not None:
+            exchange.trace = self.tracing.begin(req.env, operation.route, exchange.started)
         body = read_body(req, self.max_body_bytes) if operation.has_body else b""
         request = operation.parse(ClientRequest(operation, params, req.query_string, req.get_header, body))
         model = self.resolve(exchange, adapter, request.model)

@@ -21,7 +21,7 @@ from app.http_fields import Headers
 from app.native import monotonic, server_timing
 from app.net.disconnect import Client, ClientWatch
 from app.observability import telemetry_headers
-from app.observability.tracing import Trace
+from app.observability.request_trace import Trace
 
 ENVIRON_KEY = "router.exchange"
 CLIENT_CLOSED_REQUEST = 499

@@ -32,6 +32,7 @@ SECONDS = (
 OVERHEAD_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 REJECTIONS = ("limit_reached", "model_limit_reached", "queue_full", "queue_timeout")
 RETRIES = ("stale_connection", "unreachable", "status_429", "status_502", "status_503")
+SPAN_RESULTS = ("exported", "failed", "dropped")
 RELOADS = ("ok", "refused")
 
 _PIECE_BYTES = 1 << 16
@@ -121,6 +122,12 @@ UPSTREAM_SECONDS = Family(
     "From the choice of an endpoint to the last byte of its response, or to its failure.",
     ("model",),
 )
+SPANS = Family(
+    "counter",
+    "router_trace_spans_total",
+    "Spans of traced requests: exported, failed to be exported, or dropped because too many were waiting for that.",
+    ("result",),
+)
 RELOADED = Family(
     "counter",
     "router_routes_reloads_total",
@@ -175,6 +182,7 @@ class Metrics:
         self.retries = _counts_of(RETRIED, RETRIES)
         self.rejections = _counts_of(REJECTED, REJECTIONS)
         self.fallbacks = _counts(FALLBACKS)
+        self.spans = _counts_of(SPANS, SPAN_RESULTS)
         self.reloads = _counts_of(RELOADED, RELOADS)
 
     def page(self, state: SharedState, accept: str) -> tuple[list[bytes], str]:

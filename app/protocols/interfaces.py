@@ -107,8 +107,8 @@ class AttemptTrace(Protocol):
 class RequestTrace(Protocol):
     """The trace of one request."""
 
-    def attempt(self, model: str, url: str, call: Call) -> tuple[AttemptTrace, Call]:
-        """Begin an attempt at this endpoint. Returns its trace, and the call with its context in the headers."""
+    def attempt(self, model: str, url: str, call: Call) -> AttemptTrace:
+        """Begin an attempt at this endpoint. Its context replaces the one that the call's headers have."""
 
 
 class Model(Protocol):

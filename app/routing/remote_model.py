@@ -76,7 +76,7 @@ class RemoteModel:
         while True:
             tried.append(attempt.endpoint.shared_id)
             if self._trace is not None:
-                attempt.trace, call = self._trace.attempt(self.name, attempt.endpoint.url, call)
+                attempt.trace = self._trace.attempt(self.name, attempt.endpoint.url, call)
             try:
                 reply = attempt.send(call, deadline)
             except UpstreamUnreachable:

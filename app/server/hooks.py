@@ -27,6 +27,7 @@ from app.server.worker_context import WorkerContext
 from app.shared_memory.slots import Claim, is_alive
 
 _NO_SLOT_PAUSE_S = 1.0
+_FLUSH_S = 5.0
 
 _log = structlog.get_logger("router.lifecycle")
 
@@ -108,6 +109,7 @@ class Hooks:
                 server_drains=lambda: router.drain.begun,
                 connection_counts=router.connection_counts,
                 upkeep=self._upkeep,
+                before_exit=self._stop_tracing,
                 stall_timeout_s=float(settings.stall_timeout_s),
                 upload_timeout_s=float(settings.upload_timeout_s),
                 script_name=router.script_name,
@@ -119,6 +121,8 @@ class Hooks:
     def post_worker_init(self, worker: RouterWorker) -> None:
         """Attach the limiter, which listens on the event loop that the worker has just got."""
         self._router.limiter.attach(self._claims[worker].slot)
+        if self._router.tracing is not None:
+            self._router.tracing.start()
 
     def _upkeep(self) -> None:
         """Recover what dead processes left undone, and lead if no other worker does. Runs every second in a worker."""
@@ -130,6 +134,11 @@ class Hooks:
         if router.leader.leads():
             router.models.publisher.republish_if_changed()
             router.models.health_checks.run_due()
+
+    def _stop_tracing(self, seconds: float) -> None:
+        """Export the spans of the last requests. gunicorn kills a worker that sends no heartbeat for 30 s."""
+        if self._router.tracing is not None:
+            self._router.tracing.stop(min(seconds, _FLUSH_S))
 
     def child_exit(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Reclaim the slot of a worker that was reaped, however it died."""
