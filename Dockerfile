@@ -10,7 +10,7 @@ COPY app ./app
 # The root may be read-only at run time, so the bytecode is made here. It is never compared with its source again:
 # copying the files to the last stage may change their times.
 # No image is made that would run uncompiled.
-RUN PIP_CONSTRAINT=constraints.txt pip --python /opt/router install --no-cache-dir --no-compile -c constraints.txt . \
+RUN PIP_CONSTRAINT=constraints.txt pip --python /opt/router install --no-cache-dir --no-compile -c constraints.txt '.[otel]' \
  && /opt/router/bin/python -P -c 'from app.compiled import form; assert form() == "compiled", form()' \
  && /opt/router/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/router/lib
 

@@ -7,7 +7,7 @@ module does no work.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from wsgiref.types import WSGIApplication
 
 from app.admission import limiter as limiter_module
@@ -20,6 +20,7 @@ from app.api.dispatch import Dispatcher
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
 from app.observability import metric_files as metric_files_module
+from app.observability import tracing
 from app.observability.metric_files import MetricFiles
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.metrics_directory import MetricsDirectory, open_directory
@@ -41,6 +42,9 @@ from app.shared_memory.drain import Drain
 from app.shared_memory.leader import Leader
 from app.shared_memory.slots import Slots
 from app.shared_memory.table import SharedTable
+
+if TYPE_CHECKING:
+    from app.observability.otel import Tracing
 
 
 class Models(NamedTuple):
@@ -71,6 +75,7 @@ class Router:
     metric_files: MetricFiles
     metrics_directory: MetricsDirectory
     models: Models
+    tracing: "Tracing | None"
     application: WSGIApplication
 
     def handover(self) -> str:
@@ -109,7 +114,8 @@ def _build_parts(
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, traffic, metrics)
-    dispatcher = _dispatcher(settings, models.registry, limiter, drain, metrics)
+    traced = tracing.load(environ, metrics)
+    dispatcher = _dispatcher(settings, models.registry, limiter, drain, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     return Router(
         settings=settings,
@@ -127,16 +133,29 @@ def _build_parts(
         metric_files=metric_files,
         metrics_directory=metrics_directory,
         models=models,
+        tracing=traced,
         application=create_app(settings, dispatcher, metrics, read_state),
     )
 
 
-def _dispatcher(
-    settings: Settings, registry: ModelRegistry, limiter: Limiter, drain: Drain, metrics: Metrics
+def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
+    settings: Settings,
+    registry: ModelRegistry,
+    limiter: Limiter,
+    drain: Drain,
+    metrics: Metrics,
+    traced: "Tracing | None",
 ) -> Dispatcher:
-    queue_timeout_s = settings.queue_timeout_ms / 1000
-    sample_ratio = settings.trace_sample_ratio
-    return Dispatcher(registry, limiter, drain, settings.max_body_bytes, queue_timeout_s, sample_ratio, metrics.text)
+    return Dispatcher(
+        registry,
+        limiter,
+        drain,
+        settings.max_body_bytes,
+        queue_timeout_s=settings.queue_timeout_ms / 1000,
+        trace_sample_ratio=settings.trace_sample_ratio if traced is None else 0.0,  # the SDK's sampler decides
+        text=metrics.text,
+        tracing=traced,
+    )
 
 
 def _build_models(

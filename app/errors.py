@@ -166,15 +166,19 @@ class UpstreamBroken(UpstreamError):
 class UpstreamErrorResponse(UpstreamError):
     """Only from `/infer`: the model server returned an error; `detail` quotes it.
 
-    `status` is the model server's status, and `retry_after` the value of its header of that name.
+    `status` is the model server's status, and `retry_after` the value of its header of that name. `is_clients_fault`:
+    the text says that the request is at fault.
     """
 
     code = "upstream_error_response"
 
-    def __init__(self, message: str, status: int, retry_after: str | None = None) -> None:
+    def __init__(
+        self, message: str, status: int, retry_after: str | None = None, *, is_clients_fault: bool = False
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.is_clients_fault = is_clients_fault
 
 
 class NoFreeSlot(RouterError):

@@ -93,6 +93,8 @@ def _recorder(settings: Settings, metrics: Metrics) -> Callable[[Exchange], None
     def record(exchange: Exchange) -> None:
         if exchange.route is not None:
             _count(metrics, exchange)
+        if exchange.trace is not None:
+            exchange.trace.end(exchange)
         if exchange.status >= logged_from:
             _log_access(log, exchange)
 
@@ -108,6 +110,8 @@ def _count(metrics: Metrics, exchange: Exchange) -> None:
         metrics.rejections[exchange.rejection].inc()
         if exchange.traffic is not None:
             exchange.traffic.count_rejected()
+    for change in exchange.fallbacks:
+        metrics.fallbacks(*change).inc()
     if exchange.permit is not None:
         metrics.queue_seconds.observe(exchange.queue_s)
         metrics.model_seconds(exchange.model).observe(exchange.model_s)
@@ -123,8 +127,10 @@ def _log_access(log: Any, exchange: Exchange) -> None:
             method=exchange.method,
             path=exchange.path,
             status=exchange.status,
+            **({"model": exchange.model} if exchange.model else {}),
             client=exchange.client_address,
             request_id=exchange.request_id,
+            **({} if exchange.trace is None else {"trace_id": exchange.trace.trace_id}),
             total_ms=round(exchange.seconds() * 1e3, 3),
             queue_ms=round(exchange.queue_s * 1e3, 3),
             model_ms=round(exchange.model_s * 1e3, 3),

@@ -1,14 +1,16 @@
 """The path of every inference request, whatever its protocol: parse, resolve the model, admit, route, relay."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import NamedTuple
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
 
 import falcon
 import gevent
 
 from app.admission.limiter import Limiter
+from app.api import failover
 from app.api.body import read_body
 from app.api.exchange import ENVIRON_KEY, Exchange
 from app.api.health import check_draining
@@ -19,11 +21,14 @@ from app.http_fields import Headers
 from app.native import monotonic
 from app.observability.token_metrics import TokenMetrics
 from app.protocols.adapters import served_elsewhere, speaks
-from app.protocols.interfaces import ClientRequest, Operation, ProtocolAdapter, Reply
+from app.protocols.interfaces import ClientRequest, Operation, ParsedRequest, ProtocolAdapter, Reply
 from app.protocols.problem import phrase
 from app.routing.registry import ModelRegistry, RegisteredModel
 from app.shared_memory.drain import Drain
 from app.upstream.headers import to_upstream
+
+if TYPE_CHECKING:
+    from app.observability.otel import Tracing
 
 PIN = "X-Model-Version"
 """The header by which a request asks for a version of its model."""
@@ -43,6 +48,7 @@ class Dispatcher(NamedTuple):
     trace_sample_ratio: float = 0.0
     text: TokenMetrics | None = None
     """Counts tokens; without it, none are counted."""
+    tracing: "Tracing | None" = None
 
     def handle(
         self,
@@ -59,6 +65,8 @@ class Dispatcher(NamedTuple):
         """
         exchange: Exchange = req.env[ENVIRON_KEY]
         exchange.route = operation.route
+        if self.tracing is not None:
+            exchange.trace = self.tracing.begin(req.env, operation.route, exchange.started)
         body = read_body(req, self.max_body_bytes) if operation.has_body else b""
         request = operation.parse(ClientRequest(operation, params, req.query_string, req.get_header, body))
         model = self.resolve(exchange, adapter, request.model)
@@ -67,18 +75,59 @@ class Dispatcher(NamedTuple):
         prompt = request.prompt()  # for every policy: it checks the body, and invalid input must not take a permit
         if len(body) > _LARGE_BODY_BYTES:
             gevent.sleep(0)
-        key = _balancing_key(req, model.route, prompt)
-        self.admit(exchange, model)
+        send = partial(self._send, req, exchange, request, prompt)
         began = monotonic()
         try:
-            headers = partial(self._headers, req, exchange, model.route)
-            reply = request.send(model.model, headers, key, request.version or req.env.get(_PIN_KEY, ""))
+            if model.route.fallback:
+                reply = self._fail_over(req, resp, exchange, model, request, send)
+            else:
+                self.admit(exchange, model)
+                reply = send(model)
             exchange.hold(reply.close)
         finally:
-            exchange.model_s = monotonic() - began
+            began += exchange.queue_s
+            if exchange.permit is not None:
+                exchange.model_s = monotonic() - began
         # /infer, which has no adapter, counts for itself; what has no body repeats an earlier response.
         counted = adapter is not None and operation.has_body and reply.status < HTTPStatus.MULTIPLE_CHOICES
         _relay(reply, resp, exchange, began, self.text if counted else None)
+
+    def _send(  # noqa: PLR0913, PLR0917  # `handle` binds what belongs to the request
+        self,
+        req: falcon.Request,
+        exchange: Exchange,
+        request: ParsedRequest,
+        prompt: Sequence[bytes | memoryview],
+        model: RegisteredModel,
+        deadline: float = inf,
+    ) -> Reply:
+        """Send the request to the model, in the way of its route."""
+        key = _balancing_key(req, model.route, prompt)
+        headers = partial(self._headers, req, exchange, model.route)
+        target = model.model
+        if exchange.trace is not None or deadline != inf:
+            target = target.under(deadline, exchange.trace)
+        return request.send(target, headers, key, _version(req, request))
+
+    def _fail_over(  # noqa: PLR0913, PLR0917  # see `_send`
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        exchange: Exchange,
+        model: RegisteredModel,
+        request: ParsedRequest,
+        send: Callable[..., Reply],
+    ) -> Reply:
+        """Send the request to the model, or to one of its fallbacks. The response says which one it was."""
+        forbidden = failover.is_forbidden(req, _version(req, request))
+        models = [model] if forbidden else [model, *self.registry.fallbacks(model.route)]
+        try:
+            reply = failover.serve(exchange, models, partial(self.admit, exchange), send)
+        finally:
+            resp.set_header(failover.SERVED_BY, exchange.model)
+        name = failover.SERVED_BY.lower()
+        reply.headers[:] = [header for header in reply.headers if header[0] != name]  # of a router behind this one
+        return reply
 
     def resolve(self, exchange: Exchange, adapter: ProtocolAdapter | None, name: str | None) -> RegisteredModel:
         """Returns the model of this name, under which the request is counted from now on.
@@ -104,6 +153,11 @@ class Dispatcher(NamedTuple):
             credentials=route.forward_credentials,
             trace_sample_ratio=self.trace_sample_ratio,
         )
+
+
+def _version(req: falcon.Request, request: ParsedRequest) -> str:
+    """Returns the version of the model that the request pins, or "" for any."""
+    return request.version or req.env.get(_PIN_KEY, "")
 
 
 class OperationResource:
@@ -134,11 +188,11 @@ def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float
     if isinstance(reply.body, tuple):
         resp.data = b"".join(reply.body)
         if text is not None:
-            count_whole(reply.headers, resp.data, text, exchange.model)
+            count_whole(reply.headers, resp.data, text, exchange)
     else:
         if reply.length is not None:
             resp.content_length = reply.length
-        meter = None if text is None else meter_of(reply.headers, text, exchange.model, exchange.started)
+        meter = None if text is None else meter_of(reply.headers, text, exchange)
         resp.stream = _timed(reply, exchange, began, meter)
     exchange.reply_headers = reply.headers  # bypasses Falcon, which checks each again; last, as errors have none
 

@@ -122,6 +122,9 @@ class ErrorResponses:
         self._respond(req, resp, HTTPStatus.INTERNAL_SERVER_ERROR, RouterError.code, detail)
 
     def _respond(self, req: falcon.Request, resp: falcon.Response, status: int, code: str, detail: str) -> None:
+        trace = req.env[ENVIRON_KEY].trace
+        if trace is not None:
+            trace.failed(code)
         resp.status = f"{status} {problem.phrase(status)}"
         resp.content_type, resp.data = self._error_body(req)(status, code, detail)
 

@@ -9,6 +9,8 @@ cdef class Exchange:
     cdef public double queue_s
     cdef public double model_s
     cdef public object rejection
+    cdef public object fallbacks
+    cdef public object trace
     cdef public object reply_headers
     cdef public object traffic
     cdef public object permit
@@ -20,10 +22,12 @@ cdef class Exchange:
     cdef readonly str request_id
     cdef object _connection
     cdef list _held
+    cdef object _place
 
     cpdef hold(self, release)
     cpdef admit(self, limiter, double queue_timeout_s, model_limit=*, traffic=*)
     cdef _wait(self, ticket, double timeout_s)
+    cpdef change_model(self, str name, limit, traffic)
     cdef _watch_client(self)
     cpdef double seconds(self)
     cpdef str timing(self)

@@ -22,6 +22,7 @@ from app.http_fields import Headers
 from app.native import monotonic, server_timing
 from app.net.disconnect import Client, ClientWatch
 from app.observability import telemetry_headers
+from app.observability.request_trace import Trace
 
 ENVIRON_KEY = "router.exchange"
 CLIENT_CLOSED_REQUEST = 499
@@ -39,7 +40,9 @@ class Exchange:
         "__weakref__",
         "_connection",
         "_held",
+        "_place",
         "client_address",
+        "fallbacks",
         "method",
         "model",
         "model_s",
@@ -52,6 +55,7 @@ class Exchange:
         "route",
         "started",
         "status",
+        "trace",
         "traffic",
         "watch",
     )
@@ -65,6 +69,9 @@ class Exchange:
         self.model_s = 0.0
         self.rejection: str | None = None
         """The code of the error by which admission rejected it."""
+        self.fallbacks: Sequence[tuple[str, str, str]] = ()
+        """Every change to another model: from which one, to which one, and why."""
+        self.trace: Trace | None = None
         self.reply_headers: Sequence[tuple[str, str]] = ()
         """The headers of the model server's response, to be passed on."""
         self.traffic: ModelTraffic | None = None
@@ -77,6 +84,8 @@ class Exchange:
         self.request_id = telemetry_headers.request_id(environ.get("HTTP_X_REQUEST_ID"))
         self._connection: Client | None = environ.get("gunicorn.socket")
         self._held: list[Callable[[], object]] = []
+        self._place: Callable[[], object] | None = None
+        """Gives back what counts the request for its model, in the model's own limit if it has one."""
 
     def __repr__(self) -> str:
         holds = f"{len(self._held)} held, permit {self.permit!r}"
@@ -93,39 +102,58 @@ class Exchange:
         model_limit: ModelLimit | None = None,
         traffic: ModelTraffic | None = None,
     ) -> None:
-        """Take a permit, and before it one of the model's own limit; wait in the queue if need be.
+        """Take a permit, and first a place of the model's own limit, unless it has one. Wait in the queue if need be.
 
         Raises a `Rejected`, or ClientGone.
         """
         began = monotonic()
         self.traffic = traffic
         try:
-            if model_limit is not None:
-                self.hold(model_limit.acquire())
-            elif traffic is not None:
-                self.hold(traffic.enter())
+            if self._place is None:
+                self._place = _place_of(model_limit, traffic)
             admission = limiter.request()
             if isinstance(admission, Ticket):
-                self.hold(admission.cancel)  # does nothing once the wait is over
-                self._watch_client()
                 admission = self._wait(admission, queue_timeout_s)
             self.permit = admission
         except Rejected as rejected:
             self.rejection = rejected.code
             raise
         finally:
-            self.queue_s = monotonic() - began
+            self.queue_s += monotonic() - began
         self._watch_client()
 
     def _wait(self, ticket: Ticket, timeout_s: float) -> Permit:
-        """Wait for a permit, and count as waiting meanwhile."""
-        if self.traffic is None:
-            return ticket.wait(timeout_s)
-        self.traffic.begin_wait()
+        """Wait in the queue, and count as waiting meanwhile. Raises QueueTimeout or ClientGone."""
+        self.hold(ticket.cancel)  # does nothing once the wait is over
+        self._watch_client()
+        began = monotonic()
+        if self.traffic is not None:
+            self.traffic.begin_wait()
         try:
             return ticket.wait(timeout_s)
         finally:
-            self.traffic.end_wait()
+            if self.traffic is not None:
+                self.traffic.end_wait()
+            if self.trace is not None:
+                self.trace.waited(began)
+
+    def change_model(self, name: str, limit: ModelLimit | None, traffic: ModelTraffic | None) -> None:
+        """Count the request for another model from now on. Raises ModelLimitReached, and nothing has changed then.
+
+        The place of the other model is taken before that of this one is given back. So the request counts for at least
+        one model at any moment, and for no moment is a limit exceeded: each is compared and counted under the lock.
+        Nothing yields between the two, so ClientGone, which is thrown where a greenlet waits, can't come between them.
+        A worker that is killed there counts for both, and its row is cleared.
+        """
+        place = _place_of(limit, traffic)
+        left, self._place = self._place, place
+        if self.rejection is not None and self.traffic is not None:
+            self.traffic.count_rejected()  # by the model that it leaves
+        self.model = name
+        self.traffic = traffic
+        self.rejection = None
+        if left is not None:
+            left()
 
     def _watch_client(self) -> None:
         """Notice from now on when the client leaves. Not earlier: a rejection is quick and leaves nothing to stop."""
@@ -151,8 +179,18 @@ class Exchange:
             while self._held:
                 self._held.pop()()  # the last first: the endpoint is left before its model's place is free
         finally:
+            place, self._place = self._place, None
+            if place is not None:
+                place()
             if self.permit is not None:
                 self.permit.release(complete)
+
+
+def _place_of(limit: ModelLimit | None, traffic: ModelTraffic | None) -> Callable[[], object] | None:
+    """Count a request for a model. Returns the function that takes it back. Raises ModelLimitReached."""
+    if limit is not None:
+        return limit.acquire()
+    return None if traffic is None else traffic.enter()
 
 
 def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], None]) -> WSGIApplication:

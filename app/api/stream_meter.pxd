@@ -1,5 +1,6 @@
 cimport cython
 
+from app.api.exchange cimport Exchange
 from app.native cimport monotonic
 from app.observability.metric_cells cimport Distribution
 from app.protocols.event_stream cimport EventReader
@@ -7,10 +8,10 @@ from app.protocols.event_stream cimport EventReader
 
 cdef class StreamMeter:
     cdef object _metrics
-    cdef str _model
-    cdef double _arrived
+    cdef Exchange _exchange
     cdef Distribution _between
     cdef double _last_at
+    cdef object _first_s
     cdef EventReader _reader
 
     @cython.locals(count=Py_ssize_t, now=double)
@@ -20,7 +21,7 @@ cdef class StreamMeter:
 
 cdef class TailMeter:
     cdef object _metrics
-    cdef str _model
+    cdef Exchange _exchange
     cdef bytes _tail
 
     cpdef feed(self, bytes piece)

@@ -5,11 +5,12 @@ nothing is counted of it. A stream is read piece by piece before each is passed 
 back.
 """
 
+from app.api.exchange import Exchange
 from app.http_fields import Headers
 from app.native import monotonic
 from app.observability.token_metrics import TokenMetrics
 from app.protocols.event_stream import EventReader
-from app.protocols.token_usage import MEMBER, TAIL_BYTES, usage_at_end, usage_in
+from app.protocols.token_usage import MEMBER, TAIL_BYTES, TokenUsage, usage_at_end, usage_in
 
 _BEGINNINGS_OF_STREAMS = (b"data:", b"event:", b":")
 
@@ -17,14 +18,14 @@ _BEGINNINGS_OF_STREAMS = (b"data:", b"event:", b":")
 class StreamMeter:
     """Measures one event stream, with the times at which the router reads it."""
 
-    __slots__ = ("_arrived", "_between", "_last_at", "_metrics", "_model", "_reader")
+    __slots__ = ("_between", "_exchange", "_first_s", "_last_at", "_metrics", "_reader")
 
-    def __init__(self, metrics: TokenMetrics, model: str, arrived: float) -> None:
+    def __init__(self, metrics: TokenMetrics, exchange: Exchange) -> None:
         self._metrics = metrics
-        self._model = model
-        self._arrived = arrived
-        self._between = metrics.inter_token_seconds(model)
+        self._exchange = exchange
+        self._between = metrics.inter_token_seconds(exchange.model)
         self._last_at = 0.0
+        self._first_s: float | None = None
         self._reader = EventReader()
 
     def feed(self, piece: bytes) -> None:
@@ -36,7 +37,8 @@ class StreamMeter:
         if self._last_at:
             self._between.observe(now - self._last_at)
         else:
-            self._metrics.first_token_seconds(self._model).observe(now - self._arrived)
+            self._first_s = now - self._exchange.started
+            self._metrics.first_token_seconds(self._exchange.model).observe(self._first_s)
         self._last_at = now
         while count > 1:
             self._between.observe(0.0)
@@ -44,17 +46,17 @@ class StreamMeter:
 
     def end(self) -> None:
         """Count the tokens that were seen, however the stream has ended."""
-        _count(self._reader, self._metrics, self._model)
+        _count_stream(self._reader, self._metrics, self._exchange, self._first_s)
 
 
 class TailMeter:
     """Measures a JSON body that comes in pieces: its end says how many tokens it took."""
 
-    __slots__ = ("_metrics", "_model", "_tail")
+    __slots__ = ("_exchange", "_metrics", "_tail")
 
-    def __init__(self, metrics: TokenMetrics, model: str) -> None:
+    def __init__(self, metrics: TokenMetrics, exchange: Exchange) -> None:
         self._metrics = metrics
-        self._model = model
+        self._exchange = exchange
         self._tail = b""
 
     def feed(self, piece: bytes) -> None:
@@ -63,37 +65,44 @@ class TailMeter:
 
     def end(self) -> None:
         """Count the tokens."""
-        self._metrics.count(self._model, usage_in(self._tail))
+        _count(usage_in(self._tail), self._metrics, self._exchange)
 
 
-def meter_of(headers: Headers, metrics: TokenMetrics, model: str, arrived: float) -> StreamMeter | TailMeter | None:
+def meter_of(headers: Headers, metrics: TokenMetrics, exchange: Exchange) -> StreamMeter | TailMeter | None:
     """Returns what measures a body with these headers, or None if nothing of it can be counted."""
     kind = _kind_of(headers)
     if kind == "text/event-stream":
-        return StreamMeter(metrics, model, arrived)
-    return TailMeter(metrics, model) if kind == "application/json" else None
+        return StreamMeter(metrics, exchange)
+    return TailMeter(metrics, exchange) if kind == "application/json" else None
 
 
-def count_whole(headers: Headers, body: bytes, metrics: TokenMetrics, model: str) -> None:
+def count_whole(headers: Headers, body: bytes, metrics: TokenMetrics, exchange: Exchange) -> None:
     """Count the tokens of a body that came at once. The times of its events are not known."""
     if body.rfind(MEMBER, max(0, len(body) - TAIL_BYTES)) < 0 and not body.startswith(_BEGINNINGS_OF_STREAMS):
         return  # most bodies without tokens: spare the headers
     kind = _kind_of(headers)
     if kind == "application/json":
-        metrics.count(model, usage_at_end(body))
+        _count(usage_at_end(body), metrics, exchange)
     elif kind == "text/event-stream":
         reader = EventReader()
         reader.feed(body)
-        _count(reader, metrics, model)
+        _count_stream(reader, metrics, exchange, None)
 
 
-def _count(reader: EventReader, metrics: TokenMetrics, model: str) -> None:
+def _count_stream(reader: EventReader, metrics: TokenMetrics, exchange: Exchange, first_s: float | None) -> None:
     """Count the tokens that a stream has said, or else its events."""
     usage = reader.tokens()
     if usage.output is None or not reader.usage_is_final():
         usage = usage._replace(output=None)
-        metrics.count_events(model, reader.events)
-    metrics.count(model, usage)
+        metrics.count_events(exchange.model, reader.events)
+    _count(usage, metrics, exchange, first_s)
+
+
+def _count(usage: TokenUsage, metrics: TokenMetrics, exchange: Exchange, first_s: float | None = None) -> None:
+    """Count these tokens. `first_s`: when the first came, in seconds from the request's arrival."""
+    metrics.count(exchange.model, usage)
+    if exchange.trace is not None:
+        exchange.trace.generated(usage.input, usage.output, first_s)
 
 
 def _kind_of(headers: Headers) -> str:

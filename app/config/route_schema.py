@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from app.config.fallback_reasons import DEFAULT_REASONS, REASONS, FallbackReason
 from app.protocols.adapters import NAMES, SIMULATED
 from app.protocols.interfaces import VERSION_NAME
 
@@ -79,6 +80,7 @@ Count = Annotated[int, _within(1, 1_000_000)]
 CountOrZero = Annotated[int, _within(0, 1_000_000)]
 Checks = Annotated[int, _within(1, 100)]
 ServerError = Annotated[int, _within(500, 599)]
+Reason = Annotated[FallbackReason, _allows(listed(REASONS))]
 ErrorText = Annotated[str, _allows("text of 1 to 200 characters", min_length=1, max_length=200)]
 
 CONTEXT_TOO_LONG = (
@@ -265,6 +267,16 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Share,
         _means("Retries after an error response or on a closed connection, as a share of requests; 0 disables them."),
     ] = 0.2
+    fallback: Annotated[
+        tuple[Name, ...],
+        _means("Other models that serve a request when this one fails, in order; see [failover.md](failover.md)."),
+    ] = ()
+    fallback_on: Annotated[
+        tuple[Reason, ...],
+        _means(
+            "When a request goes to a model of `fallback`: by the code of an error, or by the status of a response."
+        ),
+    ] = DEFAULT_REASONS
     forward_credentials: Annotated[Flag, _means("Whether the client's own credentials are passed on.")] = False
     paths: Annotated[
         tuple[ListedPath, ...],

@@ -35,6 +35,7 @@ SECONDS = (
 OVERHEAD_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 REJECTIONS = ("limit_reached", "model_limit_reached", "queue_full", "queue_timeout")
 RETRIES = ("stale_connection", "unreachable", "status_429", "status_502", "status_503")
+SPAN_RESULTS = ("exported", "failed", "dropped")
 RELOADS = ("ok", "refused")
 
 _PIECE_BYTES = 1 << 16
@@ -97,6 +98,12 @@ ENDPOINT_REQUESTS = Family(
     ("endpoint", "code"),
 )
 RETRIED = Family("counter", "router_retries_total", "Requests sent to an endpoint again, by the reason.", ("reason",))
+FALLBACKS = Family(
+    "counter",
+    "router_fallbacks_total",
+    "Requests that went from a model to one of its fallbacks, by the reason.",
+    ("model", "to", "reason"),
+)
 FIRST_BYTE_SECONDS = Family(
     "histogram",
     "router_time_to_first_byte_seconds",
@@ -108,6 +115,12 @@ UPSTREAM_SECONDS = Family(
     "router_upstream_duration_seconds",
     "From the choice of an endpoint to the last byte of its response, or to its failure.",
     ("model",),
+)
+SPANS = Family(
+    "counter",
+    "router_trace_spans_total",
+    "Spans of traced requests: exported, failed to be exported, or dropped because too many were waiting for that.",
+    ("result",),
 )
 RELOADED = Family(
     "counter",
@@ -163,6 +176,8 @@ class Metrics:
         self.overhead_seconds = Distribution(histogram(OVERHEAD, OVERHEAD_SECONDS))
         self.retries = counts_of(RETRIED, RETRIES)
         self.rejections = counts_of(REJECTED, REJECTIONS)
+        self.fallbacks = counts(FALLBACKS)
+        self.spans = counts_of(SPANS, SPAN_RESULTS)
         self.reloads = counts_of(RELOADED, RELOADS)
         self.text = TokenMetrics()
 

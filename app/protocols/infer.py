@@ -115,6 +115,7 @@ def output_of(adapter: ProtocolAdapter, reply: Reply, body: bytes) -> Raw:
             f"the model server responded with {reply.status}: {body[:_MAX_DETAIL].decode(errors='replace')}",
             reply.status,
             next((value for name, value in reply.headers if name == "retry-after"), None),
+            is_clients_fault=reply.is_clients_fault,
         )
     try:
         output = adapter.output(body)

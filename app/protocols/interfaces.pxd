@@ -16,3 +16,4 @@ cdef class Reply:
     cdef readonly object length
     cdef readonly object body
     cdef readonly object close
+    cdef readonly bint is_clients_fault

@@ -67,10 +67,16 @@ class Call:
 class Reply:
     """The response of a model server: its head, and its body as it comes."""
 
-    __slots__ = ("body", "close", "headers", "length", "status")
+    __slots__ = ("body", "close", "headers", "is_clients_fault", "length", "status")
 
-    def __init__(
-        self, status: int, headers: Headers, length: int | None, body: Iterable[bytes], close: Callable[[], None]
+    def __init__(  # noqa: PLR0913, PLR0917  # a record
+        self,
+        status: int,
+        headers: Headers,
+        length: int | None,
+        body: Iterable[bytes],
+        close: Callable[[], None],
+        is_clients_fault: bool = False,
     ) -> None:
         self.status = status
         self.headers = headers
@@ -81,12 +87,40 @@ class Reply:
         """Pieces as they come, none empty. Raises UpstreamBroken or UpstreamTimeout when it breaks off."""
         self.close = close
         """Stops it at any point; must be called, may be called again."""
+        self.is_clients_fault = is_clients_fault
+        """Whether the text of an error says that the request is at fault, so that another model would fail too."""
+
+
+class AttemptTrace(Protocol):
+    """The trace of one attempt. Times are seconds of `monotonic()`."""
+
+    def first_byte(self, at: float) -> None:
+        """The first byte of the response's body came."""
+
+    def repeated(self) -> None:
+        """The request is sent again to the same endpoint: the kept connection had been closed."""
+
+    def ended(self, code: str) -> None:
+        """The attempt is over. `code` is the status, or what went wrong."""
+
+
+class RequestTrace(Protocol):
+    """The trace of one request."""
+
+    def attempt(self, model: str, url: str, call: Call) -> AttemptTrace:
+        """Begin an attempt at this endpoint. Its context replaces the one that the call's headers have."""
 
 
 class Model(Protocol):
     """A model of the registry. Its calls run with a permit held and may be interrupted by `ClientGone`."""
 
     name: str
+
+    def under(self, deadline: float, trace: RequestTrace | None) -> "Model":
+        """Returns the same model for one request, which ends by `deadline` and whose attempts are traced.
+
+        `deadline` is a time of `monotonic()`, or infinity where the model's own timeouts are enough.
+        """
 
     def infer(self, request: Inference) -> Raw | UnsetType:
         """Serve the request; returns the output as JSON, or UNSET from a model that has none."""

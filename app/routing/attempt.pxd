@@ -20,11 +20,13 @@ cdef class Attempt:
     cdef bint _awaits_first_byte
     cdef object _first_byte_us
     cdef readonly bint is_clients_fault
+    cdef public object trace
 
     @cython.locals(status=int, serves=bint, head=Head, headers=list, response=Response)
     cpdef send(self, Call call, double deadline)
     @cython.locals(shared=SharedRouting, shared_id=Py_ssize_t, ejected=bint)
     cpdef finish(self, outcome, code)
+    cdef bint _acts_on(self, int status)
     cdef _back_off(self, status, headers)
     cdef _first_byte(self, double took_s)
     cdef _observe_first_byte(self, at)

@@ -9,7 +9,7 @@ import structlog
 from app.errors import ClientGone, UpstreamError, UpstreamUnreachable
 from app.http_fields import Headers
 from app.native import monotonic
-from app.protocols.interfaces import Call, Reply
+from app.protocols.interfaces import AttemptTrace, Call, Reply
 from app.routing.client_fault import MOST_BYTES, is_clients_fault
 from app.routing.endpoint import Endpoint, Target
 from app.routing.outlier_detection import Ended, Outcome
@@ -50,6 +50,7 @@ class Attempt:
         "_trial",
         "endpoint",
         "is_clients_fault",
+        "trace",
     )
 
     def __init__(self, target: Target, endpoint: Endpoint, trial: bool) -> None:
@@ -64,6 +65,7 @@ class Attempt:
         self._first_byte_us = 0
         self.is_clients_fault = False
         """Whether the response says that the request is at fault, so that it would fail elsewhere too."""
+        self.trace: AttemptTrace | None = None
 
     def __repr__(self) -> str:
         state = "finished" if self._finished else "trial" if self._trial else "in progress"
@@ -82,17 +84,18 @@ class Attempt:
             if length is None or length > _READ_WHOLE_BYTES:
                 body = response.body() if status < 400 else self._error_body(response)
                 close = partial(self._abandon, response)
-                return Reply(status, to_client(headers), length, self._pieces(response, body, serves), close)
+                pieces = self._pieces(response, body, serves)
+                return Reply(status, to_client(headers), length, pieces, close, self.is_clients_fault)
             whole = self._whole(response)
             if status >= 400:
                 self._error_text = whole
-                if status in _ACTED_ON:
+                if self._acts_on(status):
                     self._act_on(response.head)
         except BaseException as error:
             self.finish(*self._outcome_of(error))
             raise
         self.finish(*self._outcome_of_response(response.head))
-        return Reply(status, to_client(headers), length, (whole,) if whole else (), _nothing)
+        return Reply(status, to_client(headers), length, (whole,) if whole else (), _nothing, self.is_clients_fault)
 
     def contacts_server(self) -> None:
         """See `Sender`."""
@@ -103,6 +106,8 @@ class Attempt:
         if not self._target.budget.try_withdraw():
             return False
         self._target.shared.metrics.retries["stale_connection"].inc()
+        if self.trace is not None:
+            self.trace.repeated()
         return True
 
     def finish(self, outcome: Outcome, code: str | None) -> None:
@@ -126,6 +131,8 @@ class Attempt:
             shared.back_offs.refused(self.endpoint.back_off, None)  # too many are out already: at least prefer others
         if code is None:
             return
+        if self.trace is not None:
+            self.trace.ended(code)
         shared.metrics.endpoint_requests(self.endpoint.url, code).inc()
         shared.metrics.upstream_seconds(route.name).observe(took_s)
         if ejected:
@@ -150,6 +157,8 @@ class Attempt:
         """`at` is the time of the first byte of the body. None: there is no body, and its end counts."""
         at = monotonic() if at is None else at
         self._target.shared.metrics.first_byte_seconds(self._target.route.name).observe(at - self._began)
+        if self.trace is not None:
+            self.trace.first_byte(at)
         if self._awaits_first_byte:
             self._first_byte(at - self._contacted_at)
 
@@ -182,11 +191,15 @@ class Attempt:
     def _error_body(self, response: Response) -> Iterator[bytes]:
         """Returns the body of an error. Its beginning is noted as it comes, or now if it is acted on."""
         body = self._noting(response.body())
-        if response.head.status in _ACTED_ON:
+        if self._acts_on(response.head.status):
             if self._target.route.ejection.ignored_texts:
                 body = self._with_beginning(response, body)
             self._act_on(response.head)
         return body
+
+    def _acts_on(self, status: int) -> bool:
+        """Whether it matters whose fault an error of this status is. Any 5xx may be a reason to use another model."""
+        return status in _ACTED_ON or (status >= 500 and bool(self._target.route.fallback))
 
     def _noting(self, body: Iterator[bytes]) -> Iterator[bytes]:
         for piece in body:

@@ -73,6 +73,14 @@ class ModelRegistry:
             names = ", ".join(model.name for model in self._document.routes.models)
             raise ModelNotFound(f"there is no model {str(name)[:100]!r}; there is {names}") from None
 
+    def fallbacks(self, route: route_schema.Model) -> list[RegisteredModel]:
+        """Returns the models that may serve a request when the model of this route fails, in order.
+
+        One that newer routes no longer have, or have with another protocol, is left out.
+        """
+        found = (self._models.get(name) for name in route.fallback)
+        return [model for model in found if model is not None and model.route.protocol == route.protocol]
+
     def names(self) -> list[str]:
         """Returns names and aliases of all models."""
         return list(self._current())

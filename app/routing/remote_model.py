@@ -9,6 +9,8 @@ budget.)
 
 import random
 from collections.abc import Iterator, Sequence
+from copy import copy
+from math import inf
 
 from msgspec import Raw
 
@@ -18,7 +20,7 @@ from app.native import monotonic
 from app.observability.metrics import Metrics
 from app.protocols.adapters import adapter_of
 from app.protocols.infer import output_of, upstream_call
-from app.protocols.interfaces import Call, Inference, Reply
+from app.protocols.interfaces import Call, Inference, Reply, RequestTrace
 from app.protocols.token_usage import usage_at_end
 from app.routing.attempt import Attempt
 from app.routing.endpoint_pool import EndpointPool, Reach
@@ -45,6 +47,14 @@ class RemoteModel:
         self._pools = pools
         self._budget = budget
         self._metrics = metrics
+        self._deadline = inf
+        self._trace: RequestTrace | None = None
+
+    def under(self, deadline: float, trace: RequestTrace | None) -> "RemoteModel":
+        """See `Model`."""
+        model = copy(self)
+        model._deadline, model._trace = deadline, trace
+        return model
 
     def infer(self, request: Inference) -> Raw:
         """See `Model`."""
@@ -59,7 +69,7 @@ class RemoteModel:
 
     def relay(self, call: Call) -> Reply:
         """See `Model`."""
-        deadline = monotonic() + self._route.timeouts.total_s
+        deadline = min(monotonic() + self._route.timeouts.total_s, self._deadline)
         self._budget.deposit()
         pools = self._in_order(call)
         tried: list[int] = []
@@ -68,6 +78,8 @@ class RemoteModel:
             raise self._no_endpoint(pools)
         while True:
             tried.append(attempt.endpoint.shared_id)
+            if self._trace is not None:
+                attempt.trace = self._trace.attempt(self.name, attempt.endpoint.url, call)
             try:
                 reply = attempt.send(call, deadline)
             except UpstreamUnreachable:

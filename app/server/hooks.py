@@ -27,6 +27,7 @@ from app.server.worker_context import WorkerContext
 from app.shared_memory.slots import Claim, is_alive
 
 _NO_SLOT_PAUSE_S = 1.0
+_FLUSH_S = 5.0
 
 _log = structlog.get_logger("router.lifecycle")
 
@@ -109,6 +110,7 @@ class Hooks:
                 server_drains=lambda: router.drain.begun,
                 connection_counts=router.connection_counts,
                 upkeep=self._upkeep,
+                before_exit=self._stop_tracing,
                 stall_timeout_s=float(settings.stall_timeout_s),
                 upload_timeout_s=float(settings.upload_timeout_s),
                 script_name=router.script_name,
@@ -120,6 +122,8 @@ class Hooks:
     def post_worker_init(self, worker: RouterWorker) -> None:
         """Attach the limiter, which listens on the event loop that the worker has just got."""
         self._router.limiter.attach(self._claims[worker].slot)
+        if self._router.tracing is not None:
+            self._router.tracing.start()
 
     def _upkeep(self) -> None:
         """Recover what dead processes left undone, and lead if no other worker does. Runs every second in a worker."""
@@ -132,6 +136,11 @@ class Hooks:
             router.models.publisher.republish_if_changed()
             router.models.health_checks.run_due()
             router.demand.measure(router.models.registry.model_ids().values(), time.monotonic())
+
+    def _stop_tracing(self, seconds: float) -> None:
+        """Export the spans of the last requests. gunicorn kills a worker that sends no heartbeat for 30 s."""
+        if self._router.tracing is not None:
+            self._router.tracing.stop(min(seconds, _FLUSH_S))
 
     def child_exit(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Reclaim the slot of a worker that was reaped, however it died."""

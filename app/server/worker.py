@@ -119,6 +119,7 @@ class RouterWorker(GeventWorker):
             self.log.warning("graceful timeout: %d requests are cut off (pid %s)", busy, self.pid)
             for server in servers:
                 server.stop(timeout=1)
+        self._context.before_exit(max(0.0, deadline - time.monotonic()))
 
     def _wait_while(self, deadline: float, holds: Callable[[ClientConnection], bool]) -> None:
         """Wait until `holds` is false for every connection, and end those that are idle."""

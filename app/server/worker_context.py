@@ -15,6 +15,8 @@ class WorkerContext(NamedTuple):
     """The connections of all workers; without it, this worker accepts whatever comes."""
     upkeep: Callable[[], object] = lambda: None
     """Called with every heartbeat."""
+    before_exit: Callable[[float], object] = lambda seconds: None
+    """Called when the worker has served its last request, with the seconds that are left to it."""
     stall_timeout_s: float = 30.0
     """How long a client may neither send nor take anything while it should."""
     upload_timeout_s: float = 300.0

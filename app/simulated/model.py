@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from app.errors import ModelNotFound
 from app.http_fields import Headers
-from app.protocols.interfaces import Call, Inference, Reply
+from app.protocols.interfaces import Call, Inference, Reply, RequestTrace
 from app.simulated.anthropic import AnthropicServer
 from app.simulated.openai import OpenAIServer
 from app.simulated.text import JSON
@@ -40,6 +40,10 @@ class SimulatedModel:
         self._openai = OpenAIServer(name, latency_s, token_s, paths)
         self._anthropic = AnthropicServer(name, latency_s, token_s)
         self._v2 = V2Server(name, latency_s, versions, TritonServer(name, latency_s, token_s, versions))
+
+    def under(self, deadline: float, trace: RequestTrace | None) -> "SimulatedModel":
+        """See `Model`. There are no attempts to trace, and nothing waits for a server."""
+        return self
 
     def infer(self, request: Inference) -> UnsetType:
         if self._latency_s:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Self
 from wsgiref.types import WSGIApplication
 
 from msgspec import Raw, UnsetType
@@ -13,7 +14,7 @@ from app.config import route_schema
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
 from app.observability.model_gauges import ModelState
-from app.protocols.interfaces import Call, Inference, Model, Reply
+from app.protocols.interfaces import Call, Inference, Model, Reply, RequestTrace
 from app.routing.registry import ModelRegistry, RegisteredModel
 
 
@@ -22,6 +23,10 @@ class TestModel:
 
     __test__ = False  # not for pytest to collect
     name = "test"
+
+    def under(self, deadline: float, trace: RequestTrace | None) -> Self:
+        """See Model."""
+        return self
 
     def infer(self, request: Inference) -> Raw | UnsetType:
         """See Model."""

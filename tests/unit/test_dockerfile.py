@@ -138,7 +138,7 @@ def test_builder_installs_the_pinned_releases(tmp_path: Path) -> None:
     assert install[0] == "pip"
     assert options["--python"] == taken
     assert options["-c"] == "constraints.txt"
-    assert "." in install
+    assert ".[otel]" in install, "the variables of OpenTelemetry are enough to turn tracing on"
 
 
 def test_builder_gets_all_that_the_installation_reads(tmp_path: Path) -> None:

@@ -92,6 +92,14 @@ class Registry(ModelRegistry):
         """See ModelRegistry."""
         return list(self._models)
 
+    def fallbacks(self, route: routes.Model) -> list[RegisteredModel]:
+        """See ModelRegistry."""
+        return []
+
+    def model_states(self) -> list[ModelState]:
+        """See ModelRegistry."""
+        return []
+
     def listed_paths(self) -> frozenset[str]:
         """See ModelRegistry."""
         return frozenset()

@@ -116,6 +116,7 @@ def routes_of_failing_models() -> str:
         {"name": "full", "endpoints": [model_server(None)], "max_concurrency": 1},
         {"name": "v2", "endpoints": [model_server(None)], "protocol": "v2"},
         {"name": "streams", "endpoints": [model_server(STREAM)]},
+        {"name": "replaced", "endpoints": [model_server(None)], "fallback": ["refuses"]},
     ]
     return json.dumps({"models": models})
 
@@ -125,12 +126,13 @@ def responses_of_failing_models(local: LocalRouter) -> dict[str, Response]:
     limit = local.router.models.registry.find("full").limit
     assert limit is not None
     limit.acquire()
-    chat = {name: json.dumps(BODY | {"model": name}) for name in (*FAILING, "refuses")}
+    chat = {name: json.dumps(BODY | {"model": name}) for name in (*FAILING, "refuses", "replaced")}
     return {
         "passed on": local.ask("POST", CHAT, chat["busy"]),
         **{name: local.ask("POST", CHAT, chat[name]) for name in FAILING},
         "refused": local.ask("POST", "/infer", chat["refuses"]),
         "relayed": local.ask("POST", CHAT, chat["refuses"]),
+        "replaced": local.ask("POST", CHAT, chat["replaced"]),
         "problem": local.ask("POST", "/infer", chat["unreachable"]),
         "streamed": local.ask("POST", CHAT, json.dumps(BODY | {"model": "streams"})),
         "of v2": local.ask("POST", V2_INFER, json.dumps(BODY)),
@@ -236,8 +238,8 @@ def test_documented_defaults_are_what_an_empty_environment_gives() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_variables_named_in_prose_exist(document: Path) -> None:
-    """A variable named in any document is a setting, the build's, or the system's."""
-    named = set(re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|BIND|HOSTNAME|PATH)\b", document.read_text()))
+    """A variable named in any document is a setting, the build's, the system's, or OpenTelemetry's."""
+    named = set(re.findall(r"`(?!OTEL_)([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|BIND|HOSTNAME|PATH)\b", document.read_text()))
     assert named <= {field.name.upper() for field in msgspec.structs.fields(Settings)} | {
         "HOSTNAME",
         "PATH",

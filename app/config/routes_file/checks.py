@@ -1,6 +1,7 @@
 """Rules of a routes file that concern several members, which the types of the schema can't express."""
 
 import re
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from app.config.addresses import check_url
@@ -21,6 +22,7 @@ def check_routes(source: Source, routes: Routes) -> None:
         raise source.error(("default_model",), "must be the name of one of the models, and no alias")
     for index, model in enumerate(routes.models):
         _check_model(source, model, ("models", index))
+    _check_fallbacks(source, routes)
 
 
 def _claim(source: Source, taken: dict[str, str], name: str, path: Path) -> None:
@@ -55,6 +57,38 @@ def _check_model(source: Source, model: Model, path: Path) -> None:
     _check_paths(source, model, (*path, "paths"))
     _check_order(source, model.timeouts, (*path, "timeouts"), "connect_s", "total_s")
     _check_order(source, model.ejection, (*path, "ejection"), "base_s", "max_s")
+
+
+def _check_fallbacks(source: Source, routes: Routes) -> None:
+    models = {model.name: model for model in routes.models}
+    for index, model in enumerate(routes.models):
+        path = ("models", index, "fallback")
+        if not model.fallback and ("models", index, "fallback_on") in source.lines:
+            raise source.error(("models", index, "fallback_on"), "must be there only together with fallback")
+        for number, name in enumerate(model.fallback):
+            where = (*path, number)
+            if name not in models:
+                raise source.error(where, "must be the name of one of the models, and no alias")
+            if name in model.fallback[:number]:
+                raise source.error(where, "is there twice: it must be there once")
+            if models[name].protocol != model.protocol:
+                raise source.error(where, f"is a model of {models[name].protocol}: it must be one of {model.protocol}")
+            if _leads_to(models, name, model.name):
+                raise source.error(where, "leads back to this model: fallbacks must not form a loop")
+
+
+def _leads_to(models: Mapping[str, Model], name: str, target: str) -> bool:
+    """Whether the target is among these: the model, its fallbacks, theirs, and so on."""
+    seen: set[str] = set()
+    ahead = [name]
+    while ahead:
+        name = ahead.pop()
+        if name == target:
+            return True
+        if name in models and name not in seen:
+            seen.add(name)
+            ahead += models[name].fallback
+    return False
 
 
 def _check_names_in_paths(source: Source, model: Model, path: Path) -> None:

@@ -1,0 +1,47 @@
+"""Tracing by OpenTelemetry: whether the environment asks for it.
+
+It is opt-in by the standard variables, and everything else of it is in otel.py and otel_export.py. Only those import
+OpenTelemetry, which is an extra of the package, and they are imported only if tracing is on. Telemetry must not stop
+the service: whatever is wrong with its variables is one line of the log, and the router runs without it.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+
+from app.observability.metrics import Metrics
+
+if TYPE_CHECKING:
+    from app.observability.otel import Tracing
+
+_EXPORTER, _DISABLED = "OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED"
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PROTOCOL = "http/protobuf"
+
+_log = structlog.get_logger("router.tracing")
+
+
+def load(environ: Mapping[str, str], metrics: Metrics) -> "Tracing | None":
+    """Returns the tracing that these variables ask for. None: none, or none that is possible, which is logged."""
+    given = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_") and value.strip()}
+    exporter = given.get(_EXPORTER, "otlp" if any(name in given for name in _ENDPOINTS) else "none")
+    if given.get(_DISABLED, "").lower() == "true" or exporter == "none":
+        return None
+    protocol = next((given[name] for name in _PROTOCOLS if name in given), _PROTOCOL)
+    if exporter != "otlp":
+        reason = f"{_EXPORTER}={exporter!r}: must be otlp or none"
+    elif protocol != _PROTOCOL:
+        reason = f"the protocol of OTLP is {protocol!r}: must be {_PROTOCOL}"
+    else:
+        try:
+            from app.observability.otel import Tracing  # noqa: PLC0415  # an extra, which need not be installed
+
+            return Tracing(given, metrics)
+        except ImportError as error:
+            reason = f"{error}: install the extra `otel` of inference-router"
+        except Exception as error:  # noqa: BLE001  # whatever the SDK raises for a variable of its own
+            reason = f"{type(error).__name__}: {error}"
+    _log.warning("requests are not traced", reason=reason)
+    return None
