@@ -17,6 +17,8 @@ from app.api.application import create_app
 from app.api.dispatch import Dispatcher
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
+from app.discovery.api_server import api_server_in
+from app.discovery.discovery import Discovery
 from app.observability import metric_files as metric_files_module
 from app.observability.metric_files import MetricFiles
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
@@ -24,6 +26,7 @@ from app.observability.metrics_directory import MetricsDirectory, open_directory
 from app.routing import back_off, endpoint_pool, endpoint_records, retry_budget, route_store
 from app.routing.endpoint import SharedRouting
 from app.routing.endpoint_health import EndpointHealth
+from app.routing.endpoint_wait import EndpointWait
 from app.routing.health_checks import HealthChecks
 from app.routing.outlier_detection import OutlierDetector
 from app.routing.publisher import Publisher
@@ -47,6 +50,7 @@ class Models(NamedTuple):
     registry: ModelRegistry
     publisher: Publisher
     health_checks: HealthChecks
+    discovery: Discovery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,13 @@ def _build_parts(
     models = _build_models(settings, environ, table, counters, metrics)
     queue_timeout_s = settings.queue_timeout_ms / 1000
     dispatcher = Dispatcher(
-        models.registry, limiter, drain, settings.max_body_bytes, queue_timeout_s, settings.trace_sample_ratio
+        models.registry,
+        limiter,
+        drain,
+        settings.max_body_bytes,
+        queue_timeout_s,
+        settings.trace_sample_ratio,
+        EndpointWait(models.registry, table, counters, drain, settings.queue_size),
     )
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     return Router(
@@ -144,7 +154,8 @@ def _build_models(
         simulated_token_s=settings.simulated_token_ms / 1000,
         assume_healthy=settings.initial_health == "healthy",
     )
-    return Models(registry, publisher, HealthChecks(registry, health))
+    discovery = Discovery(publisher.publish_found, api_server_in(environ), metrics.count_discovery)
+    return Models(registry, publisher, HealthChecks(registry, health), discovery)
 
 
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:
@@ -181,4 +192,6 @@ def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, regi
         metric_files_in_memory=metric_files.total(),
         permits_reclaimed=slots.permits_reclaimed(),
         endpoints=tuple(registry.endpoint_states()),
+        discovered={key: len(urls) for key, urls in registry.found().items()},
+        waiting=dict(registry.waiting()),
     )

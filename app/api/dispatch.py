@@ -18,6 +18,7 @@ from app.native import monotonic
 from app.protocols.adapters import served_elsewhere, speaks
 from app.protocols.interfaces import ClientRequest, Operation, ProtocolAdapter, Reply
 from app.protocols.problem import phrase
+from app.routing.endpoint_wait import EndpointWait, lacks_endpoints
 from app.routing.registry import ModelRegistry, RegisteredModel
 from app.shared_memory.drain import Drain
 from app.upstream.headers import to_upstream
@@ -38,6 +39,8 @@ class Dispatcher(NamedTuple):
     max_body_bytes: int
     queue_timeout_s: float
     trace_sample_ratio: float = 0.0
+    wait: EndpointWait | None = None
+    """Without it, no request waits for an endpoint."""
 
     def handle(
         self,
@@ -61,11 +64,12 @@ class Dispatcher(NamedTuple):
         if len(body) > _LARGE_BODY_BYTES:
             gevent.sleep(0)
         key = _balancing_key(req, model.route, prompt)
-        self.admit(exchange, model)
+        version = request.version or req.env.get(_PIN_KEY, "")
+        model = self.admit(exchange, model, version)
         began = monotonic()
         try:
             headers = partial(self._headers, req, exchange, model.route)
-            reply = request.send(model.model, headers, key, request.version or req.env.get(_PIN_KEY, ""))
+            reply = request.send(model.model, headers, key, version)
             exchange.hold(reply.close)
         finally:
             exchange.model_s = monotonic() - began
@@ -82,10 +86,30 @@ class Dispatcher(NamedTuple):
             raise ProtocolMismatch(served_elsewhere(name or model.route.name, model.route.protocol))
         return model
 
-    def admit(self, exchange: Exchange, model: RegisteredModel) -> None:
-        """Take the permits. Raises Draining, a Rejected, or ClientGone."""
+    def admit(self, exchange: Exchange, model: RegisteredModel, version: str = "") -> RegisteredModel:
+        """Take the permits, after the wait for an endpoint if the model has none.
+
+        Returns the model as it is by then: the endpoints that it had before may have gone while the request waited.
+        Raises Draining, a Rejected, NoEndpoint, or ClientGone.
+        """
         check_draining(self.drain)
+        if model.wait is not None and self.wait is not None:
+            return self._admit_with_endpoint(exchange, model, version, self.wait)
         exchange.admit(self.limiter, self.queue_timeout_s, model.limit)
+        return self.registry.renewed(model)
+
+    def _admit_with_endpoint(
+        self, exchange: Exchange, model: RegisteredModel, version: str, wait: EndpointWait
+    ) -> RegisteredModel:
+        deadline = monotonic() + model.route.no_endpoint_wait_s
+        while True:
+            if lacks_endpoints(self.registry.renewed(model), version):
+                model = exchange.wait(wait.until_endpoint, model, version, deadline)
+            exchange.admit(self.limiter, self.queue_timeout_s, model.limit)
+            model = self.registry.renewed(model)
+            if not lacks_endpoints(model, version):
+                return model
+            exchange.withdraw()  # the last endpoint has gone while the request was in the queue
 
     def _headers(self, req: falcon.Request, exchange: Exchange, route: route_schema.Model) -> Headers:
         """Returns the headers for the model server."""

@@ -22,6 +22,7 @@ cdef class Exchange:
 
     cpdef hold(self, release)
     cpdef admit(self, limiter, double queue_timeout_s, model_limit=*)
+    cpdef withdraw(self)
     cdef _watch_client(self)
     cpdef double seconds(self)
     cpdef str timing(self)

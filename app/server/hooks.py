@@ -128,8 +128,12 @@ class Hooks:
         router.metric_files.reserve_again()
         router.models.registry.prune()
         if router.leader.leads():
-            router.models.publisher.republish_if_changed()
-            router.models.health_checks.run_due()
+            models = router.models
+            models.publisher.republish_if_changed()
+            models.discovery.run(models.registry.sources(), models.registry.found())
+            models.health_checks.run_due()
+        else:
+            router.models.discovery.stop()
 
     def child_exit(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Reclaim the slot of a worker that was reaped, however it died."""
