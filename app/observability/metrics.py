@@ -254,10 +254,12 @@ class _Gauges:
         for family, by_label in (
             (ENDPOINT_INFLIGHT, ((each.url, each.inflight) for each in state.endpoints)),
             (ENDPOINT_UP, ((each.url, each.up) for each in state.endpoints)),
-            (DISCOVERED, state.discovered.items()),
-            (WAITING_FOR_ENDPOINT, state.waiting.items()),
+            (DISCOVERED, list(state.discovered.items())),
+            (WAITING_FOR_ENDPOINT, list(state.waiting.items())),
         ):
             metric = _metric(family)
+            if family in (DISCOVERED, WAITING_FOR_ENDPOINT) and not by_label:
+                continue  # only routes with discovery have them
             yield metric, self._by_label(metric, family, by_label)
 
     def _by_label(

@@ -106,6 +106,7 @@ def routes_of_failing_models() -> str:
         {"name": "refuses", "endpoints": [model_server(b"HTTP/1.1 418 \r\ncontent-length: 4\r\n\r\nshut")]},
         {"name": "full", "endpoints": [model_server(None)], "max_concurrency": 1},
         {"name": "v2", "endpoints": [model_server(None)], "protocol": "v2"},
+        {"name": "found", "dns": "m.test:80", "no_endpoint_wait_s": 1},
     ]
     return json.dumps({"models": models})
 
@@ -174,6 +175,8 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Response]:
     file = folder / "routes.json"
     file.write_text(routes_of_failing_models())
     with LocalRouter(folder, ROUTES_FILE=str(file)) as local:
+        local.router.models.publisher.publish_found({"dns m.test:80": ()})
+        local.router.metrics.count_discovery("dns m.test:80", "ok")
         return responses_of_failing_models(local)
 
 
