@@ -90,10 +90,9 @@ class ModelRegistry:
         return self._store.generation
 
     def renewed(self, model: RegisteredModel) -> RegisteredModel:
-        """Returns the model as it is now; the same if nothing was published since, or if it is gone."""
-        if self._generation == self._store.generation:
-            return model
-        return self._current().get(model.route.name, model)
+        """Returns the model as it is now; the same if nothing was published since, or if it is gone by its name."""
+        now = self._current().get(model.route.name, model)
+        return now if now.route.protocol == model.route.protocol else model
 
     def sources(self) -> Mapping[str, Source]:
         """Returns where endpoints are to be found, by their keys."""

@@ -22,7 +22,7 @@ from tests.support.certificates import certificate
 Object = dict[str, Any]
 
 
-def endpoint(*addresses: str, uid: str = "", **conditions: bool | None) -> Object:
+def endpoint(*addresses: str, uid: str = "", **conditions: Any) -> Object:
     """An endpoint of a slice, of the pod with this uid. No conditions: nothing is said of them."""
     made: Object = {"addresses": list(addresses), "conditions": conditions, "nodeName": "node-1", "zone": "z"}
     if uid:

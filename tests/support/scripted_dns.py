@@ -39,7 +39,7 @@ def records(
                     if known is None:
                         section.append(made)
                     else:
-                        known.update(made)
+                        known.update(made)  # type: ignore[no-untyped-call]
         return reply.to_wire(max_size=65535)
 
     return answer
@@ -65,6 +65,8 @@ class ScriptedDns:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.over_tcp = 0
+        self.asked = 0
+        """Questions over UDP."""
         self._tcp = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._tcp.getsockname()[1]
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -92,6 +94,7 @@ class ScriptedDns:
     def _serve_udp(self) -> None:
         while not self._stopped:
             data, client = self._udp.recvfrom(65535)
+            self.asked += bool(data)
             if data and (answer := self.script(message.from_wire(data), False)) is not None:
                 self._udp.sendto(answer, client)
 

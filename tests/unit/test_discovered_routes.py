@@ -12,7 +12,7 @@ from app.config.discovered import Source
 from app.config.routes_file import parse_routes
 from app.discovery import dns_lookup
 from app.discovery.discovery import Discovery
-from app.errors import RoutesError
+from app.errors import DiscoveryFailed, RoutesError
 from app.routing.attempt import Attempt
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.outlier_detection import Outcome
@@ -223,7 +223,7 @@ class Leaders:
 
     def _look_up(self, source: Source, last: object) -> dns_lookup.Records:
         if self.records is None:
-            raise dns_lookup.DiscoveryFailed("no response")
+            raise DiscoveryFailed("no response")
         return dns_lookup.Records(frozenset(self.records), 60)
 
     def _publish(self, found: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:

@@ -30,7 +30,7 @@ def made(*endpoints: dict[str, Any], kind: str = "IPv4", ports: Any = ...) -> Sl
         ({"ready": None, "terminating": None}, True),
     ],
 )
-def test_ready_and_not_terminating(conditions: dict[str, bool | None], gets: bool) -> None:
+def test_ready_and_not_terminating(conditions: dict[str, Any], gets: bool) -> None:
     """`ready` without a value is true, `terminating` without one is false; publishNotReadyAddresses sets both."""
     assert bool(urls_in([made(endpoint("10.0.0.1", **conditions))], "http")) is gets
 

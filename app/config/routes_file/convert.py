@@ -73,9 +73,7 @@ def _got(kind: ValueType, value: object) -> str:
 
 def _unknown(record: type[msgspec.Struct], written: Any, name: str, path: Path) -> str:
     if record is Model and name in SHORT_FORM:
-        where = (
-            "together with versions" if "versions" in written else f"without {', '.join(SOURCES[:-1])} or {SOURCES[-1]}"
-        )
+        where = "together with versions" if "versions" in written else f"without one of {', '.join(SOURCES)}"
         return f"must not be there {where}"
     return f"is no member: {known(path)}"
 
