@@ -19,6 +19,8 @@ from app.api.application import create_app
 from app.api.dispatch import Dispatcher
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
+from app.discovery.api_server import api_server_in
+from app.discovery.discovery import Discovery
 from app.observability import metric_files as metric_files_module
 from app.observability import tracing
 from app.observability.metric_files import MetricFiles
@@ -27,6 +29,7 @@ from app.observability.metrics_directory import MetricsDirectory, open_directory
 from app.routing import back_off, endpoint_pool, endpoint_records, retry_budget, route_store
 from app.routing.endpoint import SharedRouting
 from app.routing.endpoint_health import EndpointHealth
+from app.routing.endpoint_wait import EndpointWait
 from app.routing.health_checks import HealthChecks
 from app.routing.outlier_detection import OutlierDetector
 from app.routing.publisher import Publisher
@@ -53,6 +56,7 @@ class Models(NamedTuple):
     registry: ModelRegistry
     publisher: Publisher
     health_checks: HealthChecks
+    discovery: Discovery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +119,8 @@ def _build_parts(
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, traffic, metrics)
     traced = tracing.load(environ, metrics)
-    dispatcher = _dispatcher(settings, models.registry, limiter, drain, metrics, traced)
+    wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
+    dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     return Router(
         settings=settings,
@@ -143,6 +148,7 @@ def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
     registry: ModelRegistry,
     limiter: Limiter,
     drain: Drain,
+    wait: EndpointWait,
     metrics: Metrics,
     traced: "Tracing | None",
 ) -> Dispatcher:
@@ -153,6 +159,7 @@ def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
         settings.max_body_bytes,
         queue_timeout_s=settings.queue_timeout_ms / 1000,
         trace_sample_ratio=settings.trace_sample_ratio if traced is None else 0.0,  # the SDK's sampler decides
+        wait=wait,
         text=metrics.text,
         tracing=traced,
     )
@@ -176,7 +183,8 @@ def _build_models(
         simulated_token_s=settings.simulated_token_ms / 1000,
         assume_healthy=settings.initial_health == "healthy",
     )
-    return Models(registry, publisher, HealthChecks(registry, health))
+    discovery = Discovery(publisher.publish_found, api_server_in(environ), metrics.count_discovery)
+    return Models(registry, publisher, HealthChecks(registry, health), discovery)
 
 
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:
@@ -215,4 +223,6 @@ def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, regi
         permits_reclaimed=slots.permits_reclaimed(),
         endpoints=tuple(registry.endpoint_states()),
         models=tuple(registry.model_states(limiter.limit)),
+        discovered={key: len(urls) for key, urls in registry.found().items()},
+        waiting=dict(registry.waiting()),
     )

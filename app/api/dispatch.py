@@ -23,6 +23,7 @@ from app.observability.token_metrics import TokenMetrics
 from app.protocols.adapters import served_elsewhere, speaks
 from app.protocols.interfaces import ClientRequest, Operation, ParsedRequest, ProtocolAdapter, Reply
 from app.protocols.problem import phrase
+from app.routing.endpoint_wait import EndpointWait, lacks_endpoints
 from app.routing.registry import ModelRegistry, RegisteredModel
 from app.shared_memory.drain import Drain
 from app.upstream.headers import to_upstream
@@ -49,6 +50,8 @@ class Dispatcher(NamedTuple):
     text: TokenMetrics | None = None
     """Counts tokens; without it, none are counted."""
     tracing: "Tracing | None" = None
+    wait: EndpointWait | None = None
+    """Without it, no request waits for an endpoint."""
 
     def handle(
         self,
@@ -81,8 +84,7 @@ class Dispatcher(NamedTuple):
             if model.route.fallback:
                 reply = self._fail_over(req, resp, exchange, model, request, send)
             else:
-                self.admit(exchange, model)
-                reply = send(model)
+                reply = send(self.admit(exchange, model, _version(req, request)))
             exchange.hold(reply.close)
         finally:
             began += exchange.queue_s
@@ -119,10 +121,11 @@ class Dispatcher(NamedTuple):
         send: Callable[..., Reply],
     ) -> Reply:
         """Send the request to the model, or to one of its fallbacks. The response says which one it was."""
-        forbidden = failover.is_forbidden(req, _version(req, request))
+        version = _version(req, request)
+        forbidden = failover.is_forbidden(req, version)
         models = [model] if forbidden else [model, *self.registry.fallbacks(model.route)]
         try:
-            reply = failover.serve(exchange, models, partial(self.admit, exchange), send)
+            reply = failover.serve(exchange, models, partial(self.admit, exchange, version=version), send)
         finally:
             resp.set_header(failover.SERVED_BY, exchange.model)
         name = failover.SERVED_BY.lower()
@@ -140,10 +143,30 @@ class Dispatcher(NamedTuple):
             raise ProtocolMismatch(served_elsewhere(name or model.route.name, model.route.protocol))
         return model
 
-    def admit(self, exchange: Exchange, model: RegisteredModel) -> None:
-        """Take the permits. Raises Draining, a Rejected, or ClientGone."""
+    def admit(self, exchange: Exchange, model: RegisteredModel, version: str = "") -> RegisteredModel:
+        """Take the permits, after the wait for an endpoint if the model has none.
+
+        Returns the model as it is by then: the endpoints that it had before may have gone while the request waited.
+        Raises Draining, a Rejected, NoEndpoint, or ClientGone.
+        """
         check_draining(self.drain)
+        if model.wait is not None and self.wait is not None:
+            return self._admit_with_endpoint(exchange, model, version, self.wait)
         exchange.admit(self.limiter, self.queue_timeout_s, model.limit, model.traffic)
+        return self.registry.renewed(model)
+
+    def _admit_with_endpoint(
+        self, exchange: Exchange, model: RegisteredModel, version: str, wait: EndpointWait
+    ) -> RegisteredModel:
+        deadline = monotonic() + model.route.no_endpoint_wait_s
+        while True:
+            if lacks_endpoints(self.registry.renewed(model), version):
+                model = exchange.wait(wait.until_endpoint, model, version, deadline)
+            exchange.admit(self.limiter, self.queue_timeout_s, model.limit, model.traffic)
+            model = self.registry.renewed(model)
+            if not lacks_endpoints(model, version):
+                return model
+            exchange.withdraw()  # the last endpoint has gone while the request was in the queue
 
     def _headers(self, req: falcon.Request, exchange: Exchange, route: route_schema.Model) -> Headers:
         """Returns the headers for the model server."""

@@ -28,6 +28,7 @@ cdef class Exchange:
     cpdef admit(self, limiter, double queue_timeout_s, model_limit=*, traffic=*)
     cdef _wait(self, ticket, double timeout_s)
     cpdef change_model(self, str name, limit, traffic)
+    cpdef withdraw(self)
     cdef _watch_client(self)
     cpdef double seconds(self)
     cpdef str timing(self)

@@ -10,7 +10,7 @@ reference cycle, and both are freed without the collector.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.admission.limiter import Limiter
@@ -30,6 +30,7 @@ CLIENT_CLOSED_REQUEST = 499
 BROKEN_OFF = 502
 """Status counted for a response that its model server broke off after its head had been sent."""
 
+T = TypeVar("T")
 Write: TypeAlias = Callable[[bytes], object]
 
 
@@ -154,6 +155,26 @@ class Exchange:
         self.rejection = None
         if left is not None:
             left()
+
+    def wait(self, wait: Callable[..., T], *args: object) -> T:
+        """Returns what a function returns that waits; it is interrupted if the client leaves. Counts as queueing."""
+        began = monotonic()
+        self._watch_client()
+        try:
+            return wait(*args)
+        finally:
+            self.queue_s += monotonic() - began
+
+    def withdraw(self) -> None:
+        """Give back what `admit` took: the request waits for something else first, and is then admitted again."""
+        while self._held:
+            self._held.pop()()
+        place, self._place = self._place, None
+        if place is not None:
+            place()
+        permit, self.permit = self.permit, None
+        if permit is not None:
+            permit.release(False)
 
     def _watch_client(self) -> None:
         """Notice from now on when the client leaves. Not earlier: a rejection is quick and leaves nothing to stop."""

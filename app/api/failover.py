@@ -50,7 +50,7 @@ def is_forbidden(req: falcon.Request, version: str) -> bool:
 def serve(
     exchange: Exchange,
     models: Sequence[RegisteredModel],
-    admit: Callable[[RegisteredModel], None],
+    admit: Callable[[RegisteredModel], RegisteredModel],
     send: Callable[[RegisteredModel, float], Reply],
 ) -> Reply:
     """Admit the request and send it to the first of these models, to the next one if that fails, and so on.
@@ -66,7 +66,7 @@ def serve(
         reply: Reply | None = None
         try:
             if exchange.permit is None:
-                admit(model)
+                model = admit(model)
                 deadline = monotonic() + first.timeouts.total_s
             reply = send(model, deadline)
             reason = _reason_of_response(reply.status, reply.is_clients_fault)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from app.config.context_errors import CONTEXT_TOO_LONG
 from app.config.fallback_reasons import DEFAULT_REASONS, REASONS, FallbackReason
 from app.protocols.adapters import NAMES, SIMULATED
 from app.protocols.interfaces import VERSION_NAME
@@ -81,25 +82,14 @@ CountOrZero = Annotated[int, _within(0, 1_000_000)]
 Checks = Annotated[int, _within(1, 100)]
 ServerError = Annotated[int, _within(500, 599)]
 Reason = Annotated[FallbackReason, _allows(listed(REASONS))]
+DnsName = Annotated[
+    str,
+    _allows("name:port, or _service._protocol.name", pattern=r"^(?=[^:]*[A-Za-z])[A-Za-z0-9_.-]{1,253}(:[0-9]+)?\Z"),
+]
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+ServiceName = Annotated[str, _allows("namespace/name", pattern=rf"^{_LABEL}/{_LABEL}\Z")]
+Port = Annotated[str, _allows("the number or the name of a port", pattern=rf"^{_LABEL}\Z")]
 ErrorText = Annotated[str, _allows("text of 1 to 200 characters", min_length=1, max_length=200)]
-
-CONTEXT_TOO_LONG = (
-    "maximum context length",  # OpenAI, vLLM, SGLang, Ollama
-    "longer than the maximum model length",  # vLLM
-    "too long to fit into the model",  # vLLM
-    "the model's context length is only",  # vLLM
-    "longer than the model's context length",  # SGLang
-    "exceeds the maximum allowed length",  # SGLang
-    "exceeds the available context size",  # llama.cpp
-    "exceed context window of",  # llama-cpp-python
-    "exceeds the context length",  # Ollama
-    "exceeds maximum input length",  # TensorRT-LLM
-    "exceeds maximum sequence length",  # TensorRT-LLM
-    "should not exceed max_num_tokens",  # TensorRT-LLM
-    "input validation error",  # TGI
-    "context_length_exceeded",  # the error code of OpenAI, which others have too
-)
-"""How model servers say that a prompt is too long for the model, or that the request is invalid in another way."""
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,8 +195,30 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 1
     endpoints: Annotated[
         tuple[Endpoint, ...],
-        _means("The endpoints that serve it, at least one. A plain URL may stand in place of a table."),
+        _means(
+            "The endpoints that serve it, at least one. A plain URL may stand in place of a table. "
+            "`dns` or `service` may be there instead: exactly one of the three is."
+        ),
     ] = ()
+    dns: Annotated[
+        DnsName | None,
+        _means(
+            "A name in the DNS: each of its addresses (A and AAAA) is an endpoint, at this port. A name that begins "
+            "with `_` has SRV records, which hold the ports. See [discovery.md](discovery.md)."
+        ),
+    ] = None
+    service: Annotated[
+        ServiceName | None,
+        _means("A Kubernetes Service: each ready pod of its EndpointSlices is an endpoint. `port` must be there too."),
+    ] = None
+    port: Annotated[
+        Port | None,
+        _means("For `service`: the port of the pods, by its name in the Service, or by its number on the pod."),
+    ] = None
+    credential_env: Annotated[
+        Variable | None, _means("For `dns` and `service`: as in *An endpoint*, for all endpoints that are found.")
+    ] = None
+    credential_file: Annotated[File | None, _means("The same from a file. Not together with `credential_env`.")] = None
     upstream_model: Annotated[
         OthersName | None,
         _means(
@@ -241,6 +253,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "queue count. A request over this limit is rejected at once, even if the queue (`QUEUE_SIZE`) has room."
         ),
     ] = None
+    no_endpoint_wait_s: Annotated[
+        float,
+        _within(0, 86_400),
+        _means(
+            "Seconds that a request waits while `dns` or `service` finds no endpoint at all, as when a model is scaled "
+            "to zero. At most `QUEUE_SIZE` requests of the model wait so, without a permit; others get a 503 at once."
+        ),
+    ] = 0.0
     balancing: Annotated[Policy, _allows(listed(_POLICIES)), _means("The policy; see *Balancing*.")] = "least_inflight"
     session_header: Annotated[
         HeaderName | None, _means("For `session`: the header whose value identifies the session.")

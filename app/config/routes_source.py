@@ -17,7 +17,7 @@ _MAX_CREDENTIAL_BYTES = 16 << 10
 
 
 class Document(msgspec.Struct, frozen=True):
-    """What is published: the routes, and the credential of each of their endpoints, in order.
+    """What is published: the routes, the credential of each `credential_holders`, in order, and what discovery found.
 
     Only the publisher reads credentials, so that no worker depends on a file that may be gone by then. They are stored
     in memory that only the processes of the server can read.
@@ -25,6 +25,8 @@ class Document(msgspec.Struct, frozen=True):
 
     routes: Routes
     credentials: tuple[str | None, ...] = ()
+    found: dict[str, tuple[str, ...]] = {}
+    """The URLs that each source has, by its key (discovered.py). One that was never trustworthy is absent."""
 
 
 class RoutesSource:
@@ -44,10 +46,10 @@ class RoutesSource:
         # The state is noted before the file is read: a change in between causes one read too many, never one too few.
         self._seen = {**self._seen, self._file: _state(self._file)}
         routes = parse_routes(_read(self._file), str(self._file))
-        endpoints = endpoints_of(routes)
-        secrets = {Path(endpoint.credential_file) for endpoint in endpoints if endpoint.credential_file is not None}
+        holders = credential_holders(routes)
+        secrets = {Path(holder.credential_file) for holder in holders if holder.credential_file is not None}
         self._seen = {self._file: self._seen[self._file], **{file: _state(file) for file in secrets}}
-        return Document(routes, tuple(self._credential(endpoint) for endpoint in endpoints))
+        return Document(routes, tuple(self._credential(holder) for holder in holders))
 
     def changed(self) -> bool:
         """Whether the file, or one with a credential, was written or replaced since the last `load`.
@@ -56,18 +58,19 @@ class RoutesSource:
         """
         return any(_state(file) != seen for file, seen in self._seen.items())
 
-    def _credential(self, endpoint: Endpoint) -> str | None:
+    def _credential(self, holder: Endpoint | Version) -> str | None:
         """The credential for an endpoint. Raises RoutesError, whose message does not contain it."""
-        if endpoint.credential_env is not None:
-            secret = self._environ.get(endpoint.credential_env, "").strip()
-            source = f"the environment variable {endpoint.credential_env}"
-        elif endpoint.credential_file is not None:
-            secret = _read(Path(endpoint.credential_file), _MAX_CREDENTIAL_BYTES).strip()
-            source = endpoint.credential_file
+        if holder.credential_env is not None:
+            secret = self._environ.get(holder.credential_env, "").strip()
+            source = f"the environment variable {holder.credential_env}"
+        elif holder.credential_file is not None:
+            secret = _read(Path(holder.credential_file), _MAX_CREDENTIAL_BYTES).strip()
+            source = holder.credential_file
         else:
             return None
         if not secret or not secret.isascii() or not secret.isprintable():
-            raise RoutesError(f"{source}, the credential of {endpoint.url}: must hold printable ASCII characters")
+            of = holder.url if isinstance(holder, Endpoint) else holder.dns or holder.service
+            raise RoutesError(f"{source}, the credential of {of}: must hold printable ASCII characters")
         return secret
 
     def _from_settings(self) -> Routes:
@@ -86,14 +89,34 @@ def endpoints_of(routes: Routes) -> list[Endpoint]:
     return [endpoint for model in routes.models for version in model.versions for endpoint in version.endpoints]
 
 
+def credential_holders(routes: Routes) -> list[Endpoint | Version]:
+    """Whatever may have a credential, in order: the endpoints of all versions, or a version that discovers its own."""
+    return [
+        holder
+        for model in routes.models
+        for version in model.versions
+        for holder in ((version,) if version.dns or version.service else version.endpoints)
+    ]
+
+
 def names_in(routes: Routes) -> list[str]:
-    """The names under which requests are counted: the URL of every endpoint, and one name for every model."""
-    return [*(endpoint.url for endpoint in endpoints_of(routes)), *(counted_as(model) for model in routes.models)]
+    """The names under which requests are counted: the URL of every endpoint, one name for every model, and another one
+    for every model whose requests may wait for an endpoint."""
+    return [
+        *(endpoint.url for endpoint in endpoints_of(routes)),
+        *(counted_as(model) for model in routes.models),
+        *(waiting_as(model) for model in routes.models if model.no_endpoint_wait_s),
+    ]
 
 
 def counted_as(model: Model) -> str:
     """The name under which a model's requests are counted."""
     return f"model {model.name}"  # a URL contains no blank, so the two never coincide
+
+
+def waiting_as(model: Model) -> str:
+    """The name under which the requests are counted that wait for the first endpoint of a model."""
+    return f"waiting {model.name}"
 
 
 def _state(file: Path) -> object:

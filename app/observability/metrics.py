@@ -130,6 +130,23 @@ RELOADED = Family(
 )
 
 
+DISCOVERED = Family(
+    "gauge", "router_discovered_endpoints", "Endpoints that discovery found, those in use now.", ("source",)
+)
+DISCOVERY_RESULTS = Family(
+    "counter",
+    "router_discovery_results_total",
+    "Lookups, lists and watches of discovery, by their result; after failed ones the last endpoints stay.",
+    ("source", "result"),
+)
+WAITING_FOR_ENDPOINT = Family(
+    "gauge",
+    "router_endpoint_wait_requests",
+    "Requests that wait because their model has no endpoint at all, over all workers.",
+    ("model",),
+)
+
+
 class EndpointState(NamedTuple):
     """What the gauges say of an endpoint."""
 
@@ -149,6 +166,10 @@ class SharedState(NamedTuple):
     permits_reclaimed: int
     endpoints: Sequence[EndpointState]
     models: Sequence[ModelState] = ()
+    discovered: Mapping[str, int] = {}
+    """By the key of its source."""
+    waiting: Mapping[str, int] = {}
+    """Requests without an endpoint, by model."""
 
 
 def keep_files_per_slot(directory: Path, slot: Callable[[], object], files: MetricFiles | None = None) -> None:
@@ -174,12 +195,17 @@ class Metrics:
         self.upstream_seconds = distributions(UPSTREAM_SECONDS, SECONDS)
         self.queue_seconds = Distribution(histogram(QUEUE_SECONDS, SECONDS))
         self.overhead_seconds = Distribution(histogram(OVERHEAD, OVERHEAD_SECONDS))
+        self._discovery_results = counts(DISCOVERY_RESULTS)
         self.retries = counts_of(RETRIED, RETRIES)
         self.rejections = counts_of(REJECTED, REJECTIONS)
         self.fallbacks = counts(FALLBACKS)
         self.spans = counts_of(SPANS, SPAN_RESULTS)
         self.reloads = counts_of(RELOADED, RELOADS)
         self.text = TokenMetrics()
+
+    def count_discovery(self, source: str, result: str) -> None:
+        """Count one result of discovery, `ok` or `failed`."""
+        self._discovery_results(source, result).inc()
 
     def page(self, state: SharedState, accept: str) -> tuple[list[bytes], str]:
         """Returns the metrics of all workers, in pieces, and their content type.
@@ -230,8 +256,8 @@ class _Gauges:
     """The state of the shared table as metrics."""
 
     def __init__(self) -> None:
-        self._lines: dict[Family, dict[str, Lines]] = {ENDPOINT_INFLIGHT: {}, ENDPOINT_UP: {}}
-        """By endpoint."""
+        self._lines: dict[Family, dict[str, Lines]] = {}
+        """By the value of their label."""
         self._models = ModelGauges()
         self._build = {"version": metadata.version("inference-router"), "form": form()}
 
@@ -249,20 +275,25 @@ class _Gauges:
             yield metric, [(Lines(metric, {}, [family.name]), value)]
         metric = metric_of(BUILD_INFO)
         yield metric, [(Lines(metric, self._build, [BUILD_INFO.name]), 1)]
-        for family, of_endpoints in (
+        for family, by_label in (
             (ENDPOINT_INFLIGHT, ((each.url, each.inflight) for each in state.endpoints)),
             (ENDPOINT_UP, ((each.url, each.up) for each in state.endpoints)),
+            (DISCOVERED, list(state.discovered.items())),
+            (WAITING_FOR_ENDPOINT, list(state.waiting.items())),
         ):
             metric = metric_of(family)
-            yield metric, self._by_endpoint(metric, family, of_endpoints)
+            if family in (DISCOVERED, WAITING_FOR_ENDPOINT) and not by_label:
+                continue  # only routes with discovery have them
+            yield metric, self._by_label(metric, family, by_label)
         if state.models:
             yield from self._models.of(state.models)
 
-    def _by_endpoint(
+    def _by_label(
         self, metric: Metric, family: Family, values: Iterable[tuple[str, float]]
     ) -> Iterator[tuple[Lines, float]]:
-        kept = self._lines[family]
-        current = self._lines[family] = {}  # other endpoints are forgotten
-        for url, value in values:
-            lines = current[url] = kept.get(url) or Lines(metric, {"endpoint": url}, [family.name])
+        (label,) = family.labels
+        kept = self._lines.get(family, {})
+        current = self._lines[family] = {}  # others are forgotten
+        for text, value in values:
+            lines = current[text] = kept.get(text) or Lines(metric, {label: text}, [family.name])
             yield lines, value

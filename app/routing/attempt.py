@@ -120,15 +120,19 @@ class Attempt:
         self._finished = True
         took_s = monotonic() - self._began
         route, shared, shared_id = self._target.route, self._target.shared, self.endpoint.shared_id
-        shared.counters.remove(shared_id)
-        ended = Ended(outcome, self._trial, int(self._contacted_at * 1000), self._first_byte_us)
-        ejected = shared.outliers.end(shared_id, ended, self._target.rules)
-        if (
-            outcome in _PERHAPS_FAILED
-            and not ejected
-            and shared.outliers.fails_too_often(shared_id, self._target.rules)
-        ):
-            shared.back_offs.refused(self.endpoint.back_off, None)  # too many are out already: at least prefer others
+        try:
+            ended = Ended(outcome, self._trial, int(self._contacted_at * 1000), self._first_byte_us)
+            ejected = shared.outliers.end(shared_id, ended, self._target.rules)
+            if (
+                outcome in _PERHAPS_FAILED
+                and not ejected
+                and shared.outliers.fails_too_often(shared_id, self._target.rules)
+            ):
+                shared.back_offs.refused(self.endpoint.back_off, None)  # too many are out already: prefer others
+        finally:
+            # Last: as long as the attempt counts, its id is given to no other endpoint, so nothing of what it tells is
+            # held against another one.
+            shared.counters.remove(shared_id)
         if code is None:
             return
         if self.trace is not None:

@@ -13,7 +13,9 @@ cdef class EndpointPool:
     cdef readonly str name
     cdef readonly object weight
     cdef list _endpoints
-    cdef Py_ssize_t _size
+    cdef readonly Py_ssize_t size
+    cdef int64_t _generation
+    cdef object _cursor
     cdef int64_t[::1] _shared_ids
     cdef int64_t[::1] _back_offs
     cdef int64_t[::1] _hashes
@@ -33,7 +35,7 @@ cdef class EndpointPool:
 
     @cython.locals(now=int64_t, count=Py_ssize_t, at=Py_ssize_t)
     cpdef choose(self, bytes key, tried=*, reach=*)
-    @cython.locals(count=Py_ssize_t, at=Py_ssize_t, shared_id=Py_ssize_t)
+    @cython.locals(count=Py_ssize_t, at=Py_ssize_t, shared_id=Py_ssize_t, current=int64_t, outdated=bint)
     cdef Py_ssize_t _find(self, tried, int64_t now, bint unhealthy, bint backing_off) except -1
     cdef Py_ssize_t _widen(self, Py_ssize_t count, tried, reach, int64_t now) except -1
     cdef bint _panics(self, int64_t now) except -1

@@ -15,6 +15,7 @@ from app.routing.endpoint import Endpoint, SharedRouting, Target
 from app.routing.outlier_detection import PoolRules
 from app.routing.policies import POLICIES, Choice
 from app.routing.retry_budget import RetryBudget
+from app.routing.route_store import cursor_of, generation_of
 from app.shared_memory.counters import MAX_IDS
 from app.shared_memory.table import Layout, name_hash
 
@@ -43,18 +44,22 @@ class Reach(IntFlag):
 class EndpointPool:
     """The endpoints of one version, in one worker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # what a pool consists of
         self,
         route: route_schema.Model,
         version: route_schema.Version,
         endpoints: Sequence[Endpoint],
         budget: RetryBudget,
         shared: SharedRouting,
+        generation: int,
     ) -> None:
+        """`generation` is that of the routes. No endpoints: discovery has found none."""
         self.name = version.name
         self.weight = version.weight
         self._endpoints = list(endpoints)
-        self._size = len(endpoints)
+        self.size = len(endpoints)
+        self._generation = generation
+        self._cursor = cursor_of(shared.table)
         self._shared_ids = _words(endpoint.shared_id for endpoint in endpoints)
         self._back_offs = _words(endpoint.back_off for endpoint in endpoints)
         self._hashes = _words(name_hash(endpoint.url) for endpoint in endpoints)
@@ -66,7 +71,7 @@ class EndpointPool:
         self._health = shared.health
         self._outliers = shared.outliers
         self._until_ms = shared.back_offs.until_ms
-        self._turn = shared.table.array("turns")[self._shared_ids[0] :]
+        self._turn = shared.table.array("turns")[self._shared_ids[0] if endpoints else 0 :]
         self._panic_threshold = route.health_check.panic_threshold
         self._load_bound = route.load_bound
         self._load_floor = route.load_floor
@@ -91,7 +96,7 @@ class EndpointPool:
             # one store into this worker's own row, so a worker that is killed here or later does not count any more.
             now = now_ms()
             count = self._find(tried, now, False, False)
-            if count < self._size:
+            if count < self.size:
                 count = self._widen(count, tried, reach, now)
             if not count:
                 return None
@@ -135,9 +140,15 @@ class EndpointPool:
         `unhealthy`, `backing_off`: those that are count too.
         """
         count = 0
-        for at in range(self._size):
+        # The request may have waited since it got this pool, and some of its endpoints may have gone meanwhile: those
+        # get no new request. See counters.py for their ids. Whoever publishes holds the lock too.
+        current = generation_of(self._cursor)
+        outdated = current != self._generation
+        for at in range(self.size):
             shared_id = self._shared_ids[at]
             if tried and shared_id in tried:
+                continue
+            if outdated and not self._counters.is_current(shared_id, self._hashes[at], current):
                 continue
             if self._health.is_ejected(shared_id, now) or not (unhealthy or not self._health.is_unhealthy(shared_id)):
                 continue

@@ -98,7 +98,7 @@ class HealthChecks:
             return
         finally:
             watched.is_running = False
-        if self._watched.get(endpoint.url) is not watched:
+        if self._watched.get(endpoint.url) is not watched or self._registry.shared_id(endpoint.url) != shared_id:
             return  # it has gone meanwhile, and its id may be another's
         watched.warned_of_check = False
         if result.status == _NOT_FOUND and not check.path:

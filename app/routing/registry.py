@@ -4,7 +4,7 @@ Every worker has its own, and rebuilds it when it finds before a request that a 
 keeps the model that it began with, so no request is lost by a change.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -13,7 +13,8 @@ import msgspec
 from app.admission.model_limit import ModelLimit
 from app.admission.model_traffic import ModelTraffic
 from app.config import route_schema
-from app.config.routes_source import Document, counted_as, endpoints_of, names_in
+from app.config.discovered import Source, expanded, source_of, sources_in
+from app.config.routes_source import Document, counted_as, endpoints_of, names_in, waiting_as
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
 from app.observability.model_gauges import ModelState
@@ -23,19 +24,36 @@ from app.routing.endpoint import Endpoint, SharedRouting
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.remote_model import RemoteModel
 from app.routing.route_store import RouteStore
+from app.shared_memory.table import name_hash
 from app.simulated.model import SimulatedModel
 from app.upstream.dialer import Address
 from app.upstream.pool import Pool
 from app.upstream.resolver import Resolver
 
 
+class WaitRule(NamedTuple):
+    """How requests of a model wait while it has no endpoint (endpoint_wait.py)."""
+
+    lacks_endpoints: Callable[[str], bool]
+    """Takes the version that a request pins, or ""."""
+    shared_id: int
+    """Under which those that wait are counted."""
+    name: int
+    """The hash of the name of that id."""
+    generation: int
+
+
 class RegisteredModel(NamedTuple):
-    """A model, its route, its own limit if it has one, and what counts its requests."""
+    """A model, its route, its own limit if it has one, and what counts its requests.
+
+    `wait` is there if requests wait while it has no endpoint.
+    """
 
     model: Model
     route: route_schema.Model
     limit: ModelLimit | None = None
     traffic: ModelTraffic | None = None
+    wait: WaitRule | None = None
 
 
 class ModelRegistry:
@@ -81,6 +99,38 @@ class ModelRegistry:
         found = (self._models.get(name) for name in route.fallback)
         return [model for model in found if model is not None and model.route.protocol == route.protocol]
 
+    @property
+    def generation(self) -> int:
+        """That of the routes which are published."""
+        return self._store.generation
+
+    def renewed(self, model: RegisteredModel) -> RegisteredModel:
+        """Returns the model as it is now; the same if nothing was published since, or if it is gone by its name."""
+        now = self._current().get(model.route.name, model)
+        return now if now.route.protocol == model.route.protocol else model
+
+    def sources(self) -> Mapping[str, Source]:
+        """Returns where endpoints are to be found, by their keys."""
+        self._current()
+        return sources_in(self._document.routes)
+
+    def found(self) -> Mapping[str, tuple[str, ...]]:
+        """Returns the URLs that are current of each source, by its key."""
+        self._current()
+        return self._document.found
+
+    def shared_id(self, url: str) -> int | None:
+        """Returns the id of an endpoint, None if it is served no more."""
+        self._current()
+        return self._shared_ids.get(url)
+
+    def waiting(self) -> Iterable[tuple[str, int]]:
+        """Yields the models whose requests may wait for an endpoint, and how many do, over all workers."""
+        self._current()
+        for model in self._document.routes.models:
+            if model.no_endpoint_wait_s:
+                yield model.name, self._shared.counters.total(self._shared_ids[waiting_as(model)])
+
     def names(self) -> list[str]:
         """Returns names and aliases of all models."""
         return list(self._current())
@@ -125,6 +175,8 @@ class ModelRegistry:
             shared_id = self._shared_ids[counted_as(model)]
             queued = traffic.waiting(shared_id)
             inflight = max(0, counters.total(shared_id) - queued)  # the two are not read at one moment
+            if model.no_endpoint_wait_s:
+                queued += counters.total(self._shared_ids[waiting_as(model)])  # they make it scale from zero
             yield ModelState(
                 model.name,
                 inflight,
@@ -146,7 +198,7 @@ class ModelRegistry:
 
     def _build(self) -> None:
         self._generation, content = self._store.read()
-        document = msgspec.json.decode(content, type=Document)
+        document = expanded(msgspec.json.decode(content, type=Document))
         endpoints = endpoints_of(document.routes)
         try:
             self._shared_ids = self._shared.counters.ids(names_in(document.routes))
@@ -163,8 +215,7 @@ class ModelRegistry:
         self._connections = kept
         models = {}
         for model in document.routes.models:
-            traffic = self._shared.traffic.of(self._shared_ids[counted_as(model)])
-            registered = RegisteredModel(self._model(model, heads), model, self._limit(model), traffic)
+            registered = self._registered(model, heads, document.found)
             models.update(dict.fromkeys((model.name, *model.aliases), registered))
         self._document, self._models = document, models
         self._listed_paths = frozenset(path for model in document.routes.models for path in model.paths)
@@ -179,18 +230,38 @@ class ModelRegistry:
             elif self._assume_healthy:
                 health.assume_healthy(shared_id)
 
-    def _model(self, model: route_schema.Model, heads: Mapping[route_schema.Endpoint, str]) -> Model:
+    def _registered(
+        self,
+        model: route_schema.Model,
+        heads: Mapping[route_schema.Endpoint, str],
+        found: Mapping[str, tuple[str, ...]],
+    ) -> RegisteredModel:
+        traffic = self._shared.traffic.of(self._shared_ids[counted_as(model)])
         if model.protocol == "simulated":
             versions = tuple(version.name for version in model.versions)
             latency_s, token_s = self._simulated_latency_s, self._simulated_token_s
-            return SimulatedModel(model.name, latency_s, token_s, versions, model.paths)
+            simulated = SimulatedModel(model.name, latency_s, token_s, versions, model.paths)
+            return RegisteredModel(simulated, model, self._limit(model), traffic)
+        sources = [source.key for version in model.versions if (source := source_of(version)) is not None]
+        # Usable without an endpoint only once discovery has said that there is none: what can't be asked is not known.
+        scaled_to_zero = bool(model.no_endpoint_wait_s and sources) and all(key in found for key in sources)
+        remote = self._remote_model(model, heads, scaled_to_zero)
+        rule = None
+        if model.no_endpoint_wait_s:
+            name = waiting_as(model)
+            rule = WaitRule(remote.lacks_endpoints, self._shared_ids[name], name_hash(name), self._generation)
+        return RegisteredModel(remote, model, self._limit(model), traffic, rule)
+
+    def _remote_model(
+        self, model: route_schema.Model, heads: Mapping[route_schema.Endpoint, str], scaled_to_zero: bool
+    ) -> RemoteModel:
         model_id = self._shared_ids[counted_as(model)]
         budget = self._shared.budgets.of(model_id, model.retry_budget)
         pools = []
         for version in model.versions:
             endpoints = [self._endpoint(e, heads[e], model_id) for e in version.endpoints]
-            pools.append(EndpointPool(model, version, endpoints, budget, self._shared))
-        return RemoteModel(model, pools, budget, self._shared.metrics)
+            pools.append(EndpointPool(model, version, endpoints, budget, self._shared, self._generation))
+        return RemoteModel(model, pools, budget, self._shared.metrics, scaled_to_zero)
 
     def _endpoint(self, endpoint: route_schema.Endpoint, head: str, model_id: int) -> Endpoint:
         url = endpoint.url

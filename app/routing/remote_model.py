@@ -39,8 +39,14 @@ class RemoteModel:
     """A `Model` that the endpoints of its route serve."""
 
     def __init__(
-        self, route: route_schema.Model, pools: Sequence[EndpointPool], budget: RetryBudget, metrics: Metrics
+        self,
+        route: route_schema.Model,
+        pools: Sequence[EndpointPool],
+        budget: RetryBudget,
+        metrics: Metrics,
+        scaled_to_zero: bool = False,
     ) -> None:
+        """`scaled_to_zero`: it is known that the model may have no endpoint, and requests wait for one."""
         self.name = route.name
         self._route = route
         self._adapter = adapter_of(route.protocol)
@@ -49,6 +55,7 @@ class RemoteModel:
         self._metrics = metrics
         self._deadline = inf
         self._trace: RequestTrace | None = None
+        self._scaled_to_zero = scaled_to_zero
 
     def under(self, deadline: float, trace: RequestTrace | None) -> "RemoteModel":
         """See `Model`."""
@@ -101,10 +108,19 @@ class RemoteModel:
     def unusable(self, version: str = "") -> str | None:
         """See `Model`."""
         pools = self._pools if len(self._pools) == 1 or not version else self._pinned(version)
-        if any(pool.is_usable() for pool in pools):
+        if any(pool.is_usable() for pool in pools) or (self._scaled_to_zero and not any(pool.size for pool in pools)):
             return None
+        if not any(pool.size for pool in pools):
+            return f"no endpoint of {self.name} has been found"
         unknown = "" if any(pool.is_known() for pool in pools) else ": none has been reached yet"
         return f"no endpoint of {self.name} is up{unknown}"
+
+    def lacks_endpoints(self, version: str) -> bool:
+        """Whether a request that pins this version, or none (""), has no endpoint at all: discovery has found none."""
+        pools = self._pools
+        if len(pools) > 1:
+            pools = [pool for pool in pools if (pool.name == version if version else pool.weight)]
+        return bool(pools) and not any(pool.size for pool in pools)
 
     def _in_order(self, call: Call) -> Sequence[EndpointPool]:
         """Returns the versions that may serve the call, the one to try first in front. Raises ModelNotFound."""
@@ -136,6 +152,8 @@ class RemoteModel:
     def _no_endpoint(self, pools: Sequence[EndpointPool]) -> NoEndpoint:
         times = [seconds for pool in pools if (seconds := pool.retry_after()) is not None]
         reason = f"no endpoint of {self.name} takes requests now: each is unhealthy or ejected"
+        if not any(pool.size for pool in pools):
+            reason = f"{self.name} has no endpoint: discovery has found none"
         return NoEndpoint(reason, min(times) if times else None)
 
 

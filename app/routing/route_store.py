@@ -28,13 +28,27 @@ class Part(Protocol):
         """Forget what was kept of the name that had this id. The lock is held."""
 
 
+class Superseded(Exception):
+    """Another process has published meanwhile."""
+
+
+def generation_of(cursor: "memoryview[int]") -> int:
+    """Returns the generation in the cell that `cursor_of` returns."""
+    return cursor[0] >> _LENGTH_BITS
+
+
+def cursor_of(table: SharedTable) -> "memoryview[int]":
+    """Returns the cell whose store makes routes current: generation, half and length in one word."""
+    return table.cell("routes_cursor")
+
+
 class RouteStore:
     """A view of what is published, in one process."""
 
     def __init__(self, table: SharedTable, counters: InflightCounters, parts: Sequence[Part]) -> None:
         self._lock = table.lock
         self._bytes = table.array("routes").cast("B")
-        self._cursor = table.cell("routes_cursor")
+        self._cursor = cursor_of(table)
         self.stale = table.cell("routes_stale")
         """1 while the newest routes are invalid, and older ones are current in their place."""
         self._counters = counters
@@ -43,16 +57,19 @@ class RouteStore:
     @property
     def generation(self) -> int:
         """Grows with every publication; 0 before the first."""
-        return self._cursor[0] >> _LENGTH_BITS
+        return generation_of(self._cursor)
 
-    def publish(self, document: bytes, names: Iterable[str]) -> bool:
+    def publish(self, document: bytes, names: Iterable[str], follows: int | None = None) -> bool:
         """Make every worker serve `document`, whose endpoints and models are counted under `names`.
 
-        Returns whether it differs from what is published. Raises RoutesError if there is no room for it.
+        `follows` is the generation from which the document was made. Returns whether it differs from what is published.
+        Raises Superseded if another one than `follows` is current by now, and RoutesError if there is no room.
         """
         if len(document) > MAX_BYTES:
             raise RoutesError(f"the routes take {len(document)} bytes of shared memory; at most {MAX_BYTES} are there")
         with self._lock:
+            if follows not in (None, self.generation):
+                raise Superseded
             if document == self._read()[1]:
                 return False
             self._counters.assign(names, self.generation, self._reset)

@@ -133,9 +133,13 @@ class Hooks:
         router.metric_files.reserve_again()
         router.models.registry.prune()
         if router.leader.leads():
-            router.models.publisher.republish_if_changed()
-            router.models.health_checks.run_due()
-            router.demand.measure(router.models.registry.model_ids().values(), time.monotonic())
+            models = router.models
+            models.publisher.republish_if_changed()
+            models.discovery.run(models.registry.sources(), models.registry.found())
+            models.health_checks.run_due()
+            router.demand.measure(models.registry.model_ids().values(), time.monotonic())
+        else:
+            router.models.discovery.stop()
 
     def _stop_tracing(self, seconds: float) -> None:
         """Export the spans of the last requests. gunicorn kills a worker that sends no heartbeat for 30 s."""

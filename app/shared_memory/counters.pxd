@@ -10,4 +10,5 @@ cdef class InflightCounters:
 
     cpdef add(self, Py_ssize_t shared_id)
     cpdef remove(self, Py_ssize_t shared_id)
+    cpdef bint is_current(self, Py_ssize_t shared_id, int64_t name, int64_t generation) except -1
     cpdef int64_t total(self, Py_ssize_t shared_id) except? -1

@@ -8,6 +8,12 @@ everything else that the worker held.
 A name that is served no longer keeps its id as long as requests are counted under it, and longer if there is room. An
 id of the routes that are published is never given to another name: workers that have not seen the new routes yet still
 count under it, and if the publisher is killed, the routes stay as they are.
+
+A request may hold older routes than those, for as long as it waits or is retried. Invariant: **nothing is counted under
+an id that was given to another name.** Names are given under the lock, only to ids with a count of 0; and whoever may
+hold older routes calls `is_current` and `add` under the same lock. So either the count comes first, and the id stays
+with its name, or the new name does, and the request finds that its endpoint has gone. Addresses may thus come and go
+for ever: an id is free again from the second publication without its name, once no request is in progress on it.
 """
 
 from collections.abc import Callable, Iterable
@@ -50,6 +56,11 @@ class InflightCounters:
             total += counts[at]
             at += MAX_IDS
         return total
+
+    def is_current(self, shared_id: int, name: int, generation: int) -> bool:
+        """Whether the id still belongs to the name of this hash, and the name to this generation of the routes or a
+        later one. The lock is held."""
+        return bool(self._names[shared_id] == name and self._generations[shared_id] >= generation)
 
     def release_row(self, slot: int) -> int:
         """Clear what a dead worker counted. Returns 0: there are no permits among it. The lock is held."""

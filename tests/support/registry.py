@@ -1,6 +1,6 @@
 """A registry of one model, which a test brings along, and the application over it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Self
 from wsgiref.types import WSGIApplication
@@ -53,6 +53,18 @@ class OneModel(ModelRegistry):
         if name not in (None, self._only.name):
             raise ModelNotFound(f"there is no model {name!r}")
         return RegisteredModel(self._only, self._route)
+
+    def renewed(self, model: RegisteredModel) -> RegisteredModel:
+        """See ModelRegistry."""
+        return model
+
+    def waiting(self) -> Iterable[tuple[str, int]]:
+        """See ModelRegistry."""
+        return ()
+
+    def found(self) -> Mapping[str, tuple[str, ...]]:
+        """See ModelRegistry."""
+        return {}
 
     def names(self) -> list[str]:
         """See ModelRegistry."""

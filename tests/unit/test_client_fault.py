@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.config.route_schema import CONTEXT_TOO_LONG
+from app.config.context_errors import CONTEXT_TOO_LONG
 from app.routing.client_fault import MOST_BYTES, is_clients_fault
 
 TEXT = "the prompt is too long"

@@ -103,9 +103,10 @@ class Stage:
         """How many requests count for each model."""
         return tuple(self.counters.total(number) for number in self.ids)
 
-    def admit(self, model: RegisteredModel) -> None:
+    def admit(self, model: RegisteredModel) -> RegisteredModel:
         """Admit as the dispatcher does."""
         self.exchange.admit(self.router.limiter, 1.0, model.limit)
+        return model
 
     def serve(self, *outcomes: int | BaseException) -> Reply:
         """Serve, where the models do this in turn."""
@@ -151,13 +152,13 @@ def test_the_queue_may_time_out_and_another_model_serve(stage: Stage) -> None:
     """After a wait in vain the place moves on, and the permit is taken once; it is no rejection any more."""
     admit, errors = stage.admit, [QueueTimeout("", 1)]
 
-    def admit_late(model: RegisteredModel) -> None:
+    def admit_late(model: RegisteredModel) -> RegisteredModel:
         if errors:
             assert model.limit is not None
             stage.exchange._place = model.limit.acquire()
             stage.exchange.rejection = "queue_timeout"
             raise errors.pop()
-        admit(model)
+        return admit(model)
 
     stage.admit = admit_late  # type: ignore[method-assign]
     assert stage.serve(200).status == 200

@@ -29,7 +29,7 @@ class Bench:
         self.made_at: list[float] = []
         self.check = routes.HealthCheck(interval_s=5, timeout_s=2, unhealthy_after=3)
         self.url = "http://127.0.0.1:1"
-        registry: Any = SimpleNamespace(checks=self._checks, resolver=None)
+        registry: Any = SimpleNamespace(checks=self._checks, resolver=None, shared_id=lambda url: ID)
         self.checks = HealthChecks(registry, health)
 
     def _checks(self) -> list[tuple[routes.Endpoint, int, routes.Model]]:

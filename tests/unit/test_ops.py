@@ -86,7 +86,7 @@ def _promtool(*arguments: str | Path) -> None:
 
 def test_kustomization_lists_every_object() -> None:
     """A file that is not listed would never be applied."""
-    files = {path.name for path in K8S.iterdir()} - {"kustomization.yaml"}
+    files = {path.name for path in K8S.iterdir() if path.is_file()} - {"kustomization.yaml"}
     kustomization = _load(K8S / "kustomization.yaml")
     assert kustomization["kind"] == "Kustomization"
     assert kustomization["apiVersion"] == "kustomize.config.k8s.io/v1beta1"

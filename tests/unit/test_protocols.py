@@ -16,6 +16,7 @@ from msgspec import Raw
 from app.config import route_schema as routes
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
+from app.observability.model_gauges import ModelState
 from app.protocols import adapters
 from app.protocols.infer import output_of, parse_inference, upstream_call
 from app.protocols.interfaces import Call, ClientRequest, Operation, ParsedCall, ProtocolAdapter, Reply
@@ -92,11 +93,15 @@ class Registry(ModelRegistry):
         """See ModelRegistry."""
         return list(self._models)
 
+    def renewed(self, model: RegisteredModel) -> RegisteredModel:
+        """See ModelRegistry."""
+        return model
+
     def fallbacks(self, route: routes.Model) -> list[RegisteredModel]:
         """See ModelRegistry."""
         return []
 
-    def model_states(self) -> list[ModelState]:
+    def model_states(self, cap: int) -> list[ModelState]:
         """See ModelRegistry."""
         return []
 

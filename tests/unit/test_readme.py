@@ -117,6 +117,7 @@ def routes_of_failing_models() -> str:
         {"name": "v2", "endpoints": [model_server(None)], "protocol": "v2"},
         {"name": "streams", "endpoints": [model_server(STREAM)]},
         {"name": "replaced", "endpoints": [model_server(None)], "fallback": ["refuses"]},
+        {"name": "found", "dns": "m.test:80", "no_endpoint_wait_s": 1},
     ]
     return json.dumps({"models": models})
 
@@ -187,6 +188,8 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Response]:
     file = folder / "routes.json"
     file.write_text(routes_of_failing_models())
     with LocalRouter(folder, ROUTES_FILE=str(file)) as local:
+        local.router.models.publisher.publish_found({"dns m.test:80": ()})
+        local.router.metrics.count_discovery("dns m.test:80", "ok")
         return responses_of_failing_models(local)
 
 

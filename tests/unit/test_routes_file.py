@@ -178,7 +178,11 @@ MODELS = [
         3,
         "models[0].endpoints must not be there: a simulated model has none",
     ),
-    ('name = "m"\nupstream_model = "x"', 3, "models[0].upstream_model must not be there without endpoints"),
+    (
+        'name = "m"\nupstream_model = "x"',
+        3,
+        "models[0].upstream_model must not be there without one of endpoints, dns, service",
+    ),
     ('name = "m"\nendpoints = []', 3, "models[0].endpoints must hold at least one endpoint"),
     ('name = "m"\nendpoints = {}', 3, "models[0].endpoints must be a list, not a table"),
     ('name = "m"\nversions = []', 3, "models[0].versions must hold at least one version with a weight above 0"),
@@ -268,7 +272,7 @@ TOML = [
     ("[[models]]\nload_bound = -inf", 2, "models[0].load_bound must be a finite number"),
     ("default_model = 'n'\n[[models]]\nname = 'm'\nprotocol = 'simulated'", 1, "default_model must be the name of one"),
     ("\n[[models]]\nendpoints = ['http://h']\n", 2, "models[0] must have name"),
-    ("\n[[models]]\nname = 'm'\n\n[models.timeouts]\n", 2, "models[0] must have endpoints or versions"),
+    ("\n[[models]]\nname = 'm'\n\n[models.timeouts]\n", 2, "models[0] must have endpoints, dns, service or versions"),
     ("[[models]]\nname = 'm'\nendpoints = []\n[models.timeouts]\nx = 1\n", 5, "models[0].timeouts.x is no member"),
     ("[[models]]\nname = 'm'\n[[models]]\nname = 'n'\n[models.timeouts]\nx = inf\n", 6, "models[1].timeouts.x must be"),
     ("[[models]]\n[[models.versions]]\n[[models.versions]]\nweight = nan", 4, "models[0].versions[1].weight must be"),
@@ -306,7 +310,7 @@ YAML = [
     ("a: b: c", 1, "syntax: mapping values are not allowed here"),
     ("models: @", 1, "syntax: found character '@' that cannot start any token"),
     ("models:\n\n- endpoints: [http://h]", 3, "models[0] must have name"),
-    ("models:\n\n- name: m", 3, "models[0] must have endpoints or versions"),
+    ("models:\n\n- name: m", 3, "models[0] must have endpoints, dns, service or versions"),
     ("models: *SECRET", 1, "syntax: found undefined alias"),
     ("models: !SECRET!x y", 1, "syntax: found undefined tag handle"),
     ("models: SECRET@h: x", 1, "syntax: mapping values are not allowed here"),
@@ -447,7 +451,7 @@ def test_json_is_read_as_json() -> None:
     )
     model = parse_routes(text, "routes.json").models[0]
     assert (model.load_bound, model.timeouts) == (10.0, Timeouts(idle_s=0.5))
-    check('{"models": [\n\t{"name": "a"}]}', "json", 2, "models[0] must have endpoints or versions")
+    check('{"models": [\n\t{"name": "a"}]}', "json", 2, "models[0] must have endpoints, dns, service or versions")
     check('{"models": [],\n "models": []}', "json", 2, "models is there twice")
 
 

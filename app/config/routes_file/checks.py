@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from app.config.addresses import check_url
-from app.config.route_schema import NAME_PATTERN, NAME_RULE, Ejection, Model, Routes, Timeouts, Version
-from app.config.routes_file.source import Path, Source
+from app.config.addresses import check_host, check_port, check_url
+from app.config.route_schema import NAME_PATTERN, NAME_RULE, Ejection, Endpoint, Model, Routes, Timeouts, Version
+from app.config.routes_file.source import SOURCES, Path, Source
 from app.config.served_paths import is_served
 
 
@@ -39,13 +39,10 @@ def _check_model(source: Source, model: Model, path: Path) -> None:
     for index, version in enumerate(model.versions):
         where = (*path, "versions", index)
         _claim(source, taken, version.name, (*where, "name"))
-        if model.forward_credentials and any(e.credential_env or e.credential_file for e in version.endpoints):
+        holders: tuple[Version | Endpoint, ...] = (version, *version.endpoints)
+        if model.forward_credentials and any(one.credential_env or one.credential_file for one in holders):
             raise source.error((*path, "forward_credentials"), "must not be true where an endpoint has a credential")
-        if model.protocol == "simulated":
-            if version.endpoints:
-                raise source.error((*where, "endpoints"), "must not be there: a simulated model has none")
-        elif not version.endpoints:
-            raise source.error((*where, "endpoints"), "must hold at least one endpoint")
+        _check_sources(source, model, version, where)
         _check_endpoints(source, version, (*where, "endpoints"))
     if not any(version.weight for version in model.versions):
         raise source.error((*path, "versions"), "must hold at least one version with a weight above 0")
@@ -91,6 +88,67 @@ def _leads_to(models: Mapping[str, Model], name: str, target: str) -> bool:
     return False
 
 
+def _check_sources(source: Source, model: Model, version: Version, path: Path) -> None:
+    """A version has exactly one source of endpoints; a simulated one has none."""
+    given = [name for name in SOURCES if getattr(version, name)]
+    if model.protocol == "simulated":
+        if given:
+            raise source.error((*path, given[0]), "must not be there: a simulated model has none")
+    elif not given:
+        raise source.error((*path, "endpoints"), "must hold at least one endpoint")
+    elif len(given) > 1:
+        raise source.error((*path, given[1]), f"must not be there together with {given[0]}")
+    try:
+        _check_discovery(version)
+    except _Misplaced as error:
+        raise source.error((*path, error.member), str(error)) from None
+
+
+class _Misplaced(ValueError):
+    """A member does not fit the others of its version."""
+
+    def __init__(self, member: str, problem: str) -> None:
+        super().__init__(problem)
+        self.member = member
+
+
+def _check_discovery(version: Version) -> None:
+    """Raises _Misplaced."""
+    if version.dns is not None:
+        _check_dns(version.dns)
+    if (version.service is None) != (version.port is None):
+        present, other = ("port", "service") if version.service is None else ("service", "port")
+        raise _Misplaced(present, f"must be there only together with {other}")
+    if version.port is not None and version.port.isdigit():
+        try:
+            check_port(version.port)
+        except ValueError as error:
+            raise _Misplaced("port", f"is none: {error}") from None
+    for member in ("credential_env", "credential_file"):
+        if getattr(version, member) is not None and not (version.dns or version.service):
+            raise _Misplaced(member, "must be there only beside dns or service; an endpoint has its own")
+    _check_credential(version)
+
+
+def _check_dns(text: str) -> None:
+    host, colon, port = text.partition(":")
+    try:
+        check_host(host)
+        if colon:
+            check_port(port)
+    except ValueError as error:
+        raise _Misplaced("dns", f"is not a name: {error}") from None
+    if host.startswith("_") == bool(colon):
+        raise _Misplaced("dns", "must have a port, unless it begins with _: SRV records hold the ports")
+
+
+def _check_credential(holder: Version | Endpoint) -> None:
+    if holder.credential_env is not None and holder.credential_file is not None:
+        raise _Misplaced("credential_file", "must not be there together with credential_env")
+    if holder.credential_file is not None and not holder.credential_file.startswith("/"):
+        raise _Misplaced("credential_file", "must be an absolute path")
+
+
 def _check_names_in_paths(source: Source, model: Model, path: Path) -> None:
     """Paths of v2 hold the names of models: the model's own to the router, and the server's to the endpoints."""
     if any("/" in name for name in (model.name, *model.aliases)):
@@ -133,10 +191,10 @@ def _check_endpoints(source: Source, version: Version, path: Path) -> None:
         if address in seen:
             raise source.error((*where, "url"), f"is the same as {seen[address]}: it must be there once")
         seen[address] = source.shown((*where, "url"))
-        if endpoint.credential_env is not None and endpoint.credential_file is not None:
-            raise source.error((*where, "credential_file"), "must not be there together with credential_env")
-        if endpoint.credential_file is not None and not endpoint.credential_file.startswith("/"):
-            raise source.error((*where, "credential_file"), "must be an absolute path")
+        try:
+            _check_credential(endpoint)
+        except _Misplaced as error:
+            raise source.error((*where, error.member), str(error)) from None
 
 
 def _address(url: str) -> tuple[str, str | None, int, str]:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from app.config.route_schema import Endpoint, Model
-from app.config.routes_file.source import SHORT_FORM, Path, Source, known
+from app.config.route_schema import Endpoint, Model, Version
+from app.config.routes_file.source import SHORT_FORM, SOURCES, Path, Source, known
 from app.config.routes_file.value_types import ValueType, members
 
 _NUMBERS = {int: "a whole number, ", float: "a number, "}
@@ -38,7 +38,9 @@ def to_record(source: Source, record: type[msgspec.Struct], value: object, path:
             raise source.error((*path, name), _unknown(record, value, name, path))
     for field in msgspec.structs.fields(record):
         if field.required and field.name not in table:
-            needed = "endpoints or versions" if (record, field.name) == (Model, "versions") else field.name
+            needed = (
+                "endpoints, dns, service or versions" if (record, field.name) == (Model, "versions") else field.name
+            )
             raise source.error(path, f"must have {needed}")
     return record(**{name: _to_value(source, known_members[name], table[name], (*path, name)) for name in table})
 
@@ -71,7 +73,8 @@ def _got(kind: ValueType, value: object) -> str:
 
 def _unknown(record: type[msgspec.Struct], written: Any, name: str, path: Path) -> str:
     if record is Model and name in SHORT_FORM:
-        return f"must not be there {'together with versions' if 'versions' in written else 'without endpoints'}"
+        where = "together with versions" if "versions" in written else f"without one of {', '.join(SOURCES)}"
+        return f"must not be there {where}"
     return f"is no member: {known(path)}"
 
 
@@ -86,7 +89,7 @@ def _full_model(model: Any) -> Any:
     """A model with one version may hold that version's members itself, and a simulated model needs no version."""
     if not isinstance(model, dict) or "versions" in model:
         return model
-    if "endpoints" in model:
+    if any(name in model for name in SOURCES):
         version = {name: model[name] for name in SHORT_FORM if name in model}
         return {name: model[name] for name in model if name not in SHORT_FORM} | {"versions": [version]}
     return model | {"versions": [{}]} if model.get("protocol") == "simulated" else model
@@ -101,4 +104,15 @@ def _full_endpoint(endpoint: Any) -> Any:
     return endpoint
 
 
-_SHORT_FORMS: dict[type, Callable[[Any], Any]] = {Model: _full_model, Endpoint: _full_endpoint}
+def _full_version(version: Any) -> Any:
+    """A port may be a number, or text."""
+    if isinstance(version, dict) and type(port := version.get("port")) is int:
+        return version | {"port": str(port)}
+    return version
+
+
+_SHORT_FORMS: dict[type, Callable[[Any], Any]] = {
+    Model: _full_model,
+    Version: _full_version,
+    Endpoint: _full_endpoint,
+}

@@ -11,7 +11,9 @@ from app.errors import RoutesError
 
 Path = tuple[str | int, ...]
 
-SHORT_FORM = ("endpoints", "upstream_model", "upstream_version")
+SOURCES = ("endpoints", "dns", "service")
+"""The members that say where a version's endpoints come from: it has exactly one of them."""
+SHORT_FORM = (*SOURCES, "port", "credential_env", "credential_file", "upstream_model", "upstream_version")
 """The members of a version that a model with one version may hold itself, in place of `versions`."""
 
 _DEEPEST = 20

@@ -1,0 +1,76 @@
+"""Sources of endpoints that the routes only name, and routes with what was found there.
+
+The published document (routes_source.py) has the routes as they were given, and beside them what discovery found, by
+the key of its source. So either is replaced without the other: a changed file keeps what was found, and a changed
+address needs no file.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from msgspec.structs import replace
+
+from app.config.route_schema import Endpoint, Routes, Version
+from app.config.routes_source import Document
+
+
+class Source(NamedTuple):
+    """Where the endpoints of a version are found."""
+
+    kind: Literal["dns", "service"]
+    name: str
+    """A name in the DNS, or `namespace/name` of a Service."""
+    port: str
+    """"" with SRV records, which hold it."""
+
+    @property
+    def key(self) -> str:
+        """Its name in metrics, in logs, and among what was found."""
+        return f"{self.kind} {self.name}{':' * bool(self.port)}{self.port}"
+
+
+def source_of(version: Version) -> Source | None:
+    """Returns where a version's endpoints are found, or None if the routes list them."""
+    if version.dns is not None:
+        name, _, port = version.dns.partition(":")
+        return Source("dns", name.lower(), port)
+    if version.service is not None:
+        return Source("service", version.service, version.port or "")
+    return None
+
+
+def sources_in(routes: Routes) -> dict[str, Source]:
+    """Returns all sources of the routes by their keys."""
+    found = (source_of(version) for model in routes.models for version in model.versions)
+    return {source.key: source for source in found if source is not None}
+
+
+def with_found(document: Document, found: Mapping[str, tuple[str, ...]]) -> Document:
+    """Returns the document with what was found at its sources, those it has; the rest is left out."""
+    keys = sources_in(document.routes)
+    return replace(document, found={key: found[key] for key in sorted(found) if key in keys})
+
+
+def expanded(document: Document) -> Document:
+    """Returns the document with what was found as endpoints of the versions, each with its credential."""
+    if not sources_in(document.routes):
+        return document
+    secrets = iter(document.credentials)
+    models, credentials = [], []
+    for model in document.routes.models:
+        versions = []
+        for version in model.versions:
+            source = source_of(version)
+            endpoints = version.endpoints if source is None else _endpoints(version, document.found.get(source.key, ()))
+            if source is None:
+                credentials += [next(secrets) for _ in endpoints]
+            else:
+                credentials += [next(secrets)] * len(endpoints)
+            versions.append(replace(version, endpoints=endpoints))
+        models.append(replace(model, versions=tuple(versions)))
+    return replace(document, routes=replace(document.routes, models=tuple(models)), credentials=tuple(credentials))
+
+
+def _endpoints(version: Version, urls: tuple[str, ...]) -> tuple[Endpoint, ...]:
+    env, file = version.credential_env, version.credential_file
+    return tuple(Endpoint(url=url, credential_env=env, credential_file=file) for url in urls)
