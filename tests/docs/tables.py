@@ -63,7 +63,7 @@ _RETRY_AFTER: dict[type[RouterError], str] = {
     errors.NoEndpoint: "`Retry-After` says when one may, if that is known.",
 }
 _WITHOUT_CLASS = [
-    (HTTPStatus.NOT_FOUND, "not_found", "Nothing is served at this path."),
+    (HTTPStatus.NOT_FOUND, "not_found", "Nothing is served at this path, or not for this model."),
     (HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "The path takes other methods; `Allow` names them."),
 ]
 

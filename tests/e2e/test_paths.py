@@ -339,9 +339,11 @@ def test_listed_paths_change_with_the_routes(start: Start, serve: Serve, routes:
     routes({**model, "paths": ["/v1/custom"]})
     until(lambda: router.log().count("routes published") == 1, "it is published")
     assert asked() == {200}
+    assert ask(router, "GET", "/v1/custom")[0] == 405
     routes({**model, "paths": ["/v1/another"]})
     until(lambda: router.log().count("routes published") == 2, "it is published")
     assert asked() == {404}
+    assert {ask(router, "GET", "/v1/custom")[0] for _ in range(10)} == {404}
     assert post(f"{router.url}/v1/another", {"model": "m"}).status_code == 200
 
 
