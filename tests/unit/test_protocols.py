@@ -16,6 +16,7 @@ from msgspec import Raw
 from app.config import route_schema as routes
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
+from app.observability.model_gauges import ModelState
 from app.protocols import adapters
 from app.protocols.infer import output_of, parse_inference, upstream_call
 from app.protocols.interfaces import Call, ClientRequest, Operation, ParsedCall, ProtocolAdapter, Reply
@@ -95,6 +96,10 @@ class Registry(ModelRegistry):
     def unusable(self) -> str | None:
         """See ModelRegistry."""
         return None
+
+    def model_states(self, cap: int) -> Iterable[ModelState]:
+        """See ModelRegistry."""
+        return ()
 
     def endpoint_states(self) -> Iterable[EndpointState]:
         """See ModelRegistry."""
