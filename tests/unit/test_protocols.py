@@ -113,6 +113,10 @@ class Registry(ModelRegistry):
         """See ModelRegistry."""
         return None
 
+    def model_states(self, cap: int) -> Iterable[ModelState]:
+        """See ModelRegistry."""
+        return ()
+
     def endpoint_states(self) -> Iterable[EndpointState]:
         """See ModelRegistry."""
         return ()
