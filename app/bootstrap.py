@@ -21,7 +21,7 @@ from app.observability import metric_files as metric_files_module
 from app.observability.metric_files import MetricFiles
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.metrics_directory import MetricsDirectory, open_directory
-from app.routing import back_off, endpoint_pool, endpoint_records, retry_budget, route_store
+from app.routing import back_off, created_responses, endpoint_pool, endpoint_records, retry_budget, route_store
 from app.routing.endpoint import SharedRouting
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.health_checks import HealthChecks
@@ -104,10 +104,7 @@ def _build_parts(
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, counters, metrics)
-    queue_timeout_s = settings.queue_timeout_ms / 1000
-    dispatcher = Dispatcher(
-        models.registry, limiter, drain, settings.max_body_bytes, queue_timeout_s, settings.trace_sample_ratio
-    )
+    dispatcher = _dispatcher(settings, models.registry, limiter, drain)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     return Router(
         settings=settings,
@@ -127,6 +124,18 @@ def _build_parts(
     )
 
 
+def _dispatcher(settings: Settings, registry: ModelRegistry, limiter: Limiter, drain: Drain) -> Dispatcher:
+    return Dispatcher(
+        registry,
+        limiter,
+        drain,
+        settings.max_body_bytes,
+        settings.queue_timeout_ms / 1000,
+        settings.trace_sample_ratio,
+        settings.max_upload_bytes,
+    )
+
+
 def _build_models(
     settings: Settings, environ: Mapping[str, str], table: SharedTable, counters: InflightCounters, metrics: Metrics
 ) -> Models:
@@ -140,6 +149,7 @@ def _build_models(
     registry = ModelRegistry(
         store,
         SharedRouting(table, counters, outliers, health, back_offs, budgets, limits, metrics),
+        created_responses.CreatedResponses(table),
         simulated_latency_s=settings.simulated_latency_ms / 1000,
         simulated_token_s=settings.simulated_token_ms / 1000,
         assume_healthy=settings.initial_health == "healthy",
@@ -164,6 +174,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             retry_budget.LAYOUT,
             endpoint_pool.LAYOUT,
             route_store.LAYOUT,
+            created_responses.LAYOUT,
         ),
         identity=f"MAX_CONCURRENCY={max_concurrency} QUEUE_SIZE={queue_size}",
         inherited=inherited,

@@ -7,13 +7,14 @@ from wsgiref.types import WSGIApplication
 import falcon
 
 from app.api.cors import with_cors
-from app.api.dispatch import Dispatcher, OperationResource
+from app.api.dispatch import Dispatcher
 from app.api.error_responses import ErrorResponses
 from app.api.exact_paths import ExactRouter
 from app.api.exchange import Exchange, with_exchange
 from app.api.health import HealthzResource, ReadyzResource
 from app.api.metrics_page import MetricsResource
 from app.api.openai import ModelsResource
+from app.api.operations import OperationResource
 from app.api.v2 import ModelReadyResource, ServerResource
 from app.config.settings import Settings
 from app.observability import logs

@@ -1,6 +1,6 @@
 """The path of every inference request, whatever its protocol: parse, resolve the model, admit, route, relay."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from app.errors import ProtocolMismatch
 from app.http_fields import Headers
 from app.native import monotonic
 from app.protocols.adapters import served_elsewhere, speaks
-from app.protocols.interfaces import ClientRequest, Operation, ProtocolAdapter, Reply
+from app.protocols.interfaces import ClientRequest, Operation, ParsedRequest, ProtocolAdapter, Reply
 from app.protocols.problem import phrase
 from app.routing.registry import ModelRegistry, RegisteredModel
 from app.shared_memory.drain import Drain
@@ -38,6 +38,7 @@ class Dispatcher(NamedTuple):
     max_body_bytes: int
     queue_timeout_s: float
     trace_sample_ratio: float = 0.0
+    max_upload_bytes: int = 1 << 30
 
     def handle(
         self,
@@ -52,13 +53,22 @@ class Dispatcher(NamedTuple):
 
         `adapter` is None for an operation that every model serves, whatever its protocol.
         """
-        exchange: Exchange = req.env[ENVIRON_KEY]
-        exchange.route = operation.route
+        request, size = self.read(operation, req, params)
+        self.serve(req, resp, request, self.resolve(req.env[ENVIRON_KEY], adapter, request.model), size)
+
+    def read(self, operation: Operation, req: falcon.Request, params: Mapping[str, str]) -> tuple[ParsedRequest, int]:
+        """Returns the parsed request, and the size of its body. Raises what is wrong with it."""
+        req.env[ENVIRON_KEY].route = operation.route
         body = read_body(req, self.max_body_bytes) if operation.has_body else b""
-        request = operation.parse(ClientRequest(operation, params, req.query_string, req.get_header, body))
-        model = self.resolve(exchange, adapter, request.model)
+        return operation.parse(ClientRequest(operation, params, req.query_string, req.get_header, body)), len(body)
+
+    def serve(
+        self, req: falcon.Request, resp: falcon.Response, request: ParsedRequest, model: RegisteredModel, size: int
+    ) -> None:
+        """Serve a request that was read, for this model. `size` is that of its body, as far as it was read."""
+        exchange: Exchange = req.env[ENVIRON_KEY]
         prompt = request.prompt()  # for every policy: it checks the body, and invalid input must not take a permit
-        if len(body) > _LARGE_BODY_BYTES:
+        if size > _LARGE_BODY_BYTES:
             gevent.sleep(0)
         key = _balancing_key(req, model.route, prompt)
         self.admit(exchange, model)
@@ -95,16 +105,6 @@ class Dispatcher(NamedTuple):
             credentials=route.forward_credentials,
             trace_sample_ratio=self.trace_sample_ratio,
         )
-
-
-class OperationResource:
-    """The operations at one path."""
-
-    def __init__(
-        self, dispatcher: Dispatcher, adapter: ProtocolAdapter | None, operations: Iterable[Operation]
-    ) -> None:
-        for operation in operations:
-            setattr(self, f"on_{operation.method.lower()}", partial(dispatcher.handle, adapter, operation))
 
 
 def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Sequence[bytes | memoryview]) -> bytes:

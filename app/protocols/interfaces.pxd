@@ -8,6 +8,9 @@ cdef class Call:
     cdef readonly str model
     cdef readonly object model_as_written
     cdef readonly object adapter
+    cdef readonly object rest
+    cdef readonly object endpoint
+    cdef readonly bint pinned
 
 
 cdef class Reply:
@@ -16,3 +19,4 @@ cdef class Reply:
     cdef readonly object length
     cdef readonly object body
     cdef readonly object close
+    cdef readonly str endpoint

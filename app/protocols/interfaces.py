@@ -1,6 +1,7 @@
 """What an adapter of a wire format offers, and the calls and replies that adapters and models exchange."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from msgspec import Raw, UnsetType
@@ -29,10 +30,46 @@ class Inference(NamedTuple):
     """See Call."""
 
 
+class BodyStream(Protocol):
+    """The rest of a request body, which is still arriving and is passed on as it comes."""
+
+    length: int | None
+    """Bytes that are still to come, or None when only its end will tell: then it comes framed as chunks."""
+    begun: bool
+    """Whether any of it was taken, so that the request can't be sent again."""
+    ended_at: float
+    """When its end was taken, in seconds of time.monotonic(); 0: it was not yet."""
+
+    def receive(self, other: int, within_s: float) -> bytes | None:
+        """Returns the next bytes, b"" at the end; None if descriptor `other` is readable first, or the time is over.
+
+        Raises what `read` raises.
+        """
+
+    def read(self) -> bytes:
+        """Returns the next bytes without a framing, b"" at the end. Waits as long as the client may take.
+
+        Raises InvalidRequest, BodyTooLarge or BodyStalled, or ClientGone if the body ends early.
+        """
+
+
 class Call:
     """A request in the model server's own protocol, as it is passed on."""
 
-    __slots__ = ("adapter", "body", "headers", "key", "method", "model", "model_as_written", "path", "version")
+    __slots__ = (
+        "adapter",
+        "body",
+        "endpoint",
+        "headers",
+        "key",
+        "method",
+        "model",
+        "model_as_written",
+        "path",
+        "pinned",
+        "rest",
+        "version",
+    )
 
     def __init__(  # noqa: PLR0913, PLR0917  # a record
         self,
@@ -43,8 +80,11 @@ class Call:
         key: bytes = b"",
         version: str = "",
         model: str = "",
-        model_as_written: Raw | None = None,
+        model_as_written: Raw | memoryview | None = None,
         adapter: "ProtocolAdapter | None" = None,
+        rest: BodyStream | None = None,
+        endpoint: int = 0,
+        pinned: bool = False,
     ) -> None:
         self.method = method
         self.path = path
@@ -62,15 +102,27 @@ class Call:
         """The name as the body has it: a view of the body. None if the body names no model."""
         self.adapter = adapter
         """Puts another model's name in; None if there is nothing to put in."""
+        self.rest = rest
+        """What follows `body`; None: all of the body is there."""
+        self.endpoint = endpoint
+        """Hash of the URL of the endpoint that is preferred; 0: none is. No other one is tried after its response."""
+        self.pinned = pinned
+        """Whether no endpoint but that one can serve the call."""
 
 
 class Reply:
     """The response of a model server: its head, and its body as it comes."""
 
-    __slots__ = ("body", "close", "headers", "length", "status")
+    __slots__ = ("body", "close", "endpoint", "headers", "length", "status")
 
-    def __init__(
-        self, status: int, headers: Headers, length: int | None, body: Iterable[bytes], close: Callable[[], None]
+    def __init__(  # noqa: PLR0913, PLR0917  # a record
+        self,
+        status: int,
+        headers: Headers,
+        length: int | None,
+        body: Iterable[bytes],
+        close: Callable[[], None],
+        endpoint: str = "",
     ) -> None:
         self.status = status
         self.headers = headers
@@ -81,6 +133,8 @@ class Reply:
         """Pieces as they come, none empty. Raises UpstreamBroken or UpstreamTimeout when it breaks off."""
         self.close = close
         """Stops it at any point; must be called, may be called again."""
+        self.endpoint = endpoint
+        """URL of the endpoint that made it; empty: a model without endpoints did."""
 
 
 class Model(Protocol):
@@ -109,6 +163,19 @@ class ClientRequest(NamedTuple):
     header: Callable[[str], str | None]
     """Returns the value of a header, or None."""
     body: bytes
+    form: "FormHead | None" = None
+    """What is known of a form, of which `body` is the beginning."""
+
+
+class FormHead(NamedTuple):
+    """What is known of a form once its field `model` has come."""
+
+    model: str
+    begin: int
+    """Index in the body at which the name begins."""
+    end: int
+    rest: BodyStream | None
+    """None: all of the form is there."""
 
 
 class ParsedRequest(Protocol):
@@ -129,6 +196,18 @@ class ParsedRequest(Protocol):
         """Send the request to the model; returns what the client is to receive. See Call for key and version."""
 
 
+class Kind(Enum):
+    """How the router handles an operation."""
+
+    ORDINARY = auto()
+    FORM = auto()
+    """The body is a form that is passed on while it arrives."""
+    CREATES_RESPONSE = auto()
+    """What it creates has an id, under which later requests refer to it."""
+    ABOUT_RESPONSE = auto()
+    """It is about an earlier response, whose id is the field `response_id` of the template."""
+
+
 class Operation(NamedTuple):
     """One request that clients may make, at one path or at several of the same meaning."""
 
@@ -140,6 +219,7 @@ class Operation(NamedTuple):
     parse: Callable[[ClientRequest], ParsedRequest]
     """Raises InvalidRequest or ModelNotFound."""
     has_body: bool = True
+    kind: Kind = Kind.ORDINARY
 
 
 class ProtocolAdapter(NamedTuple):
@@ -174,20 +254,41 @@ class ProtocolAdapter(NamedTuple):
 class ParsedCall(NamedTuple):
     """The `ParsedRequest` of an adapter's operation: the client's own bytes, to be passed on."""
 
-    adapter: ProtocolAdapter
+    adapter: ProtocolAdapter | None
+    """See Call."""
     method: str
     path: str
     body: bytes
     model: str | None
     prompt: Callable[[], Sequence[bytes | memoryview]]
     version: str = ""
-    model_as_written: Raw | None = None
+    model_as_written: Raw | memoryview | None = None
     """See Call."""
     is_json: bool = False
     """Whether the body was read as JSON, whatever its declared type."""
+    rest: BodyStream | None = None
+    """See Call."""
+    refers_to: str = ""
+    """Id of the earlier response that the request is about or continues; empty: none."""
+    endpoint: int = 0
+    pinned: bool = False
+    """See Call, for both."""
 
     def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
         """See ParsedRequest."""
         passed = as_json(headers()) if self.is_json else headers()
-        name, written = self.model or "", self.model_as_written
-        return model.relay(Call(self.method, self.path, passed, self.body, key, version, name, written, self.adapter))
+        call = Call(
+            self.method,
+            self.path,
+            passed,
+            self.body,
+            key,
+            version,
+            self.model or "",
+            self.model_as_written,
+            self.adapter,
+            self.rest,
+            self.endpoint,
+            self.pinned,
+        )
+        return model.relay(call)

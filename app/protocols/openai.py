@@ -1,19 +1,24 @@
-"""The OpenAI-compatible protocol: chat completions, completions and embeddings.
+"""The OpenAI-compatible protocol: chat completions, completions, embeddings, responses, and forms with a file.
 
-A request names its model in the body. Everything else in the body passes untouched.
+A request names its model in the body, JSON or a form. Everything else in the body passes untouched. A request about an
+earlier response names none: the response's id tells it.
 """
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from app.protocols import json_body, request_body
-from app.protocols.interfaces import Call, ClientRequest, Operation, ParsedCall, ProtocolAdapter
+from app.protocols.interfaces import Call, ClientRequest, Kind, Operation, ParsedCall, ProtocolAdapter
 from app.protocols.json_body import MalformedJson, MaybeRaw
 
 _CHAT = "/v1/chat/completions"
+_RESPONSES = "/v1/responses"
+_RESPONSE = f"{_RESPONSES}/{{response_id}}"
+_FORM_PATHS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits")
 _PATHS = (_CHAT, "/v1/completions", "/v1/embeddings")
 _MAX_CHOICES_BYTES = 4 << 20
 """A longer response to /infer may have one choice only."""
@@ -35,6 +40,12 @@ class _Request(msgspec.Struct):
         return ()
 
 
+class _Creation(_Request):
+    """The members of a request for a response."""
+
+    previous_response_id: MaybeRaw = UNSET
+
+
 class _Message(msgspec.Struct, gc=False):
     content: Raw
 
@@ -52,12 +63,41 @@ class _ChatOfOneChoice(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Request).decode
+_decode_creation = msgspec.json.Decoder(_Creation).decode
 _decode_chat = msgspec.json.Decoder(_Chat).decode
 _decode_chat_of_one_choice = msgspec.json.Decoder(_ChatOfOneChoice).decode
 
 
 def _parse(request: ClientRequest) -> ParsedCall:
-    members = request_body.read_request(_decode, request, request.body)
+    return _parsed(request, request_body.read_request(_decode, request, request.body))
+
+
+def _parse_creation(request: ClientRequest) -> ParsedCall:
+    members = request_body.read_request(_decode_creation, request, request.body)
+    before = members.previous_response_id
+    refers_to = None if before is UNSET else request_body.text_of("previous_response_id", before)
+    return _parsed(request, members)._replace(refers_to=refers_to or "")
+
+
+def _parse_reference(request: ClientRequest) -> ParsedCall:
+    """A request about an earlier response: it names no model, and nothing of it is read."""
+    response_id = request.params["response_id"]
+    path = request.operation.route.format(response_id=quote(response_id, safe=""))
+    query = f"?{request.query}" if request.query else ""
+    return ParsedCall(None, request.operation.method, path + query, request.body, None, tuple, refers_to=response_id)
+
+
+def _parse_form(request: ClientRequest) -> ParsedCall:
+    form = request.form
+    assert form is not None
+    written = memoryview(request.body)[form.begin : form.end]
+    path = request.operation.route
+    if request.query:
+        path = f"{path}?{request.query}"
+    return ParsedCall(_FORMS, "POST", path, request.body, form.model, tuple, "", written, rest=form.rest)
+
+
+def _parsed(request: ClientRequest, members: _Request) -> ParsedCall:
     model = None if members.model is UNSET else members.model
     request_body.refuse_ambiguous(_decode, request, {} if model is None else {"model": model}, ("model",))
     path = request.operation.route
@@ -72,6 +112,13 @@ def _encode(call: Call, model: str, _version: str | None) -> tuple[str, Sequence
     if call.model == model:
         return call.path, (call.body,)
     return call.path, json_body.with_member(call.body, "model", call.model_as_written, msgspec.json.encode(model))
+
+
+def _encode_form(call: Call, model: str, _version: str | None) -> tuple[str, Sequence[bytes | memoryview]]:
+    """See ProtocolAdapter. All bytes but the name stay as they are."""
+    if call.model == model:
+        return call.path, (call.body,)
+    return call.path, json_body.with_member(call.body, "model", call.model_as_written, model.encode())
 
 
 def _infer_call(_model: str, prompt: Raw) -> tuple[str, Sequence[bytes]]:
@@ -100,7 +147,20 @@ ADAPTER = ProtocolAdapter(
     name="openai",
     root="/v1",
     title="the OpenAI-compatible endpoints",
-    operations=tuple(Operation("POST", (path,), path, _parse) for path in _PATHS),
+    operations=(
+        *(Operation("POST", (path,), path, _parse) for path in _PATHS),
+        *(Operation("POST", (path,), path, _parse_form, kind=Kind.FORM) for path in _FORM_PATHS),
+        Operation("POST", (_RESPONSES,), _RESPONSES, _parse_creation, kind=Kind.CREATES_RESPONSE),
+        *(
+            Operation(method, (path,), path, _parse_reference, method == "POST", Kind.ABOUT_RESPONSE)
+            for method, path in (
+                ("GET", _RESPONSE),
+                ("DELETE", _RESPONSE),
+                ("POST", f"{_RESPONSE}/cancel"),
+                ("GET", f"{_RESPONSE}/input_items"),
+            )
+        ),
+    ),
     encode=_encode,
     prompt_member="messages",
     infer_call=_infer_call,
@@ -108,3 +168,5 @@ ADAPTER = ProtocolAdapter(
     health_path="/v1/models",
     error_body=_error_body,
 )
+_FORMS = ADAPTER._replace(encode=_encode_form)
+"""What puts the name of a model into a form."""

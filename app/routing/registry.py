@@ -13,14 +13,16 @@ import msgspec
 from app.admission.model_limit import ModelLimit
 from app.config import route_schema
 from app.config.routes_source import Document, counted_as, endpoints_of, names_in
-from app.errors import ModelNotFound
+from app.errors import ModelNotFound, ResponseNotFound
 from app.observability.metrics import EndpointState
 from app.protocols.interfaces import Model
 from app.routing.back_off import pair
+from app.routing.created_responses import CreatedResponses
 from app.routing.endpoint import Endpoint, SharedRouting
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.remote_model import RemoteModel
 from app.routing.route_store import RouteStore
+from app.shared_memory.table import name_hash
 from app.simulated.model import SimulatedModel
 from app.upstream.dialer import Address
 from app.upstream.pool import Pool
@@ -38,10 +40,11 @@ class RegisteredModel(NamedTuple):
 class ModelRegistry:
     """All models, in one worker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all that models are made of
         self,
         store: RouteStore,
         shared: SharedRouting,
+        responses: CreatedResponses,
         *,
         simulated_latency_s: float,
         simulated_token_s: float,
@@ -51,6 +54,8 @@ class ModelRegistry:
         """The names of all endpoints."""
         self._store = store
         self._shared = shared
+        self.responses = responses
+        """Which endpoint created which response."""
         self._simulated_latency_s = simulated_latency_s
         self._simulated_token_s = simulated_token_s
         self._assume_healthy = assume_healthy
@@ -68,6 +73,16 @@ class ModelRegistry:
         except KeyError:
             names = ", ".join(model.name for model in self._document.routes.models)
             raise ModelNotFound(f"there is no model {str(name)[:100]!r}; there is {names}") from None
+
+    def creator_of(self, response_id: str) -> tuple[str, int]:
+        """Returns the model that created a response, and the hash of its endpoint. Raises ResponseNotFound."""
+        creator = self.responses.find(response_id)
+        if creator is not None:
+            self._current()
+            for model in self._document.routes.models:
+                if name_hash(model.name) == creator.model:
+                    return model.name, creator.endpoint
+        raise ResponseNotFound(f"no endpoint is known to have created a response {response_id[:100]!r}")
 
     def names(self) -> list[str]:
         """Returns names and aliases of all models."""

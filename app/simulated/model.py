@@ -13,7 +13,9 @@ from msgspec import UNSET, UnsetType
 from app.errors import ModelNotFound
 from app.http_fields import Headers
 from app.protocols.interfaces import Call, Inference, Reply
+from app.simulated.forms import FormServer
 from app.simulated.openai import OpenAIServer
+from app.simulated.responses import ResponsesServer
 from app.simulated.v2 import V2Server
 
 _BAD_BODY = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -28,6 +30,8 @@ class SimulatedModel:
         self._versions = versions
         self._latency_s = latency_s
         self._openai = OpenAIServer(name, latency_s, token_s)
+        self._responses = ResponsesServer(name, latency_s, token_s)
+        self._forms = FormServer(latency_s, token_s)
         self._v2 = V2Server(name, latency_s, versions)
 
     def infer(self, request: Inference) -> UnsetType:
@@ -43,10 +47,11 @@ class SimulatedModel:
         if call.adapter is not None:
             # The path names the version that a header pins, and the model's own name instead of an alias.
             path, parts = call.adapter.encode(call, self.name, call.version or None)
-            call = Call(call.method, path, call.headers, b"".join(parts), call.key, call.version)
+            body = b"".join(parts)
+            call = Call(call.method, path, call.headers, body, call.key, call.version, rest=call.rest)
         path = unquote(call.path.partition("?")[0])
         server = self._v2 if f"{path}/".startswith("/v2/") else self._openai
-        found = server.find(path)
+        found = self._responses.find(call.method, path) or self._forms.find(path) or server.find(path)
         if found is None:
             return _reply(404, [_JSON], server.error(f"nothing is served at {path!r}"))
         method, handle = found
