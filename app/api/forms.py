@@ -17,7 +17,7 @@ from app.api.exchange import ENVIRON_KEY
 from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UnsupportedBody
 from app.native import monotonic
 from app.protocols.interfaces import ClientRequest, FormHead, Operation, ProtocolAdapter
-from app.protocols.multipart import FORM, MODEL_WITHIN_BYTES, FormReader, boundary_of
+from app.protocols.multipart import FORM, MODEL_WITHIN_BYTES, NO_MODEL, FormReader, boundary_of
 
 _PIECE_BYTES = 1 << 16
 _STALLED = "the body did not arrive in time; see STALL_TIMEOUT_S and UPLOAD_TIMEOUT_S"
@@ -58,7 +58,7 @@ def read_form(req: falcon.Request, limit: int) -> tuple[bytes, FormHead]:
         size += len(pieces[-1])
     model = reader.model
     if model is None:
-        raise InvalidRequest(f"the form needs a field `model` that begins in its first {MODEL_WITHIN_BYTES} bytes")
+        raise InvalidRequest(NO_MODEL)
     return b"".join(pieces), FormHead(model.name, model.begin, model.end, None if upload.ended_at else upload)
 
 

@@ -18,6 +18,7 @@ from app.http_fields import FIELD_NAME
 FORM = "multipart/form-data"
 MODEL_WITHIN_BYTES = 1 << 16
 """The field `model` begins within so many bytes of the body: what comes before it has to be held until it is known."""
+NO_MODEL = f"the form needs a field `model` that begins in its first {MODEL_WITHIN_BYTES} bytes"
 _MAX_PART_HEAD_BYTES = 1 << 14
 _MAX_MODEL_BYTES = 1 << 10
 _MAX_PADDING_BYTES = 256
@@ -167,6 +168,8 @@ class FormReader:
         is_model = _is_model(self._data[self._pos : end].decode("latin-1"))
         if is_model and self.model is not None:
             raise InvalidRequest("the form has the field `model` twice")
+        if is_model and self._part_begin > MODEL_WITHIN_BYTES:
+            raise InvalidRequest(NO_MODEL)
         self._where = _Where.MODEL if is_model else _Where.CONTENT
         self._pos = end + 4
         return True
