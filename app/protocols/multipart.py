@@ -73,7 +73,7 @@ def boundary_of(content_type: str) -> bytes:
 class FormReader:
     """Reads a form from pieces that are cut anywhere."""
 
-    __slots__ = ("_before", "_dash_boundary", "_data", "_part_begin", "_pos", "_where", "model")
+    __slots__ = ("_before", "_content_begin", "_dash_boundary", "_data", "_part_begin", "_pos", "_where", "model")
 
     def __init__(self, boundary: bytes) -> None:
         self._dash_boundary = b"--" + boundary
@@ -82,6 +82,7 @@ class FormReader:
         self._before = -2  # bytes of the body before `_data`
         self._where = _Where.PREAMBLE
         self._part_begin = 0
+        self._content_begin = -2
         self.model: ModelField | None = None
         """The field, once all of it has come."""
 
@@ -106,8 +107,8 @@ class FormReader:
         """Read up to the end of the next delimiter. Returns whether it was there, and a part follows."""
         data, pos = self._data, self._pos
         begin = data.find(self._dash_boundary, pos)
-        while begin > pos and data[begin - 1] not in b"\r\n":
-            begin = data.find(self._dash_boundary, begin + 1)  # within a line: no delimiter
+        while begin >= 0 and self._is_within_line(begin):
+            begin = data.find(self._dash_boundary, begin + 1)
         if begin < 0:
             self._keep_tail()
             return False
@@ -125,6 +126,13 @@ class FormReader:
         self._where = _Where.EPILOGUE if after[1] else _Where.HEAD
         return self._where is _Where.HEAD
 
+    def _is_within_line(self, begin: int) -> bool:
+        """Whether what looks like a delimiter at this index is content, because something precedes it in its line."""
+        if begin > self._pos:
+            return self._data[begin - 1] not in b"\r\n"
+        # What precedes it is not kept. It has been looked at before (see `_keep_tail`), or it is the head of the part.
+        return self._before + begin != self._content_begin
+
     def _check_incomplete(self, begin: int, after: "re.Match[bytes]") -> None:
         """Raises InvalidRequest unless what is there may become a delimiter when more comes, or the body ends."""
         rest = self._data[after.end() :]
@@ -134,7 +142,10 @@ class FormReader:
             raise InvalidRequest("the form has a delimiter with too many blanks after it")
 
     def _keep_tail(self) -> None:
-        """Pass over what is content for sure. The rest may be a line end and the beginning of a delimiter."""
+        """Pass over what is content for sure. The rest may be a line end and the beginning of a delimiter.
+
+        So a delimiter that is not complete yet begins at least two bytes after `_pos`.
+        """
         settled = len(self._data) - len(self._dash_boundary) - 1
         if self._where is _Where.MODEL:
             self._check_model_length(settled - self._pos)
@@ -160,6 +171,8 @@ class FormReader:
 
     def _read_head(self) -> bool:
         """Read the head of a part. Returns whether all of it was there."""
+        if self._data.startswith(b"\r\n", self._pos):
+            raise InvalidRequest("the form has a part without a head")
         end = self._data.find(b"\r\n\r\n", self._pos)
         if (len(self._data) if end < 0 else end) - self._pos > _MAX_PART_HEAD_BYTES:
             raise InvalidRequest(f"the form has a part whose head is longer than {_MAX_PART_HEAD_BYTES} bytes")
@@ -172,6 +185,7 @@ class FormReader:
             raise InvalidRequest(NO_MODEL)
         self._where = _Where.MODEL if is_model else _Where.CONTENT
         self._pos = end + 4
+        self._content_begin = self._before + self._pos
         return True
 
 
