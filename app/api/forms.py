@@ -101,6 +101,8 @@ class Upload:
 
     def read(self) -> bytes:
         """See BodyStream."""
+        if self.ended_at:
+            return b""
         try:
             piece: bytes = self._input.read1(_PIECE_BYTES)
         except ParseException as error:
@@ -119,6 +121,7 @@ class Upload:
         self._reader.feed(piece)
         self._read_at = monotonic()
         if not piece or self.length == 0:
+            self._reader.end()  # if it raises, the model server never gets the end either
             self.ended_at = self._read_at
         return piece
 

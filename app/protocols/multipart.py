@@ -5,7 +5,8 @@ and the router would limit and count one model while another one runs. For the s
 read in different ways, wherever it is: a delimiter after a bare line feed, one that goes on (`--boundaryX`), two names
 in one part, a name in an extended notation (`name*=`), a `model` that is a file or encoded.
 
-The grammar is RFC 2046 section 5.1.1. A preamble and an epilogue are allowed, and nothing in either is looked at.
+The grammar is RFC 2046 section 5.1.1. An epilogue is allowed and not looked at. A preamble is allowed, but may not have
+the delimiter within a line: some parsers skip blanks before the first one.
 """
 
 import re
@@ -73,7 +74,17 @@ def boundary_of(content_type: str) -> bytes:
 class FormReader:
     """Reads a form from pieces that are cut anywhere."""
 
-    __slots__ = ("_before", "_content_begin", "_dash_boundary", "_data", "_part_begin", "_pos", "_where", "model")
+    __slots__ = (
+        "_before",
+        "_closed",
+        "_content_begin",
+        "_dash_boundary",
+        "_data",
+        "_part_begin",
+        "_pos",
+        "_where",
+        "model",
+    )
 
     def __init__(self, boundary: bytes) -> None:
         self._dash_boundary = b"--" + boundary
@@ -83,6 +94,7 @@ class FormReader:
         self._where = _Where.PREAMBLE
         self._part_begin = 0
         self._content_begin = -2
+        self._closed = False  # whether the last delimiter has come
         self.model: ModelField | None = None
         """The field, once all of it has come."""
 
@@ -103,11 +115,18 @@ class FormReader:
         while self._read_head() if self._where is _Where.HEAD else self._read_content():
             pass
 
+    def end(self) -> None:
+        """The body has ended. Raises InvalidRequest if the form has not."""
+        if not self._closed:
+            raise InvalidRequest("the form ends without its last delimiter")
+
     def _read_content(self) -> bool:
         """Read up to the end of the next delimiter. Returns whether it was there, and a part follows."""
         data, pos = self._data, self._pos
         begin = data.find(self._dash_boundary, pos)
         while begin >= 0 and self._is_within_line(begin):
+            if self._where is _Where.PREAMBLE:
+                raise InvalidRequest("the form has its delimiter within a line before the first part")
             begin = data.find(self._dash_boundary, begin + 1)
         if begin < 0:
             self._keep_tail()
@@ -116,6 +135,7 @@ class FormReader:
             raise InvalidRequest("the form has a delimiter that does not follow a line end, which is CR LF")
         after = _AFTER_DELIMITER.match(data, begin + len(self._dash_boundary))
         assert after is not None
+        self._closed = bool(after[1])
         if after[1] or after[2]:
             self._end_content(begin - 2)
         if after[2] is None:

@@ -25,6 +25,7 @@ def read(pieces: Iterable[bytes]) -> str | None:
     for piece in pieces:
         reader.feed(piece)
         body += piece
+    reader.end()
     if reader.model is None:
         return None
     assert body[reader.model.begin : reader.model.end].decode() == reader.model.name
@@ -106,6 +107,11 @@ BAD: dict[str, tuple[bytes, str]] = {
     "end that goes on": (MODEL + END[:-2] + b"y", "goes on"),
     "many blanks": (MODEL + b"--x" + b" " * 300, "blanks"),
     "delimiter right behind a head": (with_head(DISPOSITION)[:-10] + MODEL + END, "CR LF"),
+    "blank before the first delimiter": (b"\r\n\r\n " + MODEL + MODEL + END, "before the first part"),
+    "no end": (MODEL, "last delimiter"),
+    "end in a head": (MODEL + FILE[:50], "last delimiter"),
+    "half an end": (MODEL + END[:-4] + b"-", "last delimiter"),
+    "empty": (b"", "last delimiter"),
     "late model": (FILE % (b"z" * MODEL_WITHIN_BYTES) + MODEL + END, "first 65536 bytes"),
 }
 
@@ -117,7 +123,7 @@ def test_malformed_form_is_refused_wherever_it_is_cut(name: str) -> None:
     step = max(1, len(body) // 300)
     for pieces in ([body], [body[at : at + step] for at in range(0, len(body), step)]):
         with pytest.raises(InvalidRequest, match=says):
-            read(pieces)
+            read(pieces or [b""])
 
 
 @pytest.mark.parametrize("offset", range(-3, 4))
