@@ -26,7 +26,7 @@ from app.observability import tracing
 from app.observability.metric_files import MetricFiles
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.metrics_directory import MetricsDirectory, open_directory
-from app.routing import back_off, endpoint_pool, endpoint_records, retry_budget, route_store
+from app.routing import back_off, created_responses, endpoint_pool, endpoint_records, retry_budget, route_store
 from app.routing.endpoint import SharedRouting
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_wait import EndpointWait
@@ -159,6 +159,7 @@ def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
         settings.max_body_bytes,
         queue_timeout_s=settings.queue_timeout_ms / 1000,
         trace_sample_ratio=settings.trace_sample_ratio if traced is None else 0.0,  # the SDK's sampler decides
+        max_upload_bytes=settings.max_upload_bytes,
         wait=wait,
         text=metrics.text,
         tracing=traced,
@@ -179,6 +180,7 @@ def _build_models(
     registry = ModelRegistry(
         store,
         SharedRouting(table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics),
+        created_responses.CreatedResponses(table),
         simulated_latency_s=settings.simulated_latency_ms / 1000,
         simulated_token_s=settings.simulated_token_ms / 1000,
         assume_healthy=settings.initial_health == "healthy",
@@ -205,6 +207,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             retry_budget.LAYOUT,
             endpoint_pool.LAYOUT,
             route_store.LAYOUT,
+            created_responses.LAYOUT,
         ),
         identity=f"MAX_CONCURRENCY={max_concurrency} QUEUE_SIZE={queue_size}",
         inherited=inherited,

@@ -43,15 +43,22 @@ class BodyStalled(RouterError):
 
 
 class BodyTooLarge(RouterError):
-    """The body is longer than `MAX_BODY_BYTES`."""
+    """The body is longer than `MAX_BODY_BYTES`, or than `MAX_UPLOAD_BYTES` if it is a form that is streamed."""
 
     code = "body_too_large"
 
 
 class UnsupportedBody(RouterError):
-    """The body is multipart or compressed. Any other declared type is read as JSON."""
+    """The body is compressed, or multipart where the path takes JSON, or the reverse. Other types are read as JSON.
+
+    `accepts` is the media type that the path takes.
+    """
 
     code = "unsupported_media_type"
+
+    def __init__(self, message: str, accepts: str = "application/json") -> None:
+        super().__init__(message)
+        self.accepts = accepts
 
 
 class Draining(RouterError):
@@ -109,6 +116,15 @@ class ModelNotFound(RouterError):
     """No model, or no version of the model, has the requested name."""
 
     code = "model_not_found"
+
+
+class ResponseNotFound(RouterError):
+    """The router does not know which endpoint created the response with this id, or that endpoint is served no longer.
+
+    The newest responses are known, so many that it takes long until one is forgotten (docs/routing.md).
+    """
+
+    code = "response_not_found"
 
 
 class ProtocolMismatch(RouterError):

@@ -9,7 +9,7 @@ import falcon
 
 from app.api import listed_paths
 from app.api.cors import with_cors
-from app.api.dispatch import Dispatcher, OperationResource
+from app.api.dispatch import Dispatcher
 from app.api.error_responses import ErrorResponses
 from app.api.exact_paths import ExactRouter
 from app.api.exchange import Exchange, with_exchange
@@ -17,6 +17,7 @@ from app.api.health import HealthzResource, ReadyzResource
 from app.api.listed_paths import ListedPaths
 from app.api.metrics_page import MetricsResource
 from app.api.openai import ModelsResource
+from app.api.operations import OperationResource
 from app.api.v2 import ModelReadyResource, ServerResource
 from app.api.v2_models import RepositoryIndexResource, StatisticsResource
 from app.config.settings import Settings

@@ -1,6 +1,6 @@
 """The path of every inference request, whatever its protocol: parse, resolve the model, admit, route, relay."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from math import inf
@@ -52,6 +52,7 @@ class Dispatcher(NamedTuple):
     tracing: "Tracing | None" = None
     wait: EndpointWait | None = None
     """Without it, no request waits for an endpoint."""
+    max_upload_bytes: int = 1 << 30
 
     def handle(
         self,
@@ -66,22 +67,50 @@ class Dispatcher(NamedTuple):
 
         `adapter` is None for an operation that every model serves, whatever its protocol.
         """
+        request, size = self.read(operation, req, params)
+        model = self.resolve(req.env[ENVIRON_KEY], adapter, request.model)
+        if operation.only_listed and operation.route not in model.route.paths:
+            raise falcon.HTTPNotFound(description=f"nothing is served at {operation.route} for {model.route.name}")
+        # /infer, which has no adapter, counts for itself; what has no body repeats an earlier response.
+        self.serve(req, resp, request, model, size, counts=adapter is not None and operation.has_body)
+
+    def begin(self, operation: Operation, req: falcon.Request) -> Exchange:
+        """Returns the exchange of a request, which is from now on one of this operation."""
         exchange: Exchange = req.env[ENVIRON_KEY]
         exchange.route = operation.route
         if self.tracing is not None:
             exchange.trace = self.tracing.begin(req.env, operation.route, exchange.started)
+        return exchange
+
+    def read(self, operation: Operation, req: falcon.Request, params: Mapping[str, str]) -> tuple[ParsedRequest, int]:
+        """Returns the parsed request, and the size of its body. Raises what is wrong with it."""
+        self.begin(operation, req)
         body = read_body(req, self.max_body_bytes) if operation.has_body else b""
-        request = operation.parse(ClientRequest(operation, params, req.query_string, req.get_header, body))
-        model = self.resolve(exchange, adapter, request.model)
-        if operation.only_listed and operation.route not in model.route.paths:
-            raise falcon.HTTPNotFound(description=f"nothing is served at {operation.route} for {model.route.name}")
+        return operation.parse(ClientRequest(operation, params, req.query_string, req.get_header, body)), len(body)
+
+    def serve(  # noqa: PLR0913  # what a request is, and what holds for its operation
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        request: ParsedRequest,
+        model: RegisteredModel,
+        size: int,
+        *,
+        counts: bool = True,
+        falls_back: bool = True,
+    ) -> None:
+        """Serve a request that was read, for this model. `size` is that of its body, as far as it was read.
+
+        `counts`: whether the tokens of the response are counted. `falls_back`: whether another model may serve it.
+        """
+        exchange: Exchange = req.env[ENVIRON_KEY]
         prompt = request.prompt()  # for every policy: it checks the body, and invalid input must not take a permit
-        if len(body) > _LARGE_BODY_BYTES:
+        if size > _LARGE_BODY_BYTES:
             gevent.sleep(0)
         send = partial(self._send, req, exchange, request, prompt)
         began = monotonic()
         try:
-            if model.route.fallback:
+            if falls_back and model.route.fallback:
                 reply = self._fail_over(req, resp, exchange, model, request, send)
             else:
                 reply = send(self.admit(exchange, model, _version(req, request)))
@@ -90,8 +119,7 @@ class Dispatcher(NamedTuple):
             began += exchange.queue_s
             if exchange.permit is not None:
                 exchange.model_s = monotonic() - began
-        # /infer, which has no adapter, counts for itself; what has no body repeats an earlier response.
-        counted = adapter is not None and operation.has_body and reply.status < HTTPStatus.MULTIPLE_CHOICES
+        counted = counts and reply.status < HTTPStatus.MULTIPLE_CHOICES
         _relay(reply, resp, exchange, began, self.text if counted else None)
 
     def _send(  # noqa: PLR0913, PLR0917  # `handle` binds what belongs to the request
@@ -181,16 +209,6 @@ class Dispatcher(NamedTuple):
 def _version(req: falcon.Request, request: ParsedRequest) -> str:
     """Returns the version of the model that the request pins, or "" for any."""
     return request.version or req.env.get(_PIN_KEY, "")
-
-
-class OperationResource:
-    """The operations at one path."""
-
-    def __init__(
-        self, dispatcher: Dispatcher, adapter: ProtocolAdapter | None, operations: Iterable[Operation]
-    ) -> None:
-        for operation in operations:
-            setattr(self, f"on_{operation.method.lower()}", partial(dispatcher.handle, adapter, operation))
 
 
 def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Sequence[bytes | memoryview]) -> bytes:

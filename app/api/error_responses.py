@@ -26,6 +26,7 @@ from app.errors import (
     ProtocolMismatch,
     QueueFull,
     QueueTimeout,
+    ResponseNotFound,
     RouterError,
     UnsupportedBody,
     UpstreamBroken,
@@ -47,6 +48,7 @@ _STATUS: dict[type[RouterError], HTTPStatus] = {
     QueueTimeout: HTTPStatus.TOO_MANY_REQUESTS,
     Draining: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelNotFound: HTTPStatus.NOT_FOUND,
+    ResponseNotFound: HTTPStatus.NOT_FOUND,
     ModelUnusable: HTTPStatus.SERVICE_UNAVAILABLE,
     ProtocolMismatch: HTTPStatus.BAD_REQUEST,
     ModelLimitReached: HTTPStatus.TOO_MANY_REQUESTS,
@@ -84,7 +86,7 @@ class ErrorResponses:
         if seconds is not None:
             resp.set_header("Retry-After", str(seconds))
         if isinstance(error, UnsupportedBody):  # RFC 9110 section 15.5.16: what would have been accepted
-            resp.set_headers({"Accept": falcon.MEDIA_JSON, "Accept-Encoding": "identity"})
+            resp.set_headers({"Accept": error.accepts, "Accept-Encoding": "identity"})
         status = error.status if isinstance(error, UpstreamErrorResponse) else _STATUS.get(type(error))
         if status is None:
             self._unexpected(req, resp, error, None)  # none that a request should meet

@@ -8,7 +8,8 @@ from typing import Any
 
 from falcon.routing import map_http_methods, set_default_responders
 
-from app.api.dispatch import Dispatcher, OperationResource
+from app.api.dispatch import Dispatcher
+from app.api.operations import OperationResource
 from app.protocols import openai
 
 TEMPLATE = "/<listed>"

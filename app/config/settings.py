@@ -102,6 +102,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         _setting("1 to 1073741824", "Longest request body, in bytes.", ge=1, le=1 << 30),
     ] = 4 << 20
+    max_upload_bytes: Annotated[
+        int,
+        _setting(
+            "1 to 1099511627776",
+            "Longest form with a file (multipart), in bytes. It is passed on as it arrives and not held in memory, so "
+            "`MAX_BODY_BYTES` does not apply.",
+            ge=1,
+            le=1 << 40,
+        ),
+    ] = 1 << 30
     max_header_bytes: Annotated[
         int,
         _setting(

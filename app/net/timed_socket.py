@@ -22,6 +22,7 @@ from gevent.ssl import SSLSocket
 
 from app.native import monotonic
 
+_OTHER = "other"
 _READABLE, _WRITABLE = 1, 2  # libev's EV_READ and EV_WRITE
 _EITHER = _READABLE | _WRITABLE
 _NOT_YET_WRITABLE = (BlockingIOError, ssl.SSLWantWriteError)
@@ -123,6 +124,23 @@ class TimedSocket:
             return False
         return True
 
+    def is_readable_before(self, other: int, timeout_s: float) -> bool:
+        """Wait for something to read, here or at descriptor `other`. Returns whether it is here. Raises TimeoutError.
+
+        Nothing is read. It may return too early.
+        """
+        if self._arrived or (self._tls and self.sock.pending()):
+            return True
+        watcher = get_hub().loop.io(other, _READABLE)
+        watcher.start(self._on_other)
+        if not self._reads.active:
+            self._reads.start(self._on_input)
+        self._waits_for_input = True
+        try:
+            return self._wait(timeout_s) is not _OTHER
+        finally:
+            watcher.close()
+
     def send(self, data: bytes | memoryview, timeout_s: float) -> int:
         """Send some of the data. Returns how many bytes. Raises TimeoutError or OSError."""
         while True:
@@ -207,7 +225,8 @@ class TimedSocket:
         finally:
             watcher.stop()
 
-    def _wait(self, timeout_s: float) -> None:
+    def _wait(self, timeout_s: float) -> Any:
+        """Returns what the callback says that ended the wait. Raises TimeoutError."""
         # The callbacks below switch to this greenlet from the hub, and only while it is the waiter. However the wait
         # ends, also by an exception thrown into the greenlet (ClientGone, GreenletExit), it is the waiter no more. So
         # no event or timer of this wait can wake it out of a later one on another socket.
@@ -222,6 +241,7 @@ class TimedSocket:
             self._waiter = None
         if not ready:
             raise TimeoutError
+        return ready
 
     def _on_input(self) -> None:
         if self._waiter is not None and self._waits_for_input:
@@ -233,6 +253,10 @@ class TimedSocket:
     def _on_event(self) -> None:
         if self._waiter is not None:
             self._waiter.switch(True)
+
+    def _on_other(self) -> None:
+        if self._waiter is not None:
+            self._waiter.switch(_OTHER)
 
     def _on_timer(self) -> None:
         self._stop_timer()

@@ -8,6 +8,9 @@ cdef class Call:
     cdef readonly str model
     cdef readonly object model_as_written
     cdef readonly object adapter
+    cdef readonly object rest
+    cdef readonly object endpoint
+    cdef readonly bint pinned
 
 
 cdef class Reply:
@@ -17,3 +20,4 @@ cdef class Reply:
     cdef readonly object body
     cdef readonly object close
     cdef readonly bint is_clients_fault
+    cdef readonly str endpoint

@@ -1,6 +1,7 @@
 """What an adapter of a wire format offers, and the calls and replies that adapters and models exchange."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from msgspec import Raw, UnsetType
@@ -29,10 +30,46 @@ class Inference(NamedTuple):
     """See Call."""
 
 
+class BodyStream(Protocol):
+    """The rest of a request body, which is still arriving and is passed on as it comes."""
+
+    length: int | None
+    """Bytes that are still to come, or None when only its end will tell: then it comes framed as chunks."""
+    begun: bool
+    """Whether any of it was taken, so that the request can't be sent again."""
+    ended_at: float
+    """When its end was taken, in seconds of time.monotonic(); 0: it was not yet."""
+
+    def receive(self, other: int, within_s: float) -> bytes | None:
+        """Returns the next bytes, b"" at the end; None if descriptor `other` is readable first, or the time is over.
+
+        Raises what `read` raises.
+        """
+
+    def read(self) -> bytes:
+        """Returns the next bytes without a framing, b"" at the end. Waits as long as the client may take.
+
+        Raises InvalidRequest, BodyTooLarge or BodyStalled, or ClientGone if the body ends early.
+        """
+
+
 class Call:
     """A request in the model server's own protocol, as it is passed on."""
 
-    __slots__ = ("adapter", "body", "headers", "key", "method", "model", "model_as_written", "path", "version")
+    __slots__ = (
+        "adapter",
+        "body",
+        "endpoint",
+        "headers",
+        "key",
+        "method",
+        "model",
+        "model_as_written",
+        "path",
+        "pinned",
+        "rest",
+        "version",
+    )
 
     def __init__(  # noqa: PLR0913, PLR0917  # a record
         self,
@@ -43,8 +80,11 @@ class Call:
         key: bytes = b"",
         version: str = "",
         model: str = "",
-        model_as_written: Raw | None = None,
+        model_as_written: Raw | memoryview | None = None,
         adapter: "ProtocolAdapter | None" = None,
+        rest: BodyStream | None = None,
+        endpoint: int = 0,
+        pinned: bool = False,
     ) -> None:
         self.method = method
         self.path = path
@@ -62,12 +102,18 @@ class Call:
         """The name as the body has it: a view of the body. None if the body names no model."""
         self.adapter = adapter
         """Puts another model's name in; None if there is nothing to put in."""
+        self.rest = rest
+        """What follows `body`; None: all of the body is there."""
+        self.endpoint = endpoint
+        """Hash of the URL of the endpoint that is preferred; 0: none is. No other one is tried after its response."""
+        self.pinned = pinned
+        """Whether no endpoint but that one can serve the call."""
 
 
 class Reply:
     """The response of a model server: its head, and its body as it comes."""
 
-    __slots__ = ("body", "close", "headers", "is_clients_fault", "length", "status")
+    __slots__ = ("body", "close", "endpoint", "headers", "is_clients_fault", "length", "status")
 
     def __init__(  # noqa: PLR0913, PLR0917  # a record
         self,
@@ -76,6 +122,7 @@ class Reply:
         length: int | None,
         body: Iterable[bytes],
         close: Callable[[], None],
+        endpoint: str = "",
         is_clients_fault: bool = False,
     ) -> None:
         self.status = status
@@ -87,6 +134,8 @@ class Reply:
         """Pieces as they come, none empty. Raises UpstreamBroken or UpstreamTimeout when it breaks off."""
         self.close = close
         """Stops it at any point; must be called, may be called again."""
+        self.endpoint = endpoint
+        """URL of the endpoint that made it; empty: a model without endpoints did."""
         self.is_clients_fault = is_clients_fault
         """Whether the text of an error says that the request is at fault, so that another model would fail too."""
 
@@ -143,6 +192,19 @@ class ClientRequest(NamedTuple):
     header: Callable[[str], str | None]
     """Returns the value of a header, or None."""
     body: bytes
+    form: "FormHead | None" = None
+    """What is known of a form, of which `body` is the beginning."""
+
+
+class FormHead(NamedTuple):
+    """What is known of a form once its field `model` has come."""
+
+    model: str
+    begin: int
+    """Index in the body at which the name begins."""
+    end: int
+    rest: BodyStream | None
+    """None: all of the form is there."""
 
 
 class ParsedRequest(Protocol):
@@ -167,6 +229,18 @@ ErrorBody = Callable[[int, str, str], tuple[str, bytes]]
 """Takes status, code and detail; returns content type and body of an error."""
 
 
+class Kind(Enum):
+    """How the router handles an operation."""
+
+    ORDINARY = auto()
+    FORM = auto()
+    """The body is a form that is passed on while it arrives."""
+    CREATES_RESPONSE = auto()
+    """What it creates has an id, under which later requests refer to it."""
+    ABOUT_RESPONSE = auto()
+    """It is about an earlier response, whose id is the field `response_id` of the template."""
+
+
 class Operation(NamedTuple):
     """One request that clients may make, at one path or at several of the same meaning."""
 
@@ -178,6 +252,7 @@ class Operation(NamedTuple):
     parse: Callable[[ClientRequest], ParsedRequest]
     """Raises InvalidRequest or ModelNotFound."""
     has_body: bool = True
+    kind: Kind = Kind.ORDINARY
     error_body: ErrorBody | None = None
     """The form of errors here and below this path, where it is not that of the protocol."""
     only_listed: bool = False
@@ -215,20 +290,41 @@ class ProtocolAdapter(NamedTuple):
 class ParsedCall(NamedTuple):
     """The `ParsedRequest` of an adapter's operation: the client's own bytes, to be passed on."""
 
-    adapter: ProtocolAdapter
+    adapter: ProtocolAdapter | None
+    """See Call."""
     method: str
     path: str
     body: bytes
     model: str | None
     prompt: Callable[[], Sequence[bytes | memoryview]]
     version: str = ""
-    model_as_written: Raw | None = None
+    model_as_written: Raw | memoryview | None = None
     """See Call."""
     is_json: bool = False
     """Whether the body was read as JSON, whatever its declared type."""
+    rest: BodyStream | None = None
+    """See Call."""
+    refers_to: str = ""
+    """Id of the earlier response that the request is about or continues; empty: none."""
+    endpoint: int = 0
+    pinned: bool = False
+    """See Call, for both."""
 
     def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
         """See ParsedRequest."""
         passed = as_json(headers()) if self.is_json else headers()
-        name, written = self.model or "", self.model_as_written
-        return model.relay(Call(self.method, self.path, passed, self.body, key, version, name, written, self.adapter))
+        call = Call(
+            self.method,
+            self.path,
+            passed,
+            self.body,
+            key,
+            version,
+            self.model or "",
+            self.model_as_written,
+            self.adapter,
+            self.rest,
+            self.endpoint,
+            self.pinned,
+        )
+        return model.relay(call)

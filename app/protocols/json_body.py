@@ -88,7 +88,7 @@ def span(text: bytes, value: Raw | memoryview) -> tuple[int, int]:
     return begin, begin + len(value)
 
 
-def with_member(text: bytes, name: str, value: Raw | None, new: bytes) -> Sequence[Text]:
+def with_member(text: bytes, name: str, value: Raw | memoryview | None, new: bytes) -> Sequence[Text]:
     """Returns the object with another value of a member, in parts.
 
     `value` is the one that it has, None if it has no such member.

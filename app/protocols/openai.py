@@ -1,19 +1,21 @@
 """The OpenAI-compatible protocol: what OpenAI serves, and what vLLM, SGLang and others serve beside it.
 
-A request names its model in the body. Everything else in the body passes untouched. So a path is a row in a table.
+A request names its model in the body, JSON or a form. Everything else in the body passes untouched. So most paths are a
+row in a table. A request about an earlier response names no model: the response's id tells it.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET, Raw
 from msgspec.structs import astuple
 
 from app.protocols import anthropic, json_body, request_body
-from app.protocols.interfaces import Call, ClientRequest, ErrorBody, Operation, ParsedCall, ProtocolAdapter
+from app.protocols.interfaces import Call, ClientRequest, ErrorBody, Kind, Operation, ParsedCall, ProtocolAdapter
 from app.protocols.json_body import MalformedJson, MaybeRaw
 
 _CHAT = "/v1/chat/completions"
@@ -42,6 +44,9 @@ PATHS: dict[str, tuple[str, ...]] = {
 Policies that look at the prompt compare these members as they are written, one after the other. Servers give some of
 them different names; a request has one.
 """
+_RESPONSES = "/v1/responses"
+_RESPONSE = f"{_RESPONSES}/{{response_id}}"
+_FORM_PATHS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits")
 _MAX_CHOICES_BYTES = 4 << 20
 """A longer response to /infer may have one choice only."""
 
@@ -54,6 +59,18 @@ class _Request(msgspec.Struct):
     def prompt_as_written(self) -> Sequence[memoryview]:
         """See ParsedRequest.prompt."""
         return [memoryview(part) for part in astuple(self)[1:] if part is not UNSET]
+
+
+class _Creation(_Request):
+    """The members of a request for a response."""
+
+    instructions: MaybeRaw = UNSET
+    input: MaybeRaw = UNSET
+    previous_response_id: MaybeRaw = UNSET
+
+    def prompt_as_written(self) -> Sequence[memoryview]:
+        """See ParsedRequest.prompt. The response before is a part of it that the router does not have."""
+        return [memoryview(part) for part in (self.instructions, self.input) if part is not UNSET]
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -73,6 +90,7 @@ class _ChatOfOneChoice(msgspec.Struct):
 
 
 _Decode = Callable[[json_body.Text], _Request]
+_decode_creation = msgspec.json.Decoder(_Creation).decode
 _decode_chat = msgspec.json.Decoder(_Chat).decode
 _decode_chat_of_one_choice = msgspec.json.Decoder(_ChatOfOneChoice).decode
 
@@ -84,7 +102,35 @@ def operation(path: str, prompt: tuple[str, ...] = _ANY, error_body: ErrorBody |
 
 
 def _parse(decode: _Decode, request: ClientRequest) -> ParsedCall:
-    members = request_body.read_request(decode, request, request.body)
+    return _parsed(decode, request, request_body.read_request(decode, request, request.body))
+
+
+def _parse_creation(request: ClientRequest) -> ParsedCall:
+    members = request_body.read_request(_decode_creation, request, request.body)
+    before = members.previous_response_id
+    refers_to = None if before is UNSET else request_body.text_of("previous_response_id", before)
+    return _parsed(_decode_creation, request, members)._replace(refers_to=refers_to or "")
+
+
+def _parse_reference(request: ClientRequest) -> ParsedCall:
+    """A request about an earlier response: it names no model, and nothing of it is read."""
+    response_id = request.params["response_id"]
+    path = request.operation.route.format(response_id=quote(response_id, safe=""))
+    query = f"?{request.query}" if request.query else ""
+    return ParsedCall(None, request.operation.method, path + query, request.body, None, tuple, refers_to=response_id)
+
+
+def _parse_form(request: ClientRequest) -> ParsedCall:
+    form = request.form
+    assert form is not None
+    written = memoryview(request.body)[form.begin : form.end]
+    path = request.operation.route
+    if request.query:
+        path = f"{path}?{request.query}"
+    return ParsedCall(_FORMS, "POST", path, request.body, form.model, tuple, "", written, rest=form.rest)
+
+
+def _parsed(decode: _Decode, request: ClientRequest, members: _Request) -> ParsedCall:
     model = None if members.model is UNSET else members.model
     request_body.refuse_ambiguous(decode, request, {} if model is None else {"model": model}, ("model",))
     path = request.operation.route
@@ -99,6 +145,13 @@ def _encode(call: Call, model: str, _version: str | None) -> tuple[str, Sequence
     if call.model == model:
         return call.path, (call.body,)
     return call.path, json_body.with_member(call.body, "model", call.model_as_written, msgspec.json.encode(model))
+
+
+def _encode_form(call: Call, model: str, _version: str | None) -> tuple[str, Sequence[bytes | memoryview]]:
+    """See ProtocolAdapter. All bytes but the name stay as they are."""
+    if call.model == model:
+        return call.path, (call.body,)
+    return call.path, json_body.with_member(call.body, "model", call.model_as_written, model.encode())
 
 
 def _infer_call(_model: str, prompt: Raw) -> tuple[str, Sequence[bytes]]:
@@ -130,6 +183,17 @@ ADAPTER = ProtocolAdapter(
     operations=(
         *(operation(path, prompt) for path, prompt in PATHS.items()),
         *(operation(path, prompt, anthropic.error_body) for path, prompt in anthropic.PATHS.items()),
+        *(Operation("POST", (path,), path, _parse_form, kind=Kind.FORM) for path in _FORM_PATHS),
+        Operation("POST", (_RESPONSES,), _RESPONSES, _parse_creation, kind=Kind.CREATES_RESPONSE),
+        *(
+            Operation(method, (path,), path, _parse_reference, method == "POST", Kind.ABOUT_RESPONSE)
+            for method, path in (
+                ("GET", _RESPONSE),
+                ("DELETE", _RESPONSE),
+                ("POST", f"{_RESPONSE}/cancel"),
+                ("GET", f"{_RESPONSE}/input_items"),
+            )
+        ),
     ),
     encode=_encode,
     prompt_member="messages",
@@ -138,3 +202,5 @@ ADAPTER = ProtocolAdapter(
     health_path="/v1/models",
     error_body=_error_body,
 )
+_FORMS = ADAPTER._replace(encode=_encode_form)
+"""What puts the name of a model into a form."""

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import structlog
 
-from app.errors import ClientGone, UpstreamError, UpstreamUnreachable
+from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UpstreamError, UpstreamUnreachable
 from app.http_fields import Headers
 from app.native import monotonic
-from app.protocols.interfaces import AttemptTrace, Call, Reply
+from app.protocols.interfaces import AttemptTrace, BodyStream, Call, Reply
 from app.routing.client_fault import MOST_BYTES, is_clients_fault
 from app.routing.endpoint import Endpoint, Target
 from app.routing.outlier_detection import Ended, Outcome
@@ -76,26 +77,31 @@ class Attempt:
         try:
             request, rest = _encoded(call, self._target, self.endpoint)
             timeouts = self._target.route.timeouts
-            response = self.endpoint.connections.send(request, call.method, timeouts, deadline, self, rest)
+            response = self.endpoint.connections.send(request, call.method, timeouts, deadline, self, rest, call.rest)
+            if call.rest is not None and call.rest.ended_at:
+                self._contacted_at = call.rest.ended_at  # what it took the client to send says nothing of the endpoint
             head = response.head
             status, headers, length = head.status, head.headers, head.length
-            serves = status < 300 and call.method == "POST"
+            serves = status < 300 and call.method == "POST" and not call.pinned
             self._awaits_first_byte = serves  # the head of a stream may come long before anything is generated
             if length is None or length > _READ_WHOLE_BYTES:
                 body = response.body() if status < 400 else self._error_body(response)
                 close = partial(self._abandon, response)
                 pieces = self._pieces(response, body, serves)
-                return Reply(status, to_client(headers), length, pieces, close, self.is_clients_fault)
+                return Reply(
+                    status, to_client(headers), length, pieces, close, self.endpoint.url, self.is_clients_fault
+                )
             whole = self._whole(response)
             if status >= 400:
                 self._error_text = whole
                 if self._acts_on(status):
                     self._act_on(response.head)
         except BaseException as error:
-            self.finish(*self._outcome_of(error))
+            self.finish(*self._outcome_of(error, call.rest))
             raise
         self.finish(*self._outcome_of_response(response.head))
-        return Reply(status, to_client(headers), length, (whole,) if whole else (), _nothing, self.is_clients_fault)
+        all_of_it = (whole,) if whole else ()
+        return Reply(status, to_client(headers), length, all_of_it, _nothing, self.endpoint.url, self.is_clients_fault)
 
     def contacts_server(self) -> None:
         """See `Sender`."""
@@ -255,7 +261,12 @@ class Attempt:
         """Whether the text of an error, as far as it has come, says that the request is at fault."""
         return is_clients_fault(head.headers, self._error_text, self._target.route.ejection.ignored_texts)
 
-    def _outcome_of(self, error: BaseException) -> tuple[Outcome, str]:
+    def _outcome_of(self, error: BaseException, rest: BodyStream | None = None) -> tuple[Outcome, str]:
+        """`rest`: the part of the request that was still arriving when it was sent."""
+        if isinstance(error, (InvalidRequest, BodyTooLarge, BodyStalled)) or (
+            isinstance(error, ClientGone) and rest is not None and not rest.ended_at
+        ):
+            return Outcome.ABANDONED, "499"  # the endpoint waited for the client
         if isinstance(error, UpstreamUnreachable) and error.not_tried:
             return Outcome.ABANDONED, error.code
         if isinstance(error, UpstreamError):
@@ -275,6 +286,13 @@ def _broken(error: UpstreamError) -> Iterator[bytes]:
     yield b""
 
 
+def _streamed(rest: BodyStream, size: int, begun: Sequence[bytes | memoryview]) -> tuple[str, Sequence[Any]]:
+    """Returns the field that says how a body ends of which `size` bytes are there, and those bytes in its framing."""
+    if rest.length is not None:
+        return f"content-length: {size + rest.length}\r\n", begun
+    return "transfer-encoding: chunked\r\n", (b"%x\r\n" % size, *begun, b"\r\n")
+
+
 def _nothing() -> None:
     """There is nothing left to close."""
 
@@ -288,6 +306,8 @@ def _encoded(call: Call, target: Target, endpoint: Endpoint) -> tuple[bytes, Seq
     size = sum(map(len, body))
     fields = "\r\n".join([f"{name}: {value}" for name, value in call.headers])
     length = f"content-length: {size}\r\n" if size or call.method != "GET" else ""
+    if call.rest is not None:
+        length, body = _streamed(call.rest, size, body)
     head = f"{call.method} {endpoint.base_path}{path} HTTP/1.1\r\n{endpoint.head}{length}{fields}\r\n\r\n"
     if size > _JOINED_BYTES:
         return head.encode("latin-1"), body

@@ -110,6 +110,25 @@ class EndpointPool:
             self._lock.release()
         return Attempt(self._target, chosen, trial)
 
+    def begin_at(self, endpoint: int) -> Attempt | None:
+        """Begin an attempt at the endpoint whose URL has this hash, or return None if it is ejected.
+
+        Nothing else keeps the request away: not its health, nor that it backs off. The pool `has` the endpoint.
+        """
+        at = list(self._hashes).index(endpoint)
+        shared_id = self._shared_ids[at]
+        with self._lock:
+            now = now_ms()
+            if self._health.is_ejected(shared_id, now):
+                return None
+            self._counters.add(shared_id)
+            trial = self._outliers.begin(shared_id, now)
+        return Attempt(self._target, self._endpoints[at], trial)
+
+    def has(self, endpoint: int) -> bool:
+        """Whether the endpoint whose URL has this hash is in the pool."""
+        return endpoint in self._hashes
+
     def is_usable(self) -> bool:
         """Whether requests can be served: an endpoint is up, or in panic one seems to serve all the same."""
         health = self._health
@@ -124,14 +143,19 @@ class EndpointPool:
         """Whether anything is known of any endpoint, good or bad."""
         return any(self._health.is_known(shared_id) for shared_id in self._shared_ids)
 
-    def retry_after(self) -> int | None:
-        """Returns the seconds until the first ejection ends, or None if health checks must decide."""
+    def retry_after(self, endpoint: int = 0) -> int | None:
+        """Returns the seconds until the first ejection ends, or None if health checks must decide.
+
+        `endpoint`: only that of the endpoint whose URL has this hash counts, if it is not 0.
+        """
         health, now = self._health, now_ms()
         panic = self._panics(now)
-        times = [
-            until for one in self._shared_ids
-            if (until := health.unavailable_until(one)) > now and (panic or not health.is_unhealthy(one))
-        ]  # fmt: skip
+        times = []
+        for one, url in zip(self._shared_ids, self._hashes, strict=True):
+            until = health.unavailable_until(one)
+            counts = endpoint == url or (not endpoint and (panic or not health.is_unhealthy(one)))
+            if until > now and counts:
+                times.append(until)
         return max(1, -(-(min(times) - now) // 1000)) if times else None
 
     def _find(self, tried: Sequence[int], now: int, unhealthy: bool, backing_off: bool) -> int:

@@ -15,11 +15,12 @@ from app.admission.model_traffic import ModelTraffic
 from app.config import route_schema
 from app.config.discovered import Source, expanded, source_of, sources_in
 from app.config.routes_source import Document, counted_as, endpoints_of, names_in, waiting_as
-from app.errors import ModelNotFound
+from app.errors import ModelNotFound, ResponseNotFound
 from app.observability.metrics import EndpointState
 from app.observability.model_gauges import ModelState
 from app.protocols.interfaces import Model
 from app.routing.back_off import pair
+from app.routing.created_responses import CreatedResponses
 from app.routing.endpoint import Endpoint, SharedRouting
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.remote_model import RemoteModel
@@ -59,10 +60,11 @@ class RegisteredModel(NamedTuple):
 class ModelRegistry:
     """All models, in one worker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all that models are made of
         self,
         store: RouteStore,
         shared: SharedRouting,
+        responses: CreatedResponses,
         *,
         simulated_latency_s: float,
         simulated_token_s: float,
@@ -72,6 +74,8 @@ class ModelRegistry:
         """The names of all endpoints."""
         self._store = store
         self._shared = shared
+        self.responses = responses
+        """Which endpoint created which response."""
         self._simulated_latency_s = simulated_latency_s
         self._simulated_token_s = simulated_token_s
         self._assume_healthy = assume_healthy
@@ -130,6 +134,16 @@ class ModelRegistry:
         for model in self._document.routes.models:
             if model.no_endpoint_wait_s:
                 yield model.name, self._shared.counters.total(self._shared_ids[waiting_as(model)])
+
+    def creator_of(self, response_id: str) -> tuple[str, int]:
+        """Returns the model that created a response, and the hash of its endpoint. Raises ResponseNotFound."""
+        creator = self.responses.find(response_id)
+        if creator is not None:
+            self._current()
+            for model in self._document.routes.models:
+                if name_hash(model.name) == creator.model:
+                    return model.name, creator.endpoint
+        raise ResponseNotFound(f"no endpoint is known to have created a response {response_id[:100]!r}")
 
     def names(self) -> list[str]:
         """Returns names and aliases of all models."""

@@ -2,7 +2,8 @@
 
 A request is sent again only while nothing of a response has been passed on, and only after a failure that is safe to
 repeat: there was no connection, so no endpoint saw the request; or the response was 429, 502 or 503 and the retry
-budget allows it. A request that timed out is not repeated: the model server may still be working on it.
+budget allows it. A request that timed out is not repeated: the model server may still be working on it. Nor is one of
+which a part was sent that the router has not kept, or that is about a response which only one endpoint has.
 (upstream/pool.py repeats a request on a reused connection that was closed before the request came, within the same
 budget.)
 """
@@ -15,7 +16,7 @@ from math import inf
 from msgspec import Raw
 
 from app.config import route_schema
-from app.errors import ModelNotFound, NoEndpoint, UpstreamBroken, UpstreamUnreachable
+from app.errors import ModelNotFound, NoEndpoint, ResponseNotFound, UpstreamBroken, UpstreamUnreachable
 from app.native import monotonic
 from app.observability.metrics import Metrics
 from app.protocols.adapters import adapter_of
@@ -80,7 +81,7 @@ class RemoteModel:
         self._budget.deposit()
         pools = self._in_order(call)
         tried: list[int] = []
-        attempt = _begin_first_attempt(pools, call)
+        attempt = self._begin_at_endpoint(pools, call) if call.endpoint else _begin_first_attempt(pools, call)
         if attempt is None:
             raise self._no_endpoint(pools)
         while True:
@@ -90,12 +91,12 @@ class RemoteModel:
             try:
                 reply = attempt.send(call, deadline)
             except UpstreamUnreachable:
-                other = _begin_other_attempt(pools, call, tried, _AFTER_UNREACHABLE)
+                other = None if call.pinned else _begin_other_attempt(pools, call, tried, _AFTER_UNREACHABLE)
                 if other is None:
                     raise
                 reason = "unreachable"
             else:
-                if reply.status not in _RETRIED_STATUSES or attempt.is_clients_fault:
+                if reply.status not in _RETRIED_STATUSES or attempt.is_clients_fault or _must_not_be_repeated(call):
                     return reply
                 other = self._begin_retry(pools, call, tried)
                 if other is None:
@@ -141,6 +142,22 @@ class RemoteModel:
             raise ModelNotFound(f"{self.name} has no version {version!r}; it has {names}")
         return pinned
 
+    def _begin_at_endpoint(self, pools: Sequence[EndpointPool], call: Call) -> Attempt | None:
+        """Begin the first attempt of a request at the endpoint that it prefers or is pinned to.
+
+        Raises ResponseNotFound or NoEndpoint if it is pinned to one that is gone, or ejected.
+        """
+        pool = next((pool for pool in self._pools if pool.has(call.endpoint)), None)
+        attempt = None if pool is None else pool.begin_at(call.endpoint)
+        if attempt is not None:
+            return attempt
+        if not call.pinned:
+            return _begin_first_attempt(pools, call)
+        if pool is None:
+            raise ResponseNotFound(f"the endpoint of {self.name} that created the response is not served any more")
+        reason = f"the endpoint of {self.name} that created the response takes no requests now: it is ejected"
+        raise NoEndpoint(reason, pool.retry_after(call.endpoint))
+
     def _begin_retry(self, pools: Sequence[EndpointPool], call: Call, tried: Sequence[int]) -> Attempt | None:
         """Begin another attempt if an endpoint is available and the budget allows it."""
         other = _begin_other_attempt(pools, call, tried, _AFTER_RESPONSE)
@@ -182,6 +199,15 @@ def _begin_other_attempt(
             if attempt is not None:
                 return attempt
     return None
+
+
+def _must_not_be_repeated(call: Call) -> bool:
+    """Whether the first response to a call is the client's, whatever it says.
+
+    A part of the body was taken that can't be sent again; or another endpoint would only say that it does not have the
+    earlier response that the call refers to, where the client should learn that this one has no room now.
+    """
+    return call.endpoint != 0 or (call.rest is not None and call.rest.begun)
 
 
 def _by_weight(pools: list[EndpointPool], point: float) -> Iterator[EndpointPool]:

@@ -24,6 +24,8 @@ from gunicorn.http.errors import (
 )
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]+)(?:[ \t]*(;.*))?", re.DOTALL)
+_NEXT_CHUNK = re.compile(rb"\r\n[1-9A-Fa-f][0-9A-Fa-f]*+\r\n")
+"""The end of a chunk and the whole head of the next one, as most clients write it."""
 _MAX_EXCESS_BYTES = 1 << 14
 """What the heads of chunks may have beyond 16 bytes each and twice the content, as Go's reader allows it. Otherwise a
 client could send kilobytes of extensions for each byte of content, and MAX_BODY_BYTES would bound nothing."""
@@ -60,6 +62,31 @@ class ChunkedBody:
             self._left -= len(piece)
             have += buffer.write(piece)
         return buffer.getvalue()
+
+    def read1(self, size: int) -> bytes:
+        """Returns some of the content, up to `size` bytes: what is there, or comes next. b"" only at the end.
+
+        Raises what `read` raises.
+        """
+        pieces, have = [], 0
+        while have < size and not self.ended:
+            if not self._left:
+                if have and not _NEXT_CHUNK.match(self._buffer, self._at):
+                    break  # to read further might be to wait
+                self._begin_chunk()
+            elif self._at == len(self._buffer):
+                if have:
+                    break
+                self._receive(self._left)
+            else:
+                pieces.append(self._take(min(size - have, self._left)))
+                self._left -= len(pieces[-1])
+                have += len(pieces[-1])
+        return b"".join(pieces)
+
+    def holds_input(self) -> bool:
+        """Whether bytes were received that are not read yet, or the body has ended."""
+        return self.ended or self._at < len(self._buffer)
 
     def _begin_chunk(self) -> None:
         """Read up to the content of the next chunk, or to the end of the body."""

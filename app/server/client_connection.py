@@ -98,6 +98,25 @@ class ClientConnection:
         """Limit how long everything that is read from now on may take, all together."""
         self._read_by = monotonic() + seconds
 
+    def postpone_read_deadline(self, seconds: float) -> None:
+        """Give the client so much longer: nothing was read from it in that time."""
+        self._read_by += seconds
+
+    def is_readable_before(self, other: int, within_s: float) -> bool:
+        """Wait for the client to send more, or for descriptor `other` to be readable.
+
+        Returns whether it is the client; False too if `within_s` is over. Raises TimeoutError, as `recv` does.
+        """
+        limit = self._start_reading()
+        try:
+            found = self._socket.is_readable_before(other, min(limit, within_s))
+        except TimeoutError:
+            if limit <= within_s:
+                raise
+            found = False
+        self.enter(State.SERVING)
+        return found
+
     def is_busy(self) -> bool:
         """Whether a request is being served, or is still arriving."""
         if self.state is State.READING:
@@ -183,6 +202,39 @@ class RequestBody:
             self._connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         data: bytes = self._body.read(size)
         return data
+
+    def read1(self, size: int) -> bytes:
+        """Returns some of the body, up to `size` bytes, after at most one wait; b"" at its end, or at an early one.
+
+        Raises what `read` raises.
+        """
+        if self._continue_first:
+            self.read(0)
+        reader = self._body.reader
+        try:
+            if isinstance(reader, ChunkedBody):
+                return reader.read1(size)
+            wanted = min(size, reader.length)
+            data: bytes = self._unreader.read(None, read_ahead=wanted) if wanted else b""
+        except Exception:
+            self._body.failed = True
+            raise
+        if len(data) > wanted:
+            self._unreader.unread(data[wanted:])
+            data = data[:wanted]
+        reader.length -= len(data)
+        return data
+
+    def is_ready_before(self, other: int, within_s: float) -> bool:
+        """Whether some of the body, or its end, has come, or comes before descriptor `other` is readable.
+
+        False too if `within_s` is over. Raises TimeoutError.
+        """
+        reader = self._body.reader
+        held = reader.holds_input() if isinstance(reader, ChunkedBody) else not reader.length
+        if held or self._unreader.buf.getbuffer().nbytes:
+            return True
+        return self._connection.is_readable_before(other, within_s)
 
     def finished(self) -> bool:
         """Whether the body was read to its end, so that the next request can follow."""

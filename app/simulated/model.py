@@ -14,7 +14,9 @@ from app.errors import ModelNotFound
 from app.http_fields import Headers
 from app.protocols.interfaces import Call, Inference, Reply, RequestTrace
 from app.simulated.anthropic import AnthropicServer
+from app.simulated.forms import FormServer
 from app.simulated.openai import OpenAIServer
+from app.simulated.responses import ResponsesServer
 from app.simulated.text import JSON
 from app.simulated.triton import TritonServer
 from app.simulated.v2 import V2Server
@@ -38,6 +40,8 @@ class SimulatedModel:
         self._versions = versions
         self._latency_s = latency_s
         self._openai = OpenAIServer(name, latency_s, token_s, paths)
+        self._responses = ResponsesServer(name, latency_s, token_s)
+        self._forms = FormServer(latency_s, token_s)
         self._anthropic = AnthropicServer(name, latency_s, token_s)
         self._v2 = V2Server(name, latency_s, versions, TritonServer(name, latency_s, token_s, versions))
 
@@ -58,10 +62,11 @@ class SimulatedModel:
         if call.adapter is not None:
             # The path names the version that a header pins, and the model's own name instead of an alias.
             path, parts = call.adapter.encode(call, self.name, call.version or None)
-            call = Call(call.method, path, call.headers, b"".join(parts), call.key, call.version)
+            body = b"".join(parts)
+            call = Call(call.method, path, call.headers, body, call.key, call.version, rest=call.rest)
         path = unquote(call.path.partition("?")[0])
         server = self._server_of(path)
-        found = server.find(path)
+        found = self._responses.find(call.method, path) or self._forms.find(path) or server.find(path)
         if found is None:
             return _reply(404, [JSON], server.error(f"nothing is served at {path!r}", 404))
         method, handle = found

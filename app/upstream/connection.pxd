@@ -12,6 +12,7 @@ cdef class Connection:
     cdef bint _is_error
     cdef bint _keep
     cdef object _left
+    cdef object _more
     cdef double _race_until
     cdef Py_ssize_t _sent
     cdef double _sent_at
@@ -26,11 +27,12 @@ cdef class Connection:
     cdef public bint used_before
 
     @cython.locals(sent=Py_ssize_t)
-    cpdef exchange(self, bytes request, str method, timeouts, double deadline, rest=*)
+    cpdef exchange(self, bytes request, str method, timeouts, double deadline, rest=*, more=*)
     cpdef bint may_be_kept(self) except -1
     cpdef bint is_quiet(self) except -1
     cpdef close(self)
     cdef _send_rest(self)
+    cdef _get_more(self, double within_s)
     @cython.locals(now=double, seconds=double, limit=double, left=double)
     cdef _receive(self, str what, bint first=*, bint begun=*)
     cdef _read_head(self, str method)

@@ -4,11 +4,11 @@
 - **The first byte is one of the body.** Servers that stream send the head before the model has produced anything, so
   the head says nothing of the model. `first_byte_s` lasts from the end of the request to the first byte of the body,
   and `idle_s` begins after it.
-- **The response is read while the request is sent** (RFC 9112 section 9.5). After an early response with an error, the
-  rest of the request is not sent.
+- **The response is read while the request is sent** (RFC 9112 section 9.5), also while it is still arriving from the
+  client (`BodyStream`). After an early response with an error, the rest of the request is not sent.
 - **Errors are exact.** UpstreamUnreachable: the model server never saw the request. UpstreamTimeout: a timeout ran out.
   UpstreamBroken: it hung up or sent something other than HTTP. ConnectionClosedUnanswered: a connection that was used
-  before was closed before a byte of a response came, and the request may be sent again (`_may_be_repeated`).
+  before was closed before a byte of a response came, and the request may be sent again (unread_request.py).
 - **Nothing is guessed.** A head or a chunk that does not match the grammar is broken (response_head.py, chunks.py).
 - Any exception closes the connection, so that the model server stops working for nobody.
 """
@@ -16,28 +16,24 @@
 import select
 from collections.abc import Callable, Iterator, Sequence
 
-import gevent
 from gevent.monkey import get_original
 
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken, UpstreamTimeout
 from app.native import monotonic
+from app.protocols.interfaces import BodyStream
 from app.upstream.chunks import ChunkReader
 from app.upstream.dialer import Address, dial
 from app.upstream.resolver import Resolver
 from app.upstream.response_head import Head, HeadReader
+from app.upstream.unread_request import ConnectionClosedUnanswered, may_be_repeated
 
 _poll = get_original("select", "poll")
 
 _READ_BYTES = 1 << 16
 _SEND_BYTES = 1 << 18  # at most by one call: between two calls it is seen whether a response is there
-_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 _RACE_S = 0.01
 """How long after sending began a reset shows that the server closed the connection meanwhile, without reading."""
-
-
-class ConnectionClosedUnanswered(Exception):
-    """A connection that was used before was closed before a byte of the response came. The request may be repeated."""
 
 
 class Connection:
@@ -51,6 +47,7 @@ class Connection:
         "_is_error",
         "_keep",
         "_left",
+        "_more",
         "_race_until",
         "_sent",
         "_sent_at",
@@ -75,9 +72,9 @@ class Connection:
     ) -> None:
         """Connect, as `dial` does. Raises UpstreamUnreachable, or UpstreamTimeout when no time is left."""
         self._timeouts, self._deadline = timeouts, deadline
-        self._buffer = b""
-        self._chunked = self._is_error = self._keep = False
+        self._buffer, self._chunked, self._is_error, self._keep = b"", False, False, False
         self._left: int | None = 0
+        self._more: BodyStream | None = None
         self._sent, self._sent_at, self._race_until = 0, 0.0, 0.0
         self._tls = address.tls
         self._unsent: list[memoryview] = []  # the last part first
@@ -97,19 +94,25 @@ class Connection:
         state = "closed" if descriptor < 0 else "idle" if self.may_be_kept() else "in use"
         return f"<Connection {descriptor} {state}{', used before' if self.used_before else ''}>"
 
-    def exchange(
-        self, request: bytes, method: str, timeouts: Timeouts, deadline: float, rest: Sequence[bytes | memoryview] = ()
+    def exchange(  # noqa: PLR0913, PLR0917  # all that a request is
+        self,
+        request: bytes,
+        method: str,
+        timeouts: Timeouts,
+        deadline: float,
+        rest: Sequence[bytes | memoryview] = (),
+        more: BodyStream | None = None,
     ) -> Head:
-        """Send a whole request and return the head of the response; `body` then yields the rest.
+        """Send a request and return the head of the response; `body` then yields the rest.
 
         `rest` are the parts of a long request that follow `request`: joining them would take as much memory again.
-        Raises UpstreamTimeout, UpstreamBroken or ConnectionClosedUnanswered, and is then closed.
+        `more` is still arriving. Raises an UpstreamError, ConnectionClosedUnanswered, or what `more` raises.
         """
-        self._timeouts = timeouts
-        self._deadline = deadline
+        self._timeouts, self._deadline = timeouts, deadline
+        self._more = more
         self.first_byte_at = None
         self._sent_at = monotonic()
-        self._race_until = self._sent_at + _RACE_S
+        self._race_until = 0.0 if self._tls else self._sent_at + _RACE_S
         try:
             if self._sent_at >= deadline:
                 raise self._timed_out("", 0, in_total=True)
@@ -121,6 +124,7 @@ class Connection:
                     self._unsent = [part for part in parts if len(part)]
             except OSError:
                 sent = 0  # it may have responded before it hung up: 408, or 413 to a long body
+                self._more = None
             self._sent = sent
             return self._read_head(method)
         except BaseException:
@@ -158,11 +162,15 @@ class Connection:
     def _send_rest(self) -> bytes | None:
         """Send what is left of the request. Returns what comes of the response meanwhile, or None once all is sent."""
         idle_s = self._timeouts.idle_s
-        while self._unsent:
+        while self._unsent or self._more is not None:
             left = self._deadline - monotonic()
             try:
                 if left <= 0:
                     raise TimeoutError
+                if not self._unsent:
+                    if (data := self._get_more(left)) is not None:
+                        return data
+                    continue
                 sent = self._socket.send_now(self._unsent[-1][:_SEND_BYTES])
                 self._sent += sent
                 part = self._unsent.pop()[sent:]
@@ -174,12 +182,23 @@ class Connection:
             except TimeoutError as error:
                 raise self._timed_out("the request was not taken", idle_s, in_total=left < idle_s) from error
             except OSError:  # as in `exchange`
-                self._unsent = []
+                self._unsent, self._more = [], None
                 break
             if data is not None:
                 return data
         self._sent_at = monotonic()
         return None
+
+    def _get_more(self, within_s: float) -> bytes | None:
+        """Get the next piece of a body that is still arriving. Returns what comes of the response meanwhile."""
+        data = self._socket.recv_now(_READ_BYTES)
+        if data is None and self._more is not None:
+            piece = self._more.receive(self._socket.sock.fileno(), within_s)
+            if piece:
+                self._unsent.append(memoryview(piece))
+            elif piece is not None:
+                self._more = None
+        return data
 
     def _receive(self, what: str, *, first: bool = False, begun: bool = False) -> bytes:
         """Returns more of the response, b"" at its end.
@@ -187,7 +206,7 @@ class Connection:
         `first`: it waits for the first byte of the body, within `first_byte_s`. `begun`: and within `idle_s`, because
         something has come before.
         """
-        if self._unsent and (early := self._send_rest()) is not None:
+        if (self._unsent or self._more is not None) and (early := self._send_rest()) is not None:
             return early
         now = monotonic()
         seconds = limit = self._timeouts.idle_s
@@ -205,9 +224,8 @@ class Connection:
             raise UpstreamBroken(f"the connection broke: {error}") from error
 
     def _timed_out(self, what: str, seconds: float, *, in_total: bool) -> UpstreamTimeout:
-        if in_total:
-            return UpstreamTimeout(f"not done within {self._timeouts.total_s:g} s in total")
-        return UpstreamTimeout(f"{what} within {seconds:g} s")
+        total = f"not done within {self._timeouts.total_s:g} s in total"
+        return UpstreamTimeout(total if in_total else f"{what} within {seconds:g} s")
 
     def _read_head(self, method: str) -> Head:
         reader = HeadReader(method)
@@ -221,42 +239,24 @@ class Connection:
                 raise
         self._buffer, self._left, self._chunked, self._keep = reader.rest, head.length, head.chunked, head.keep
         self._is_error = head.status >= 400
-        if self._unsent:
+        if self._unsent or self._more is not None:
             # The server may not read the rest, so no other request can follow on this connection. After an error or a
             # redirection nothing more is sent. A server that has accepted the request may read and respond in turn.
             self._keep = False
             if head.status >= 300:
-                self._unsent = []
+                self._unsent, self._more = [], None
                 self._sent_at = monotonic()
         return head
 
+    def _may_be_repeated(self, method: str) -> bool:
+        return may_be_repeated(method, self._sent, self._socket, self._arrivals, self._race_until)
+
     def _more_of_head(self, reader: HeadReader) -> bytes:
-        what = "nothing more of the head of the response" if reader.begun else "no first byte of a response"
-        data = self._receive(what, first=True, begun=reader.begun)
+        what = "nothing more of the head of the" if reader.begun else "no first byte of a"
+        data = self._receive(f"{what} response", first=True, begun=reader.begun)
         if not data:
             raise UpstreamBroken("it hung up before the head of the response was complete")
         return data
-
-    def _may_be_repeated(self, method: str) -> bool:
-        """Whether a request whose connection ended without a response can be sent again (RFC 9110 section 9.2.2).
-
-        A safe request can. Any other can if the server has not read it. TCP tells that in two ways:
-
-        - **Nothing of it is acknowledged**: the connection was closed before the request came, as servers do with idle
-          ones, and the server's kernel discards it. A server that crashes on a request has acknowledged it, because its
-          FIN acknowledges all that came before. (Its reset does not, and Linux delays acknowledgements by 40 ms. So a
-          server that reads a request and resets the connection within that time can't be told apart.)
-        - **A reset within `_RACE_S`**: a kernel sends it, also after a FIN, when a connection is closed with something
-          unread. A later one may come from a server, or a proxy before it, that gave up its work. With TLS it shows
-          nothing: this side's alert about the missing end of TLS is answered by a reset, whatever was read before.
-        """
-        if method in _SAFE_METHODS or self._socket.unacknowledged() >= self._sent:
-            return True
-        while not self._tls and monotonic() <= self._race_until:
-            if any(events & (select.POLLERR | select.POLLHUP) for _, events in self._arrivals.poll(0)):
-                return True
-            gevent.sleep(0.001)
-        return False
 
     def _plain(self) -> Iterator[bytes]:
         """Yields a body of known length, or one up to the end of the connection."""

@@ -20,7 +20,7 @@ cdef class Pool:
     cdef bint _closed
 
     @cython.locals(connection=Connection)
-    cpdef send(self, bytes request, str method, timeouts, double deadline, sender, rest=*)
+    cpdef send(self, bytes request, str method, timeouts, double deadline, sender, rest=*, more=*)
     cpdef give_back(self, Connection connection)
     cdef bint _is_outdated(self, Connection connection, double now) except -1
     @cython.locals(oldest=double)

@@ -8,10 +8,12 @@ from typing import Protocol
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken
 from app.native import monotonic
-from app.upstream.connection import Connection, ConnectionClosedUnanswered
+from app.protocols.interfaces import BodyStream
+from app.upstream.connection import Connection
 from app.upstream.dialer import Address
 from app.upstream.resolver import Resolver
 from app.upstream.response_head import Head
+from app.upstream.unread_request import ConnectionClosedUnanswered
 
 MAX_IDLE = 256
 MAX_IDLE_S = 30.0
@@ -91,16 +93,18 @@ class Pool:
         deadline: float,
         sender: Sender,
         rest: Sequence[bytes | memoryview] = (),
+        more: BodyStream | None = None,
     ) -> Response:
         """Send a request, on an idle connection if one is usable. Returns as soon as the head is there.
 
-        `rest`: see `Connection.exchange`.
+        `rest`, `more`: see `Connection.exchange`. What is still arriving can't be sent twice, so it always gets a new
+        connection: no server has closed that one meanwhile because it was idle.
 
         `deadline` is in seconds of time.monotonic(). A server may close an idle connection at any moment. If the
         request can't have been processed then and the sender allows it, it is sent on a new connection. Raises an
         UpstreamError.
         """
-        connection = self._take()
+        connection = self._take() if more is None else None
         if connection is not None:
             sender.contacts_server()
             try:
@@ -113,7 +117,7 @@ class Pool:
         age_s = timeouts.connection_max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311
         connection.expires_at = monotonic() + age_s
         try:
-            return Response(connection.exchange(request, method, timeouts, deadline, rest), connection, self)
+            return Response(connection.exchange(request, method, timeouts, deadline, rest, more), connection, self)
         except ConnectionClosedUnanswered as error:  # never of a new one
             raise UpstreamBroken("it hung up without a response") from error
 

@@ -26,6 +26,7 @@ from app.protocols import anthropic, infer, openai, v2
 from app.routing import (
     attempt,
     back_off,
+    created_responses,
     endpoint_health,
     first_byte,
     health_checks,
@@ -204,6 +205,7 @@ def fixed_values() -> list[str]:
             f"{response_head.MAX_BYTES >> 10} KiB each",
         ),
         ("Reserve of a retry budget", f"{retry_budget._RESERVE_MILLI // 1000} retries"),
+        ("Responses of `/v1/responses` whose endpoint is known", f"{created_responses.MAX_RESPONSES:,}"),
         ("Statuses after which a request is retried", _listed(remote_model._RETRIED_STATUSES)),
         ("Statuses that count as failures of an endpoint", _listed(attempt._FAILURES)),
         ("Statuses with which a health check succeeds", f"2xx, {_listed(health_checks._RUNNING_STATUSES)}"),

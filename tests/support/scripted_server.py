@@ -52,6 +52,11 @@ class Peer:
         body, self._buffer = whole[:left], whole[left:]
         return body
 
+    def read_some(self) -> bytes:
+        """More of what the client sends, b"" at the end."""
+        data, self._buffer = self._buffer, b""
+        return data or self._sock.recv(1 << 16)
+
     def _read(self) -> None:
         data = self._sock.recv(1 << 16)
         if not data:

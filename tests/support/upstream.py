@@ -96,7 +96,7 @@ class Upstream:
                     self.do_POST()
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = outer._read_body(self)
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 seen = Seen(self.command, self.path, headers, body)
                 with outer._changed:
@@ -112,6 +112,9 @@ class Upstream:
                         outer._inside -= 1
                         outer._changed.notify_all()
 
+            def do_DELETE(self) -> None:
+                self.do_POST()
+
             def log_message(self, *args: object) -> None:
                 """Say nothing."""
 
@@ -126,6 +129,17 @@ class Upstream:
         self.port = self._server.server_address[1]
         self.url = f"http://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @staticmethod
+    def _read_body(handler: BaseHTTPRequestHandler) -> bytes:
+        if handler.headers.get("Transfer-Encoding") != "chunked":
+            return handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(handler.rfile.readline(), 16):
+            chunks.append(handler.rfile.read(size))
+            handler.rfile.readline()
+        handler.rfile.readline()
+        return b"".join(chunks)
 
     def __enter__(self) -> "Upstream":
         self._thread.start()

@@ -29,6 +29,7 @@ ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
     (errors.QueueTimeout("why", 7), 429, "queue_timeout", "7"),
     (errors.Draining("why"), 503, "draining", None),
     (errors.ModelNotFound("why"), 404, "model_not_found", None),
+    (errors.ResponseNotFound("why"), 404, "response_not_found", None),
     (errors.ProtocolMismatch("why"), 400, "protocol_mismatch", None),
     (errors.ModelLimitReached("why", 2), 429, "model_limit_reached", "2"),
     (errors.ModelUnusable("why"), 503, "model_unusable", None),

@@ -101,10 +101,6 @@ class Registry(ModelRegistry):
         """See ModelRegistry."""
         return []
 
-    def model_states(self, cap: int) -> list[ModelState]:
-        """See ModelRegistry."""
-        return []
-
     def listed_paths(self) -> frozenset[str]:
         """See ModelRegistry."""
         return frozenset()

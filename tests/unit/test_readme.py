@@ -34,7 +34,7 @@ FOREIGN = {"gunicorn.conf.py", "pyproject.toml", "constraints.txt"}
 
 Row = tuple[str, ...]
 
-NAMES = {"{name}": "simulated", "{version}": "1"}
+NAMES = {"{name}": "simulated", "{version}": "1", "{response_id}": "resp_d41d8cd98f00b204"}
 """What stands for the variable parts of a path, in a router of default settings."""
 BODY = {
     "model": "simulated",
@@ -48,7 +48,9 @@ BODY = {
     "documents": ["Hello"],
     "tokens": [72, 105],
 }
-"""A body that every POST takes, whatever its protocol."""
+"""A body that every POST takes, whatever its protocol, but those that take a form."""
+FORM = '--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nsimulated\r\n--x--\r\n'
+FORM_HEADERS = {"Content-Type": "multipart/form-data; boundary=x"}
 
 CHAT, V2_INFER = "/v1/chat/completions", "/v2/models/v2/infer"
 FAILING = {
@@ -91,7 +93,11 @@ def responses(local: LocalRouter, routes: list[tuple[str, str]]) -> dict[str, Re
         "no such path": ask("GET", "/nowhere"),
         "wrong method": ask("GET", "/infer"),
     }
+    router.models.registry.responses.note(NAMES["{response_id}"], "simulated", "")
     for endpoint in documented_endpoints():
+        if endpoint.path.startswith(("/v1/audio/", "/v1/images/edits")):
+            seen[f"{endpoint.method} {endpoint.path}"] = ask(endpoint.method, endpoint.path, FORM, FORM_HEADERS)
+            continue
         body = json.dumps(BODY) if endpoint.method == "POST" else ""
         seen[f"{endpoint.method} {endpoint.path}"] = ask(endpoint.method, endpoint.filled(), body)
     permits = [acquire(router.limiter) for _ in range(router.settings.max_concurrency)]

@@ -20,10 +20,11 @@ from app.errors import ClientGone, UpstreamBroken, UpstreamError, UpstreamTimeou
 from app.net.timed_socket import TimedSocket
 from app.upstream import connection as connection_module
 from app.upstream import dialer as dialer_module
-from app.upstream.connection import Connection, ConnectionClosedUnanswered
+from app.upstream.connection import Connection
 from app.upstream.dialer import Address
 from app.upstream.resolver import Resolver
 from app.upstream.response_head import Head, HeadReader
+from app.upstream.unread_request import ConnectionClosedUnanswered
 from tests.support.certificates import Key, certificate
 from tests.support.scripted_server import (
     Peer,

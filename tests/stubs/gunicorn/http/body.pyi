@@ -5,6 +5,9 @@ CHUNK_EXT_RE: re.Pattern[bytes]
 
 class ChunkedReader: ...
 
+class LengthReader:
+    def __init__(self, unreader: Any, length: int) -> None: ...
+
 class Body:
     reader: Any
     failed: bool
