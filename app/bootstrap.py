@@ -134,7 +134,7 @@ def _build_models(
     records, back_offs = endpoint_records.EndpointRecords(table), back_off.BackOffs(table)
     outliers, health, budgets = OutlierDetector(records), EndpointHealth(records), retry_budget.RetryBudgets(table)
     limits = model_limit.ModelLimits(table, counters)
-    store = route_store.RouteStore(table, counters, (records, back_offs, budgets, limits))
+    store = route_store.RouteStore(table, counters, (records, back_offs, budgets, limits), records.appear)
     publisher = Publisher(RoutesSource(settings, environ), store, metrics)
     publisher.publish()
     registry = ModelRegistry(

@@ -184,6 +184,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     credential_file: Annotated[
         File | None, _means("The same from a file, read again when it changes. Not together with `credential_env`.")
     ] = None
+    weight: Annotated[
+        int,
+        _within(1, 1000),
+        _means("How much load it takes beside the others of its version: loads are compared divided by it."),
+    ] = 1
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -254,6 +259,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     load_floor: Annotated[
         CountOrZero, _means("For `prefix`: a load up to this many requests is always accepted, whatever the mean.")
     ] = 8
+    slow_start_s: Annotated[
+        float,
+        _within(0, 86_400),
+        _means(
+            "Seconds over which the weight of an endpoint that is new, or in use again, grows from a tenth to the "
+            "whole; 0: it has its whole weight at once."
+        ),
+    ] = 0.0
     retry_budget: Annotated[
         Share,
         _means("Retries after an error response or on a closed connection, as a share of requests; 0 disables them."),

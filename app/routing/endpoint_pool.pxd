@@ -19,6 +19,10 @@ cdef class EndpointPool:
     cdef int64_t[::1] _hashes
     cdef int64_t[::1] _found
     cdef int64_t[::1] _loads
+    cdef int64_t _slow_start_ms
+    cdef int64_t[::1] _weights
+    cdef int64_t[::1] _grown
+    cdef bint _weighs
     cdef RobustMutex _lock
     cdef InflightCounters _counters
     cdef EndpointHealth _health
@@ -38,4 +42,6 @@ cdef class EndpointPool:
     cdef Py_ssize_t _widen(self, Py_ssize_t count, tried, reach, int64_t now) except -1
     cdef bint _panics(self, int64_t now) except -1
     @cython.locals(place=Py_ssize_t, choice=Choice)
-    cdef Py_ssize_t _preferred(self, Py_ssize_t count, bytes key) except -1
+    cdef Py_ssize_t _preferred(self, Py_ssize_t count, bytes key, int64_t now) except -1
+    @cython.locals(place=Py_ssize_t, at=Py_ssize_t, weight=int64_t, since=int64_t)
+    cdef object _weights_of(self, Py_ssize_t count, int64_t now)

@@ -22,6 +22,10 @@ LAYOUT = Layout(arrays={"turns": MAX_IDS})
 """A count of the choices of every pool, under the id of its first endpoint."""
 
 _TURNS = 1 << 32
+_WEIGHT = 1000
+"""The unit of weights, so that slow start can take parts of it."""
+_LEAST_SHARE = 10
+"""Slow start begins with this part of the weight: with none, nothing would warm the endpoint up."""
 
 
 class Reach(IntFlag):
@@ -61,6 +65,11 @@ class EndpointPool:
         self._found = _words(0 for _ in endpoints)
         """Which endpoints `_find` has found, as indices. Nothing yields between finding and choosing."""
         self._loads = _words(0 for _ in endpoints)
+        self._slow_start_ms = int(route.slow_start_s * 1000)
+        self._weights = _words(endpoint.weight * _WEIGHT for endpoint in version.endpoints)
+        self._grown = _words(0 for _ in endpoints)
+        """The weights of those found, now."""
+        self._weighs = self._slow_start_ms > 0 or len(set(self._weights)) > 1
         self._lock = shared.table.lock
         self._counters = shared.counters
         self._health = shared.health
@@ -97,7 +106,7 @@ class EndpointPool:
                 return None
             if not tried:  # a request takes one turn, however often it is retried: else some endpoints would be skipped
                 self._turn[0] = (self._turn[0] + 1) % _TURNS
-            at = self._found[0 if count == 1 else self._preferred(count, key)]
+            at = self._found[0 if count == 1 else self._preferred(count, key, now)]
             chosen = self._endpoints[at]
             self._counters.add(self._shared_ids[at])
             trial = self._outliers.begin(self._shared_ids[at], now)
@@ -168,13 +177,28 @@ class EndpointPool:
     def _panics(self, now: int) -> bool:
         return self._health.panics(self._target.rules.shared_ids, self._panic_threshold, now)
 
-    def _preferred(self, count: int, key: bytes) -> int:
+    def _preferred(self, count: int, key: bytes, now: int) -> int:
         """Returns which of those found the policy chooses, as an index into them."""
         for place in range(count):
             self._loads[place] = self._counters.total(self._shared_ids[self._found[place]])
         hashes = [self._hashes[at] for at in self._found[:count]] if key else ()
         choice = Choice(hashes, self._loads[:count], self._turn[0], key, self._load_bound, self._load_floor)
+        if self._weighs:
+            choice.weights = self._weights_of(count, now)
         return self._policy(choice)
+
+    def _weights_of(self, count: int, now: int) -> Sequence[int]:
+        """Returns the weights of those found. A weight grows linearly after its endpoint came into use."""
+        # All workers compute the same from one word of shared memory and one clock, so nothing has to be agreed on.
+        for place in range(count):
+            at = self._found[place]
+            weight = self._weights[at]
+            if self._slow_start_ms:
+                since = self._health.in_use_since(self._shared_ids[at])
+                if since and now - since < self._slow_start_ms:
+                    weight = max(weight // _LEAST_SHARE, weight * (now - since) // self._slow_start_ms)
+            self._grown[place] = weight
+        return self._grown[:count]
 
 
 def _words(values: Iterable[int]) -> "memoryview[int]":

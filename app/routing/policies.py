@@ -1,6 +1,7 @@
 """Balancing policies: which endpoint gets a request, as pure functions of what is known at the moment.
 
-`loads` are the requests in flight with each available endpoint, over all workers. `hashes` are hashes of their URLs,
+`loads` are the requests in flight with each available endpoint, over all workers. `weights` say how much load each of
+them takes: a load counts divided by its weight, which is compared by cross-multiplication, in whole numbers. `hashes` are hashes of their URLs,
 the same in every process. `turn` grows by one with every choice. Each policy returns an index into `loads`.
 
 Keys are spread by rendezvous hashing (Thaler and Ravishankar, 1998): every key ranks all endpoints by a hash of both,
@@ -15,12 +16,14 @@ from hashlib import blake2b
 from math import ceil
 
 _MASK = (1 << 64) - 1
+_GOLDEN_RATIO = 0x9E3779B97F4A7C15
+"""The fraction of the golden ratio, in 64 bits."""
 
 
 class Choice:
     """What a policy decides by. `hashes` may be empty where there is no key."""
 
-    __slots__ = ("hashes", "key", "load_bound", "load_floor", "loads", "turn")
+    __slots__ = ("hashes", "key", "load_bound", "load_floor", "loads", "turn", "weights")
 
     def __init__(  # noqa: PLR0913, PLR0917  # a record
         self,
@@ -30,6 +33,7 @@ class Choice:
         key: bytes = b"",
         load_bound: float = 1.25,
         load_floor: int = 0,
+        weights: Sequence[int] | None = None,
     ) -> None:
         self.hashes = hashes
         self.loads = loads
@@ -37,10 +41,14 @@ class Choice:
         self.key = key
         self.load_bound = load_bound
         self.load_floor = load_floor
+        self.weights = weights
+        """None: all endpoints weigh the same."""
 
 
 def least_inflight(choice: Choice) -> int:
-    """Chooses the endpoint with the fewest requests in flight; equal ones take turns."""
+    """Chooses the endpoint with the fewest requests in flight for its weight; equal ones take turns."""
+    if choice.weights is not None:
+        return _least_for_weight(choice.loads, choice.weights, choice.turn)
     loads = choice.loads
     count = len(loads)
     least = loads[0]
@@ -60,12 +68,17 @@ def least_inflight(choice: Choice) -> int:
 
 
 def p2c(choice: Choice) -> int:
-    """Chooses the less loaded of two random endpoints (power of two choices)."""
-    loads = choice.loads
+    """Chooses the one of two random endpoints (power of two choices) with less load for its weight."""
+    loads, weights = choice.loads, choice.weights
     if len(loads) == 1:
         return 0
     one, other = random.sample(range(len(loads)), 2)
-    return one if loads[one] <= loads[other] else other
+    if weights is None:
+        return one if loads[one] <= loads[other] else other
+    more = loads[one] * weights[other] - loads[other] * weights[one]
+    if not more:  # by their weights: idle endpoints would else have equal shares
+        return one if random.random() * (weights[one] + weights[other]) < weights[one] else other  # noqa: S311
+    return one if more < 0 else other
 
 
 def round_robin(choice: Choice) -> int:
@@ -86,12 +99,20 @@ def prefix(choice: Choice) -> int:
     if not choice.key:
         return least_inflight(choice)
     key = key_hash(choice.key)
-    # A candidate always exists: if every load were at or above the bound, and the bound is at least the mean, the loads
-    # would sum to more than they do.
-    mean = (sum(choice.loads) + 1) / len(choice.loads)
-    bound = max(choice.load_floor, ceil(choice.load_bound * mean))
-    below = (at for at, load in enumerate(choice.loads) if load < bound)
-    return max(below, key=lambda at: _score(key, choice.hashes[at]))
+    return max(below_bound(choice), key=lambda at: _score(key, choice.hashes[at]))
+
+
+def below_bound(choice: Choice) -> list[int]:
+    """Returns the endpoints whose load is below the bound: at least one."""
+    # A candidate always exists: if every load were at or above its bound, and the bounds together are at least the sum
+    # of the loads and 1, the loads would sum to more than they do.
+    loads, weights, floor = choice.loads, choice.weights, choice.load_floor
+    total = choice.load_bound * (sum(loads) + 1)
+    if weights is None:
+        bound = max(floor, ceil(total / len(loads)))
+        return [at for at, load in enumerate(loads) if load < bound]
+    share = total / sum(weights)
+    return [at for at, load in enumerate(loads) if load < max(floor, ceil(share * weights[at]))]
 
 
 POLICIES: dict[str, Callable[[Choice], int]] = {
@@ -101,6 +122,23 @@ POLICIES: dict[str, Callable[[Choice], int]] = {
     "session": session,
     "prefix": prefix,
 }
+
+
+def _least_for_weight(loads: Sequence[int], weights: Sequence[int], turn: int) -> int:
+    """Returns the endpoint with the least load for its weight. Equal ones take turns, as often as they weigh."""
+    least = 0
+    for at in range(1, len(loads)):
+        if loads[at] * weights[least] < loads[least] * weights[at]:
+            least = at
+    equals = [at for at in range(len(loads)) if loads[at] * weights[least] == loads[least] * weights[at]]
+    # The turns are spread over the weights, laid end to end, by multiples of the golden ratio: any few turns in a row
+    # have about the right shares (Knuth, The Art of Computer Programming, section 6.4).
+    point = (turn * _GOLDEN_RATIO & _MASK) * sum(weights[at] for at in equals) >> 64
+    for at in equals:
+        point -= weights[at]
+        if point < 0:
+            return at
+    raise AssertionError("the point lies within the weights")
 
 
 def key_hash(key: bytes) -> int:
