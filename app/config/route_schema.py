@@ -13,7 +13,7 @@ from msgspec import Meta
 from app.protocols.adapters import NAMES, SIMULATED
 from app.protocols.interfaces import VERSION_NAME
 
-Policy = Literal["least_inflight", "p2c", "round_robin", "session", "prefix"]
+Policy = Literal["least_inflight", "least_load", "p2c", "round_robin", "session", "prefix", "prefix_hash"]
 _POLICIES = get_args(Policy)
 
 NAME_RULE = (
@@ -70,6 +70,7 @@ Seconds = Annotated[float, _above_zero(86_400)]
 Share = Annotated[float, _within(0, 1)]
 Count = Annotated[int, _within(1, 1_000_000)]
 CountOrZero = Annotated[int, _within(0, 1_000_000)]
+Port = Annotated[int, _within(1, 65_535)]
 Checks = Annotated[int, _within(1, 100)]
 ServerError = Annotated[int, _within(500, 599)]
 ErrorText = Annotated[str, _allows("text of 1 to 200 characters", min_length=1, max_length=200)]
@@ -167,6 +168,31 @@ class HealthCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = 0.5
 
 
+class LoadReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How endpoints report their load, for `least_load`."""
+
+    source: Annotated[
+        Literal["metrics", "header"],
+        _allows("metrics or header"),
+        _means(
+            "`metrics`: one worker of the pod scrapes them. `header`: they come only with responses, in "
+            "`endpoint-load-metrics`, which is read in both cases."
+        ),
+    ] = "metrics"
+    path: Annotated[Path, _means("Path of the metrics, appended to the path of the URL unless `port` is set.")] = (
+        "/metrics"
+    )
+    port: Annotated[Port | None, _means("Port of the metrics, where it is not that of the URL; Triton's is 8002.")] = (
+        None
+    )
+    interval_s: Annotated[
+        float,
+        _within(1, 3600),
+        _means("Seconds from one scrape to the next. A report that is three times as old is stale, and not used."),
+    ] = 1.0
+    timeout_s: Annotated[Seconds, _means("Seconds that a scrape may take.")] = 1.0
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model server."""
 
@@ -249,15 +275,22 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ),
     ] = None
     prefix_bytes: Annotated[
-        Count, _means("For `prefix`: the number of bytes at the beginning of a prompt that are compared.")
-    ] = 256
+        Count | None,
+        _means(
+            "For `prefix` and `prefix_hash`: the number of bytes at the beginning of a prompt that are compared. "
+            "Without it, 65536 with `prefix`, and 256 with `prefix_hash`."
+        ),
+    ] = None
     load_bound: Annotated[
         float,
         _within(1, 100),
-        _means("For `prefix`: the largest load of an endpoint, as a multiple of the mean load."),
+        _means("For `prefix` and `prefix_hash`: the largest load of an endpoint, as a multiple of the mean load."),
     ] = 1.25
     load_floor: Annotated[
-        CountOrZero, _means("For `prefix`: a load up to this many requests is always accepted, whatever the mean.")
+        CountOrZero,
+        _means(
+            "For `prefix` and `prefix_hash`: a load up to this many requests is always accepted, whatever the mean."
+        ),
     ] = 8
     slow_start_s: Annotated[
         float,
@@ -274,6 +307,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     forward_credentials: Annotated[Flag, _means("Whether the client's own credentials are passed on.")] = False
     timeouts: Annotated[Timeouts, _means("See *Timeouts*.")] = Timeouts()
     ejection: Annotated[Ejection, _means("See *Ejection*.")] = Ejection()
+    load_report: Annotated[LoadReport, _means("See *Load reports*.")] = LoadReport()
     health_check: Annotated[HealthCheck, _means("See *Health checks*.")] = HealthCheck()
 
 

@@ -57,6 +57,12 @@ ENDPOINT_INFLIGHT = Family(
 ENDPOINT_UP = Family(
     "gauge", "router_endpoint_up", "Whether an endpoint is known to be healthy, and not ejected.", ("endpoint",)
 )
+ENDPOINT_LOAD_STALE = Family(
+    "gauge",
+    "router_endpoint_load_stale",
+    "Whether an endpoint of a `least_load` model has reported no load for three intervals, and is balanced without it.",
+    ("endpoint",),
+)
 BUILD_INFO = Family(
     "gauge",
     "router_build_info",
@@ -129,6 +135,8 @@ class EndpointState(NamedTuple):
     url: str
     inflight: int
     up: bool
+    load_is_stale: bool | None = None
+    """None: its load is not used."""
 
 
 class SharedState(NamedTuple):
@@ -207,7 +215,7 @@ class _Gauges:
     """The state of the shared table as metrics."""
 
     def __init__(self) -> None:
-        self._lines: dict[Family, dict[str, Lines]] = {ENDPOINT_INFLIGHT: {}, ENDPOINT_UP: {}}
+        self._lines: dict[Family, dict[str, Lines]] = {ENDPOINT_INFLIGHT: {}, ENDPOINT_UP: {}, ENDPOINT_LOAD_STALE: {}}
         """By endpoint."""
         self._build = {"version": metadata.version("inference-router"), "form": form()}
 
@@ -228,6 +236,10 @@ class _Gauges:
         for family, of_endpoints in (
             (ENDPOINT_INFLIGHT, ((each.url, each.inflight) for each in state.endpoints)),
             (ENDPOINT_UP, ((each.url, each.up) for each in state.endpoints)),
+            (
+                ENDPOINT_LOAD_STALE,
+                ((each.url, each.load_is_stale) for each in state.endpoints if each.load_is_stale is not None),
+            ),
         ):
             metric = _metric(family)
             yield metric, self._by_endpoint(metric, family, of_endpoints)

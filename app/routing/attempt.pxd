@@ -26,6 +26,7 @@ cdef class Attempt:
     @cython.locals(shared=SharedRouting, shared_id=Py_ssize_t, ejected=bint)
     cpdef finish(self, outcome, code)
     cdef _back_off(self, status, headers)
+    cdef _read_load(self, list headers)
     cdef _first_byte(self, double took_s)
     cdef _observe_first_byte(self, at)
     cdef _whole(self, Response response)

@@ -22,6 +22,8 @@ cdef class SharedRouting:
     cdef readonly object budgets
     cdef readonly object limits
     cdef readonly object metrics
+    cdef readonly object loads
+    cdef readonly object prefixes
 
 
 cdef class Target:
@@ -31,3 +33,4 @@ cdef class Target:
     cdef readonly PoolRules rules
     cdef readonly object budget
     cdef readonly SharedRouting shared
+    cdef readonly bint reads_load

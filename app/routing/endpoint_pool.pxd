@@ -33,6 +33,11 @@ cdef class EndpointPool:
     cdef double _load_bound
     cdef int64_t _load_floor
     cdef object _policy
+    cdef object _reports
+    cdef int64_t _stale_ms
+    cdef object _history
+    cdef object _seed
+    cdef object _match
     cdef Target _target
 
     @cython.locals(now=int64_t, count=Py_ssize_t, at=Py_ssize_t)
@@ -45,3 +50,5 @@ cdef class EndpointPool:
     cdef Py_ssize_t _preferred(self, Py_ssize_t count, bytes key, int64_t now) except -1
     @cython.locals(place=Py_ssize_t, at=Py_ssize_t, weight=int64_t, since=int64_t)
     cdef object _weights_of(self, Py_ssize_t count, int64_t now)
+    cdef _estimate(self, reports, Py_ssize_t count, int64_t now)
+    cdef Py_ssize_t _known(self, history, Choice choice) except -1

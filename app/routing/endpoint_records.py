@@ -10,9 +10,9 @@ Several modules write it, each its own fields.
 | `last_served_ms` | endpoint_health.py, outlier_detection.py | by any worker, with or without the lock |
 | `in_use_since_ms` | endpoint_health.py, route_store.py | by the leader, or by the publisher of new routes |
 
-`last_served_ms` and `in_use_since_ms` are times, each only ever overwritten by a later one, or by one that is as late to the millisecond: so a
-lost store changes nothing that matters. Times are milliseconds of the monotonic clock that all processes share. Every
-value is one aligned word, so every store is atomic.
+`last_served_ms` and `in_use_since_ms` are times, each only ever overwritten by a later one, or by one that is as late
+to the millisecond: so a lost store changes nothing that matters. Times are milliseconds of the monotonic clock that all
+processes share. Every value is one aligned word, so every store is atomic.
 """
 
 from app.native import now_ms

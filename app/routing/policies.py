@@ -1,13 +1,14 @@
 """Balancing policies: which endpoint gets a request, as pure functions of what is known at the moment.
 
 `loads` are the requests in flight with each available endpoint, over all workers. `weights` say how much load each of
-them takes: a load counts divided by its weight, which is compared by cross-multiplication, in whole numbers. `hashes` are hashes of their URLs,
-the same in every process. `turn` grows by one with every choice. Each policy returns an index into `loads`.
+them takes: a load counts divided by its weight, which is compared by cross-multiplication, in whole numbers. `hashes`
+are hashes of their URLs, the same in every process. `turn` grows by one with every choice. Each policy returns an index
+into `loads`.
 
 Keys are spread by rendezvous hashing (Thaler and Ravishankar, 1998): every key ranks all endpoints by a hash of both,
 and takes the first. An endpoint that comes or goes moves only the keys that it wins or held, about 1/N of them.
-`prefix` bounds the load as Mirrokni, Thorup and Zadimoghaddam do (consistent hashing with bounded loads, 2016): a key
-goes to the first endpoint in its ranking whose load is below the bound.
+`prefix_hash` bounds the load as Mirrokni, Thorup and Zadimoghaddam do (consistent hashing with bounded loads, 2016): a
+key goes to the first endpoint in its ranking whose load is below the bound.
 """
 
 import random
@@ -94,7 +95,7 @@ def session(choice: Choice) -> int:
     return max(range(len(choice.hashes)), key=lambda at: _score(key, choice.hashes[at]))
 
 
-def prefix(choice: Choice) -> int:
+def prefix_hash(choice: Choice) -> int:
     """Chooses the first endpoint in the key's ranking below the bound; without a key, the least loaded."""
     if not choice.key:
         return least_inflight(choice)
@@ -117,11 +118,20 @@ def below_bound(choice: Choice) -> list[int]:
 
 POLICIES: dict[str, Callable[[Choice], int]] = {
     "least_inflight": least_inflight,
+    "least_load": least_inflight,  # of the loads that load_reports.py estimates
     "p2c": p2c,
     "round_robin": round_robin,
     "session": session,
-    "prefix": prefix,
+    "prefix": least_inflight,  # where no endpoint below the bound has got the prompt before (prefix_history.py)
+    "prefix_hash": prefix_hash,
 }
+
+
+def least_of(choice: Choice, places: Sequence[int]) -> int:
+    """Returns the endpoint with the least load for its weight among those at these places; equal ones take turns."""
+    loads = [choice.loads[at] for at in places]
+    weights = [1] * len(places) if choice.weights is None else [choice.weights[at] for at in places]
+    return places[_least_for_weight(loads, weights, choice.turn)]
 
 
 def _least_for_weight(loads: Sequence[int], weights: Sequence[int], turn: int) -> int:

@@ -130,6 +130,7 @@ class Hooks:
         if router.leader.leads():
             router.models.publisher.republish_if_changed()
             router.models.health_checks.run_due()
+            router.models.load_scrapes.run_due()
 
     def child_exit(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Reclaim the slot of a worker that was reaped, however it died."""

@@ -74,7 +74,8 @@ class InflightCounters:
 
         A new id is one that was never used, or else the one given up longest ago; `reset` makes the shared state forget
         what it kept under it. `appear` is called for every name that generation `published` did not have, except of the
-        first routes, where no name is newer than another. Raises RoutesError, with nothing changed, if there are too many names. The lock is held.
+        first routes, where no name is newer than another. Raises RoutesError, with nothing changed, if there are too
+        many names. The lock is held.
         """
         wanted = {name_hash(name) for name in names}
         missing = sorted(wanted - set(self._names))

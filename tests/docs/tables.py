@@ -200,6 +200,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "endpoint": route_schema.Endpoint,
     "timeouts": route_schema.Timeouts,
     "ejection": route_schema.Ejection,
+    "load_report": route_schema.LoadReport,
     "health_check": route_schema.HealthCheck,
 }
 PARTS: dict[str, Callable[[], list[str]]] = {
