@@ -7,14 +7,15 @@ from the report:
 
     others  = max(0, waiting + running at the report - own in flight at the report)
     queued  = max(0, waiting at the report + own in flight now - own in flight at the report), or 0 if none was waiting
-    load    = (own in flight now + others + queued) * (1 + use of the cache)
+    load    = (own in flight now + others + queued) * (1 + use of the cache / 2)
 
 - Every request that is sent raises the load of its endpoint at once by at least 1, in the eyes of all workers. So
   between two reports the policy is least_inflight, started from what the servers reported, and can't herd.
 - `others` are requests that other routers sent: own requests in the report cancel out, whatever has ended since.
 - A request that waits counts twice, because a new one waits behind it. Where requests wait, those that were sent since
   the report wait too; those that ended make room.
-- The cache is full of long prompts where a count of requests sees few: each request there takes longer, by their share.
+- The cache is full of long prompts where a count of requests sees few, and each request there takes longer. It counts
+  by half: as a whole, routers that use one set of endpoints follow each other's old reports (tests/bench/load_reports.py).
 
 **No report.** A figure is stale when it is older than three intervals. An endpoint whose figures are all stale is taken
 for as loaded by others as the mean of those that report: to take it for idle would send it everything, and it may be
@@ -62,7 +63,7 @@ def stale_ms(model: route_schema.Model) -> int:
 def load_of(inflight: int, reported: Reported) -> int:
     """Returns the estimated load of an endpoint with so many own requests in flight, in thousandths of a request."""
     queued = max(0, reported.waiting + (inflight - reported.inflight) * UNIT) if reported.waiting else 0
-    return (inflight * UNIT + reported.others + queued) * (UNIT + reported.cache) // UNIT
+    return (inflight * UNIT + reported.others + queued) * (2 * UNIT + reported.cache) // (2 * UNIT)
 
 
 def loads_of(inflight: Sequence[int], reports: Sequence[Reported]) -> list[int]:
