@@ -15,6 +15,7 @@ requests of the server that got most, divided by the mean. `turns/s` is what bot
 import argparse
 import json
 import random
+import socket
 import tempfile
 import time
 import zlib
@@ -64,6 +65,7 @@ class ModelServer:
         self._prefill = BoundedSemaphore()
         self._server = WSGIServer(("127.0.0.1", 0), self._serve, log=None)
         self._server.start()
+        self._server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # head and body are sent apart
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def stop(self) -> None:
