@@ -2,7 +2,7 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from app.native cimport RobustMutex, now_ms
-from app.routing.endpoint cimport Endpoint, Target
+from app.routing.endpoint cimport Endpoint, SharedRouting, Target
 from app.routing.endpoint_health cimport EndpointHealth
 from app.routing.outlier_detection cimport OutlierDetector
 from app.routing.policies cimport Choice
@@ -40,6 +40,7 @@ cdef class EndpointPool:
     cdef object _match
     cdef Target _target
 
+    cdef _set_policy(self, route, version, SharedRouting shared)
     @cython.locals(now=int64_t, count=Py_ssize_t, at=Py_ssize_t)
     cpdef choose(self, bytes key, tried=*, reach=*)
     @cython.locals(count=Py_ssize_t, at=Py_ssize_t, shared_id=Py_ssize_t)

@@ -68,11 +68,6 @@ class EndpointPool:
         self._found = _words(0 for _ in endpoints)
         """Which endpoints `_find` has found, as indices. Nothing yields between finding and choosing."""
         self._loads = _words(0 for _ in endpoints)
-        self._slow_start_ms = int(route.slow_start_s * 1000)
-        self._weights = _words(endpoint.weight * _WEIGHT for endpoint in version.endpoints)
-        self._grown = _words(0 for _ in endpoints)
-        """The weights of those found, now."""
-        self._weighs = self._slow_start_ms > 0 or len(set(self._weights)) > 1
         self._lock = shared.table.lock
         self._counters = shared.counters
         self._health = shared.health
@@ -82,13 +77,7 @@ class EndpointPool:
         self._panic_threshold = route.health_check.panic_threshold
         self._load_bound = route.load_bound
         self._load_floor = route.load_floor
-        self._policy = POLICIES[route.balancing]
-        self._reports = shared.loads if route.balancing == "least_load" else None
-        self._stale_ms = stale_ms(route)
-        self._history = shared.prefixes if route.balancing == "prefix" else None
-        self._seed = name_hash(f"{route.name} {version.name}") & _UNSIGNED
-        self._match: Match | None = None
-        """The known beginning of the prompt that decided the last choice."""
+        self._set_policy(route, version, shared)
         self._target = Target(
             route,
             version.upstream_model or route.name,
@@ -97,6 +86,20 @@ class EndpointPool:
             budget,
             shared,
         )
+
+    def _set_policy(self, route: route_schema.Model, version: route_schema.Version, shared: SharedRouting) -> None:
+        self._policy = POLICIES[route.balancing]
+        self._slow_start_ms = int(route.slow_start_s * 1000)
+        self._weights = _words(endpoint.weight * _WEIGHT for endpoint in version.endpoints)
+        self._grown = _words(0 for _ in version.endpoints)
+        """The weights of those found, now."""
+        self._weighs = self._slow_start_ms > 0 or len(set(self._weights)) > 1
+        self._reports = shared.loads if route.balancing == "least_load" else None
+        self._stale_ms = stale_ms(route)
+        self._history = shared.prefixes if route.balancing == "prefix" else None
+        self._seed = name_hash(f"{route.name} {version.name}") & _UNSIGNED
+        self._match: Match | None = None
+        """The known beginning of the prompt that decided the last choice."""
 
     def choose(self, key: bytes, tried: Sequence[int] = (), reach: Reach = Reach.HEALTHY) -> Attempt | None:
         """Begin an attempt at the endpoint that the policy chooses, or return None if none is available.

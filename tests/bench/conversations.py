@@ -4,7 +4,9 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-WORDS = [f"{first}{last}" for first in ("ba", "ce", "di", "fo", "gu", "ly") for last in ("nt", "rm", "sk", "lp", "v", "xo")]
+WORDS = [
+    f"{first}{last}" for first in ("ba", "ce", "di", "fo", "gu", "ly") for last in ("nt", "rm", "sk", "lp", "v", "xo")
+]
 SYSTEM_PROMPTS = 20
 MOST_TURNS = 16
 CARRY_ON = 0.8

@@ -6,8 +6,8 @@ No process and no socket: the policies are the shipping ones (app/routing/polici
 model. Four servers work in steps, as vLLM does: a step gives every running request a token, and reads up to 2,048
 tokens of the prompts that were admitted, in order of arrival. It takes 10 ms, 0.1 ms for each running request and
 0.05 ms for each token of a prompt. A server runs up to 64 requests whose prompts and outputs fit its cache of 80,000
-tokens; the others wait. Requests arrive at random (Poisson). Of their prompts 85 % have 100 to 1,000 tokens and the rest
-4,000 to 16,000; outputs have 20 to 300. Another router, which does not see ours, sends two fifths of them: by its own
+tokens; the others wait. Requests arrive at random (Poisson). Of their prompts 85 % have 100 to 1,000 tokens and the
+rest 4,000 to 16,000; outputs have 20 to 300. Another router, which does not see ours, sends two fifths of them: by its own
 count of requests in flight, or by sessions that happen to lie unevenly (6 : 2 : 1 : 1), or by `least_load` too.
 
 How to read it: `p50`, `p99` are times to the first token. `goodput` is how many requests a second had it within 2 s.
@@ -117,9 +117,7 @@ class Router:
 
 
 POLICIES: dict[str, Callable[[Router], int]] = {
-    "least_load": lambda router: least_inflight(
-        Choice((), loads_of(router.inflight, router.reports), router.turn)
-    ),
+    "least_load": lambda router: least_inflight(Choice((), loads_of(router.inflight, router.reports), router.turn)),
     "least_inflight": lambda router: least_inflight(Choice((), router.inflight, router.turn)),
     "p2c": lambda router: p2c(Choice((), router.inflight, router.turn)),
     "round_robin": lambda router: round_robin(Choice((), router.inflight, router.turn)),

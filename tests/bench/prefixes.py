@@ -51,9 +51,7 @@ BYTES_A_SECOND = 400_000
 PATH = "/v1/chat/completions"
 OURS = ("prefix", "prefix_hash", "prefix_hash 1 KiB", "least_inflight")
 THEIRS = "vllm-router cache_aware"
-RESPONSE = b'{"id":"1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":' + (
-    b'{"role":"assistant","content":"Enough."},"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"total_tokens":6}}'
-)
+RESPONSE = json.dumps({"object": "chat.completion", "choices": [{"message": {"content": "Enough."}}]}).encode()
 
 
 class ModelServer:

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.config.route_schema import Model, Version
-from app.routing.policies import POLICIES, Choice, key_hash, least_inflight, p2c, prefix_hash, round_robin, session
+from app.routing.policies import (
+    POLICIES,
+    Choice,
+    below_bound,
+    key_hash,
+    least_inflight,
+    p2c,
+    prefix_hash,
+    round_robin,
+    session,
+)
 from app.shared_memory.table import name_hash
 
 KEYS = [f"conversation {n}".encode() for n in range(10_000)]
@@ -62,6 +72,48 @@ def test_p2c_spreads_equals_evenly() -> None:
     taken = Counter(p2c(Choice(_ids(4), [1] * 4)) for _ in range(8000))
     assert all(abs(count - 2000) < 6 * sqrt(8000 * 3 / 16) for count in taken.values())
     assert len(taken) == 4
+
+
+@pytest.mark.parametrize("policy", [least_inflight, p2c])
+def test_load_counts_for_the_weight(policy: Callable[[Choice], int]) -> None:
+    """Two endpoints of weights 3 and 1 hold 30 and 10 of 40 requests, at every moment to within a request."""
+    loads = [0, 0]
+    for sent in range(1, 41):
+        loads[policy(Choice(_ids(2), loads, sent, weights=(3000, 1000)))] += 1
+        assert abs(loads[0] - sent * 3 / 4) <= 1
+    assert loads == [30, 10]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 1_000_000)), min_size=1, max_size=12), st.integers(0, 2**32)
+)
+def test_none_has_less_load_for_its_weight_than_the_chosen(pairs: list[tuple[int, int]], turn: int) -> None:
+    """Whatever the loads, the weights and the turn; and with equal weights it is one of the least loaded."""
+    loads, weights = [load for load, _ in pairs], [weight for _, weight in pairs]
+    at = least_inflight(Choice(_ids(len(pairs)), loads, turn, weights=weights))
+    assert all(loads[at] * weight <= load * weights[at] for load, weight in pairs)
+    assert loads[least_inflight(Choice((), loads, turn, weights=[5] * len(loads)))] == min(loads)
+
+
+@pytest.mark.parametrize("policy", [least_inflight, p2c])
+def test_idle_endpoints_get_shares_by_weight(policy: Callable[[Choice], int]) -> None:
+    """With one request at a time nothing is in flight at any choice, and weights hold all the same."""
+    random.seed(7)
+    taken = Counter(policy(Choice(_ids(2), [0, 0], turn, weights=(3000, 1000))) for turn in range(4000))
+    assert abs(taken[0] - 3000) < 6 * sqrt(4000 * 3 / 16)
+
+
+def test_equals_take_turns_in_small_numbers_too() -> None:
+    """Of any 20 turns in a row, an endpoint of weight 1 beside one of weight 3 has 5, give or take 2."""
+    turns = [least_inflight(Choice((), [0, 0], turn, weights=(3000, 1000))) for turn in range(500)]
+    assert all(3 <= sum(turns[n : n + 20]) <= 7 for n in range(480))
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 1000)), min_size=1, max_size=12), st.floats(1, 3))
+def test_somebody_is_below_a_bound_by_weight(pairs: list[tuple[int, int]], load_bound: float) -> None:
+    """The bound is a share by weight, so that the sum of the bounds is more than the sum of the loads."""
+    loads, weights = [load for load, _ in pairs], [weight for _, weight in pairs]
+    assert below_bound(Choice((), loads, load_bound=load_bound, weights=weights))
 
 
 def test_round_robin_cycles_whatever_the_loads() -> None:
