@@ -15,7 +15,7 @@ from the report:
 - A request that waits counts twice, because a new one waits behind it. Where requests wait, those that were sent since
   the report wait too; those that ended make room.
 - The cache is full of long prompts where a count of requests sees few, and each request there takes longer. It counts
-  by half: as a whole, routers that use the same endpoints follow each other's old reports (tests/bench/load_reports.py).
+  by half: as a whole, routers that use the same endpoints follow each other's reports (tests/bench/load_reports.py).
 
 **No report.** A figure is stale when it is older than three intervals. An endpoint whose figures are all stale is taken
 for as loaded by others as the mean of those that report: to take it for idle would send it everything, and it may be

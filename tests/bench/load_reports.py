@@ -7,8 +7,8 @@ model. Four servers work in steps, as vLLM does: a step gives every running requ
 tokens of the prompts that were admitted, in order of arrival. It takes 10 ms, 0.1 ms for each running request and
 0.05 ms for each token of a prompt. A server runs up to 64 requests whose prompts and outputs fit its cache of 80,000
 tokens; the others wait. Requests arrive at random (Poisson). Of their prompts 85 % have 100 to 1,000 tokens and the
-rest 4,000 to 16,000; outputs have 20 to 300. Another router, which does not see ours, sends two fifths of them: by its own
-count of requests in flight, or by sessions that happen to lie unevenly (6 : 2 : 1 : 1), or by `least_load` too.
+rest 4,000 to 16,000; outputs have 20 to 300. Another router, which does not see ours, sends two fifths of them: by its
+own count of requests in flight, or by sessions that happen to lie unevenly (6 : 2 : 1 : 1), or by `least_load` too.
 
 How to read it: `p50`, `p99` are times to the first token. `goodput` is how many requests a second had it within 2 s.
 Everything but ours is equal in every row, drawn from the same seed.

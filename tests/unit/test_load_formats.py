@@ -28,6 +28,7 @@ nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="t",version="1
 
 
 def read(*pieces: bytes) -> ServerLoad:
+    """What a page in these pieces says."""
     reader = PageReader()
     for piece in pieces:
         reader.feed(piece)

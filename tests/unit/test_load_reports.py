@@ -27,8 +27,9 @@ PAGE = b"vllm:num_requests_waiting 2\nvllm:num_requests_running 5\nvllm:kv_cache
 RULES = routes.LoadReport(interval_s=1, timeout_s=0.5)
 
 
-def response(body: bytes, head: bytes = b"") -> bytes:
-    return b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
+def response(body: bytes) -> bytes:
+    """A whole response."""
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 class Clock:
@@ -47,6 +48,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """An endpoint that has reported nothing."""
     clock = Clock()
     clock.parent.slots.occupy(clock.parent.slots.claim())
     monkeypatch.setattr(load_reports, "now_ms", lambda: clock.now)
@@ -55,7 +57,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 def test_own_requests_count_as_they_are_now(clock: Clock) -> None:
-    """Of 7 requests at the report 4 were ours, so 3 are others'; ours that end or begin later change the load at once."""
+    """Of 7 requests at the report 4 were ours, so 3 are others'; what ours do later changes the load at once."""
     for _ in range(4):
         clock.counters.add(ID)
     clock.reports.record(ID, ServerLoad(waiting=0, running=7))
