@@ -263,7 +263,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "queue count. A request over this limit is rejected at once, even if the queue (`QUEUE_SIZE`) has room."
         ),
     ] = None
-    balancing: Annotated[Policy, _allows(listed(_POLICIES)), _means("The policy; see *Balancing*.")] = "least_inflight"
+    balancing: Annotated[Policy, _allows(listed(_POLICIES)), _means("The policy; see balancing.md.")] = "least_inflight"
     session_header: Annotated[
         HeaderName | None, _means("For `session`: the header whose value identifies the session.")
     ] = None
@@ -307,7 +307,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     forward_credentials: Annotated[Flag, _means("Whether the client's own credentials are passed on.")] = False
     timeouts: Annotated[Timeouts, _means("See *Timeouts*.")] = Timeouts()
     ejection: Annotated[Ejection, _means("See *Ejection*.")] = Ejection()
-    load_report: Annotated[LoadReport, _means("See *Load reports*.")] = LoadReport()
+    load_report: Annotated[
+        LoadReport, _means("How endpoints report their load, with `least_load`; see balancing.md.")
+    ] = LoadReport()
     health_check: Annotated[HealthCheck, _means("See *Health checks*.")] = HealthCheck()
 
 

@@ -1,4 +1,4 @@
-"""The parts of README.md and docs/routing.md that are generated from the code: `python -m tests.docs.tables`.
+"""The generated parts of README.md, docs/routing.md and docs/balancing.md: `python -m tests.docs.tables`.
 
 A generated part stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. `make docs` rewrites all of
 them; tests/unit/test_docs.py says whether they are current.
@@ -37,7 +37,7 @@ from tests.support.malformed import MALFORMED
 
 FAMILIES = [one for one in vars(metrics_module).values() if isinstance(one, metrics_module.Family)]
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/routing.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/routing.md", ROOT / "docs/balancing.md")
 
 Row = tuple[str, ...]
 

@@ -176,7 +176,7 @@ def test_repository_knows_no_address_of_a_registry_nor_anyones_folders(pattern: 
 
 def test_benches_that_are_named_exist() -> None:
     """Whatever the documents and the Makefile call a bench is one, and every bench is named there."""
-    texts = "".join((ROOT / name).read_text() for name in ("docs/performance.md", "docs/routing.md", "Makefile"))
+    texts = "".join((ROOT / name).read_text() for name in ("docs/performance.md", "docs/balancing.md", "Makefile"))
     listed = re.findall(r'BENCH(?: \?)?=\s*"?([a-z][a-z ]*)', texts)
     named = {word for words in listed for word in words.split()} | set(re.findall(r"tests[./]bench[./](\w+)", texts))
     runnable = {file.stem for file in (ROOT / "tests/bench").glob("*.py") if "__main__" in file.read_text()}

@@ -45,7 +45,11 @@ MEMBERS = [
     ('forward_credentials = "yes"', ".forward_credentials must be true or false, not text"),
     ('protocol = "grpc"', ".protocol must be openai, v2 or simulated"),
     ("protocol = 2", ".protocol must be openai, v2 or simulated, not a whole number"),
-    ('balancing = "random"', ".balancing must be least_inflight, p2c, round_robin, session or prefix"),
+    (
+        'balancing = "random"',
+        ".balancing must be least_inflight, least_load, p2c, round_robin, session, prefix or prefix_hash",
+    ),
+    ("slow_start_s = -1", ".slow_start_s must be a number, 0 to 86400"),
     ('balancing = "session"', ".balancing is session: session_header or session_cookie must be there too"),
     ('session_header = "X-Session"', ".session_header must be there only when balancing is session"),
     ('session_cookie = "sid"', ".session_cookie must be there only when balancing is session"),
@@ -123,12 +127,18 @@ ENDPOINTS = [
     ('"user:SECRET@h"', PASSWORD),
     ('"http://h?key=SECRET"', HOST),
     ('{ url = "http://user:SECRET@h" }', ".url" + PASSWORD),
-    ('{ "http://user:SECRET@h" = 1 }', " has a key that is no member's name: url, credential_env, credential_file may"),
+    (
+        '{ "http://user:SECRET@h" = 1 }',
+        " has a key that is no member's name: url, credential_env, credential_file, weight may",
+    ),
     ("{}", " must have url"),
     ("1", " must be a table, not a whole number"),
     ("[]", " must be a table, not a list"),
     ("{ url = 1 }", ".url must be an http:// or https:// URL, not a whole number"),
-    ('{ url = "http://h", weight = 1 }', ".weight is no member: url, credential_env, credential_file may be there"),
+    (
+        '{ url = "http://h", share = 1 }',
+        ".share is no member: url, credential_env, credential_file, weight may be there",
+    ),
     ('{ url = "http://h", credential_env = "1A" }', ".credential_env must be the name of a variable"),
     ('{ url = "http://h", credential_file = "token" }', ".credential_file must be an absolute path"),
     (
