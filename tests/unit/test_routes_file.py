@@ -77,6 +77,9 @@ MEMBERS = [
     ("ejection = { max_s = 1 }", ".ejection.max_s is 1: it must be at least base_s, 5"),
     ("ejection = { failure_rate = 0 }", ".ejection.failure_rate must be a number, above 0, up to 1"),
     ("ejection = { max_share = 2 }", ".ejection.max_share must be a number, 0 to 1"),
+    ("load_report = { interval_s = 0.5 }", ".load_report.interval_s must be a number, 1 to 3600"),
+    ("load_report = { port = 65536 }", ".load_report.port must be a whole number, 1 to 65535"),
+    ('load_report = { source = "both" }', ".load_report.source must be metrics or header"),
     ('health_check = { path = "x" }', ".health_check.path must be a path that begins with /, without blanks"),
     ("health_check = { healthy_after = 0 }", ".health_check.healthy_after must be a whole number, 1 to 100"),
     ("health_check = { interval_s = -1 }", ".health_check.interval_s must be a number, 0 to 86400"),
@@ -88,6 +91,7 @@ MEMBERS = [
 URL = " is not a model server's: "
 PASSWORD = URL + "a URL must hold no credentials; a routes file takes credential_env or credential_file"
 SCHEME = URL + "a URL must begin with http:// or https://"
+ENDPOINT_MEMBERS = "url, credential_env, credential_file, weight"
 HOST = URL + "the host must be"
 PORT = URL + "the port must be a number from 1 to 65535"
 PATH = URL + "a URL may have a path, without a slash at its end, and no query or fragment"
