@@ -149,8 +149,19 @@ def flood(peer: Peer) -> None:
     peer.send_until_hung_up(b"# nothing\n" * 5000)
 
 
-def test_hostile_pages_end_in_time_and_let_others_run() -> None:
+def test_hostile_pages_end_in_time() -> None:
     """One that drips ends with the deadline. One that never ends is cut, and counts as far as it was read."""
+    with ScriptedServer(drip, flood, answer_and_close(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        with pytest.raises(UpstreamError):
+            scrape(url, RULES, Resolver())
+        assert scrape(url, routes.LoadReport(timeout_s=20), Resolver()) == ServerLoad(2, 5, 0.5)
+        with pytest.raises(UpstreamError):
+            scrape(url, RULES, Resolver())
+
+
+def test_others_run_while_a_page_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every 64 KiB at the latest, also when all of the page is there at once."""
     turns = 0
 
     def count_turns() -> None:
@@ -159,16 +170,15 @@ def test_hostile_pages_end_in_time_and_let_others_run() -> None:
             turns += 1
             gevent.sleep(0)
 
-    with ScriptedServer(drip, flood, answer_and_close(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")) as server:
-        url = f"http://127.0.0.1:{server.port}"
-        with pytest.raises(UpstreamError):
-            scrape(url, RULES, Resolver())
-        beside = gevent.spawn(count_turns)
-        assert scrape(url, routes.LoadReport(timeout_s=20), Resolver()) == ServerLoad(2, 5, 0.5)
-        beside.kill()
-        with pytest.raises(UpstreamError):
-            scrape(url, RULES, Resolver())
-    assert turns >= 64, "nothing else ran for 64 KiB of the page and more"
+    page = [b"# nothing\n" * 6000] * 20 + [b"# nothing\n" * 120_000]
+    connection = SimpleNamespace(
+        exchange=lambda *_: SimpleNamespace(status=200), body=lambda: iter(page), close=lambda: None
+    )
+    monkeypatch.setattr(load_scrapes, "Connection", lambda *_: connection)
+    beside = gevent.spawn(count_turns)
+    assert scrape("http://127.0.0.1:1", RULES, Resolver()) == ServerLoad()
+    beside.kill()
+    assert turns >= 20 + 18
 
 
 class Scrapes:
