@@ -26,11 +26,22 @@ from app.observability import tracing
 from app.observability.metric_files import MetricFiles
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.metrics_directory import MetricsDirectory, open_directory
-from app.routing import back_off, created_responses, endpoint_pool, endpoint_records, retry_budget, route_store
+from app.routing import (
+    back_off,
+    created_responses,
+    endpoint_pool,
+    endpoint_records,
+    load_reports,
+    prefix_history,
+    retry_budget,
+    route_store,
+)
 from app.routing.endpoint import SharedRouting
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_wait import EndpointWait
 from app.routing.health_checks import HealthChecks
+from app.routing.load_reports import LoadReports
+from app.routing.load_scrapes import LoadScrapes
 from app.routing.outlier_detection import OutlierDetector
 from app.routing.publisher import Publisher
 from app.routing.registry import ModelRegistry
@@ -57,6 +68,7 @@ class Models(NamedTuple):
     publisher: Publisher
     health_checks: HealthChecks
     discovery: Discovery
+    load_scrapes: LoadScrapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,20 +185,22 @@ def _build_models(
     counters = traffic.inflight
     records, back_offs = endpoint_records.EndpointRecords(table), back_off.BackOffs(table)
     outliers, health, budgets = OutlierDetector(records), EndpointHealth(records), retry_budget.RetryBudgets(table)
-    limits = model_limit.ModelLimits(table, counters)
-    store = route_store.RouteStore(table, counters, (records, back_offs, budgets, limits, traffic))
+    limits, loads = model_limit.ModelLimits(table, counters), LoadReports(table, counters)
+    parts = (records, back_offs, budgets, limits, traffic, loads)
+    store = route_store.RouteStore(table, counters, parts, records.appear)
     publisher = Publisher(RoutesSource(settings, environ), store, metrics)
     publisher.publish()
+    prefixes = prefix_history.PrefixHistory(table)
     registry = ModelRegistry(
         store,
-        SharedRouting(table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics),
+        SharedRouting(table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics, loads, prefixes),
         created_responses.CreatedResponses(table),
         simulated_latency_s=settings.simulated_latency_ms / 1000,
         simulated_token_s=settings.simulated_token_ms / 1000,
         assume_healthy=settings.initial_health == "healthy",
     )
     discovery = Discovery(publisher.publish_found, api_server_in(environ), metrics.count_discovery)
-    return Models(registry, publisher, HealthChecks(registry, health), discovery)
+    return Models(registry, publisher, HealthChecks(registry, health), discovery, LoadScrapes(registry, loads))
 
 
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:
@@ -204,6 +218,8 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             model_traffic.LAYOUT,
             endpoint_records.LAYOUT,
             back_off.LAYOUT,
+            load_reports.LAYOUT,
+            prefix_history.LAYOUT,
             retry_budget.LAYOUT,
             endpoint_pool.LAYOUT,
             route_store.LAYOUT,

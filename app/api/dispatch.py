@@ -23,6 +23,7 @@ from app.observability.token_metrics import TokenMetrics
 from app.protocols.adapters import served_elsewhere, speaks
 from app.protocols.interfaces import ClientRequest, Operation, ParsedRequest, ProtocolAdapter, Reply
 from app.protocols.problem import phrase
+from app.routing import prefix_history
 from app.routing.endpoint_wait import EndpointWait, lacks_endpoints
 from app.routing.registry import ModelRegistry, RegisteredModel
 from app.shared_memory.drain import Drain
@@ -35,6 +36,7 @@ PIN = "X-Model-Version"
 """The header by which a request asks for a version of its model."""
 _LARGE_BODY_BYTES = 1 << 18
 """After a body over this length was read, which takes up to 20 ns a byte, other requests have a turn."""
+_PREFIX_HASH_BYTES = 256
 _PIN_KEY = "HTTP_" + PIN.upper().replace("-", "_")
 
 
@@ -214,7 +216,9 @@ def _version(req: falcon.Request, request: ParsedRequest) -> str:
 def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Sequence[bytes | memoryview]) -> bytes:
     """Returns what the model's balancing policy keeps together."""
     if route.balancing == "prefix":
-        length = route.prefix_bytes
+        return prefix_history.beginnings(prompt, route.prefix_bytes or prefix_history.DEFAULT_BYTES)
+    if route.balancing == "prefix_hash":
+        length = route.prefix_bytes or _PREFIX_HASH_BYTES
         return b",".join(part[:length] for part in prompt)[:length]
     if route.balancing == "session":
         header = req.get_header(route.session_header) if route.session_header else None

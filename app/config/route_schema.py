@@ -15,7 +15,7 @@ from app.config.fallback_reasons import DEFAULT_REASONS, REASONS, FallbackReason
 from app.protocols.adapters import NAMES, SIMULATED
 from app.protocols.interfaces import VERSION_NAME
 
-Policy = Literal["least_inflight", "p2c", "round_robin", "session", "prefix"]
+Policy = Literal["least_inflight", "least_load", "p2c", "round_robin", "session", "prefix", "prefix_hash"]
 _POLICIES = get_args(Policy)
 
 NAME_RULE = (
@@ -79,6 +79,7 @@ Seconds = Annotated[float, _above_zero(86_400)]
 Share = Annotated[float, _within(0, 1)]
 Count = Annotated[int, _within(1, 1_000_000)]
 CountOrZero = Annotated[int, _within(0, 1_000_000)]
+PortNumber = Annotated[int, _within(1, 65_535)]
 Checks = Annotated[int, _within(1, 100)]
 ServerError = Annotated[int, _within(500, 599)]
 Reason = Annotated[FallbackReason, _allows(listed(REASONS))]
@@ -166,6 +167,31 @@ class HealthCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = 0.5
 
 
+class LoadReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How endpoints report their load, for `least_load`."""
+
+    source: Annotated[
+        Literal["metrics", "header"],
+        _allows("metrics or header"),
+        _means(
+            "`metrics`: one worker of the pod scrapes them. `header`: they come only with responses, in "
+            "`endpoint-load-metrics`, which is read in both cases."
+        ),
+    ] = "metrics"
+    path: Annotated[Path, _means("Path of the metrics, appended to the path of the URL unless `port` is set.")] = (
+        "/metrics"
+    )
+    port: Annotated[
+        PortNumber | None, _means("Port of the metrics, where it is not that of the URL; Triton's is 8002.")
+    ] = None
+    interval_s: Annotated[
+        float,
+        _within(1, 3600),
+        _means("Seconds from one scrape to the next. A report that is three times as old is stale, and not used."),
+    ] = 1.0
+    timeout_s: Annotated[Seconds, _means("Seconds that a scrape may take.")] = 1.0
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model server."""
 
@@ -183,6 +209,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     credential_file: Annotated[
         File | None, _means("The same from a file, read again when it changes. Not together with `credential_env`.")
     ] = None
+    weight: Annotated[
+        int,
+        _within(1, 1000),
+        _means("How much load it takes beside the others of its version: loads are compared divided by it."),
+    ] = 1
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -261,7 +292,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "to zero. At most `QUEUE_SIZE` requests of the model wait so, without a permit; others get a 503 at once."
         ),
     ] = 0.0
-    balancing: Annotated[Policy, _allows(listed(_POLICIES)), _means("The policy; see *Balancing*.")] = "least_inflight"
+    balancing: Annotated[Policy, _allows(listed(_POLICIES)), _means("The policy; see balancing.md.")] = "least_inflight"
     session_header: Annotated[
         HeaderName | None, _means("For `session`: the header whose value identifies the session.")
     ] = None
@@ -273,16 +304,31 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ),
     ] = None
     prefix_bytes: Annotated[
-        Count, _means("For `prefix`: the number of bytes at the beginning of a prompt that are compared.")
-    ] = 256
+        Count | None,
+        _means(
+            "For `prefix` and `prefix_hash`: the number of bytes at the beginning of a prompt that are compared. "
+            "Without it, 65536 with `prefix`, and 256 with `prefix_hash`."
+        ),
+    ] = None
     load_bound: Annotated[
         float,
         _within(1, 100),
-        _means("For `prefix`: the largest load of an endpoint, as a multiple of the mean load."),
+        _means("For `prefix` and `prefix_hash`: the largest load of an endpoint, as a multiple of the mean load."),
     ] = 1.25
     load_floor: Annotated[
-        CountOrZero, _means("For `prefix`: a load up to this many requests is always accepted, whatever the mean.")
+        CountOrZero,
+        _means(
+            "For `prefix` and `prefix_hash`: a load up to this many requests is always accepted, whatever the mean."
+        ),
     ] = 8
+    slow_start_s: Annotated[
+        float,
+        _within(0, 86_400),
+        _means(
+            "Seconds over which the weight of an endpoint that is new, or in use again, grows from a tenth to the "
+            "whole; 0: it has its whole weight at once."
+        ),
+    ] = 0.0
     retry_budget: Annotated[
         Share,
         _means("Retries after an error response or on a closed connection, as a share of requests; 0 disables them."),
@@ -307,6 +353,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = ()
     timeouts: Annotated[Timeouts, _means("See *Timeouts*.")] = Timeouts()
     ejection: Annotated[Ejection, _means("See *Ejection*.")] = Ejection()
+    load_report: Annotated[
+        LoadReport, _means("How endpoints report their load, with `least_load`; see balancing.md.")
+    ] = LoadReport()
     health_check: Annotated[HealthCheck, _means("See *Health checks*.")] = HealthCheck()
 
 

@@ -52,6 +52,12 @@ ENDPOINT_INFLIGHT = Family(
 ENDPOINT_UP = Family(
     "gauge", "router_endpoint_up", "Whether an endpoint is known to be healthy, and not ejected.", ("endpoint",)
 )
+ENDPOINT_LOAD_STALE = Family(
+    "gauge",
+    "router_endpoint_load_stale",
+    "Whether an endpoint of a `least_load` model has reported no load for three intervals, and is balanced without it.",
+    ("endpoint",),
+)
 BUILD_INFO = Family(
     "gauge",
     "router_build_info",
@@ -153,6 +159,8 @@ class EndpointState(NamedTuple):
     url: str
     inflight: int
     up: bool
+    load_is_stale: bool | None = None
+    """None: its load is not used."""
 
 
 class SharedState(NamedTuple):
@@ -280,6 +288,10 @@ class _Gauges:
             (ENDPOINT_UP, ((each.url, each.up) for each in state.endpoints)),
             (DISCOVERED, list(state.discovered.items())),
             (WAITING_FOR_ENDPOINT, list(state.waiting.items())),
+            (
+                ENDPOINT_LOAD_STALE,
+                ((each.url, each.load_is_stale) for each in state.endpoints if each.load_is_stale is not None),
+            ),
         ):
             metric = metric_of(family)
             if family in (DISCOVERED, WAITING_FOR_ENDPOINT) and not by_label:

@@ -28,6 +28,7 @@ cdef class Attempt:
     cpdef finish(self, outcome, code)
     cdef bint _acts_on(self, int status)
     cdef _back_off(self, status, headers)
+    cdef _read_load(self, list headers)
     cdef _first_byte(self, double took_s)
     cdef _observe_first_byte(self, at)
     cdef _whole(self, Response response)

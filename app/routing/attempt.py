@@ -13,6 +13,7 @@ from app.native import monotonic
 from app.protocols.interfaces import AttemptTrace, BodyStream, Call, Reply
 from app.routing.client_fault import MOST_BYTES, is_clients_fault
 from app.routing.endpoint import Endpoint, Target
+from app.routing.load_formats import ORCA_HEADER, orca_report
 from app.routing.outlier_detection import Ended, Outcome
 from app.upstream.headers import retry_after_s, to_client
 from app.upstream.pool import Response
@@ -82,6 +83,8 @@ class Attempt:
                 self._contacted_at = call.rest.ended_at  # what it took the client to send says nothing of the endpoint
             head = response.head
             status, headers, length = head.status, head.headers, head.length
+            if self._target.reads_load:
+                self._read_load(headers)
             serves = status < 300 and call.method == "POST" and not call.pinned
             self._awaits_first_byte = serves  # the head of a stream may come long before anything is generated
             if length is None or length > _READ_WHOLE_BYTES:
@@ -153,6 +156,12 @@ class Attempt:
         """Let the endpoint back off, unless the status is about the client's own credentials."""
         if not (status in _ABOUT_CREDENTIAL and self._target.route.forward_credentials):
             self._target.shared.back_offs.refused(self.endpoint.back_off, retry_after_s(headers))
+
+    def _read_load(self, headers: Headers) -> None:
+        """Record the load that a response reports."""
+        for name, value in headers:
+            if name == ORCA_HEADER and (load := orca_report(value)) is not None:
+                self._target.shared.loads.record(self.endpoint.shared_id, load)
 
     def _first_byte(self, took_s: float) -> None:
         """Record that the endpoint serves: the first byte of a successful response to an inference request is there.

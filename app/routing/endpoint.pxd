@@ -23,6 +23,8 @@ cdef class SharedRouting:
     cdef readonly object limits
     cdef readonly object traffic
     cdef readonly object metrics
+    cdef readonly object loads
+    cdef readonly object prefixes
 
 
 cdef class Target:
@@ -32,3 +34,4 @@ cdef class Target:
     cdef readonly PoolRules rules
     cdef readonly object budget
     cdef readonly SharedRouting shared
+    cdef readonly bint reads_load

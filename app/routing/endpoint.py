@@ -6,7 +6,9 @@ from app.config import route_schema
 from app.observability.metrics import Metrics
 from app.routing.back_off import BackOffs
 from app.routing.endpoint_health import EndpointHealth
+from app.routing.load_reports import LoadReports
 from app.routing.outlier_detection import OutlierDetector, PoolRules
+from app.routing.prefix_history import PrefixHistory
 from app.routing.retry_budget import RetryBudget, RetryBudgets
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.table import SharedTable
@@ -36,7 +38,19 @@ class Endpoint:
 class SharedRouting:
     """What all workers share, and the metrics."""
 
-    __slots__ = ("back_offs", "budgets", "counters", "health", "limits", "metrics", "outliers", "table", "traffic")
+    __slots__ = (
+        "back_offs",
+        "budgets",
+        "counters",
+        "health",
+        "limits",
+        "loads",
+        "metrics",
+        "outliers",
+        "prefixes",
+        "table",
+        "traffic",
+    )
 
     def __init__(  # noqa: PLR0913, PLR0917  # a record
         self,
@@ -49,6 +63,8 @@ class SharedRouting:
         limits: ModelLimits,
         traffic: TrafficCounts,
         metrics: Metrics,
+        loads: LoadReports,
+        prefixes: PrefixHistory,
     ) -> None:
         self.table = table
         self.counters = counters
@@ -59,12 +75,14 @@ class SharedRouting:
         self.limits = limits
         self.traffic = traffic
         self.metrics = metrics
+        self.loads = loads
+        self.prefixes = prefixes
 
 
 class Target:
     """What the endpoints of a pool have in common."""
 
-    __slots__ = ("budget", "route", "rules", "shared", "upstream_model", "upstream_version")
+    __slots__ = ("budget", "reads_load", "route", "rules", "shared", "upstream_model", "upstream_version")
 
     def __init__(  # noqa: PLR0913, PLR0917  # a record
         self,
@@ -83,3 +101,5 @@ class Target:
         self.rules = rules
         self.budget = budget
         self.shared = shared
+        self.reads_load = route.balancing == "least_load"
+        """Whether responses may report the endpoint's load."""

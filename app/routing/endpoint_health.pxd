@@ -16,5 +16,6 @@ cdef class EndpointHealth:
     cpdef bint is_ejected(self, Py_ssize_t shared_id, int64_t now) except -1
     cpdef bint is_unhealthy(self, Py_ssize_t shared_id) except -1
     cpdef bint panics(self, list shared_ids, double threshold, int64_t now) except -1
+    cpdef int64_t in_use_since(self, Py_ssize_t shared_id) except? -1
     cpdef served(self, Py_ssize_t shared_id)
     cdef bint _is_verified(self, Py_ssize_t shared_id) except -1

@@ -63,6 +63,10 @@ class EndpointHealth:
         """Whether health checks are to be ignored for the pool of these endpoints."""
         return panics(self._records, shared_ids, threshold, now)
 
+    def in_use_since(self, shared_id: int) -> int:
+        """Returns when the endpoint was last new, healthy again or no longer ejected, in ms; 0: at the start."""
+        return max(self._records.in_use_since_ms[shared_id], self._records.closed_at_ms[shared_id])
+
     def unavailable_until(self, shared_id: int) -> int:
         """Returns when the ejection ends, or the lease of the trial, in ms; 0 for an endpoint that is not ejected."""
         return self._records.unavailable_until_ms[shared_id]
@@ -96,6 +100,8 @@ class EndpointHealth:
         changed = self.is_unhealthy(shared_id) == healthy
         if healthy:
             records.verified[shared_id] = 1
+            if changed:  # stored before it is healthy: so no worker sees it healthy without its slow start
+                records.in_use_since_ms[shared_id] = now_ms()
         records.slow[shared_id] = slow
         records.unhealthy[shared_id] = not healthy
         return changed

@@ -2,7 +2,7 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from app.native cimport RobustMutex, now_ms
-from app.routing.endpoint cimport Endpoint, Target
+from app.routing.endpoint cimport Endpoint, SharedRouting, Target
 from app.routing.endpoint_health cimport EndpointHealth
 from app.routing.outlier_detection cimport OutlierDetector
 from app.routing.policies cimport Choice
@@ -21,6 +21,10 @@ cdef class EndpointPool:
     cdef int64_t[::1] _hashes
     cdef int64_t[::1] _found
     cdef int64_t[::1] _loads
+    cdef int64_t _slow_start_ms
+    cdef int64_t[::1] _weights
+    cdef int64_t[::1] _grown
+    cdef bint _weighs
     cdef RobustMutex _lock
     cdef InflightCounters _counters
     cdef EndpointHealth _health
@@ -31,8 +35,14 @@ cdef class EndpointPool:
     cdef double _load_bound
     cdef int64_t _load_floor
     cdef object _policy
+    cdef object _reports
+    cdef int64_t _stale_ms
+    cdef object _history
+    cdef object _seed
+    cdef object _match
     cdef Target _target
 
+    cdef _set_policy(self, route, version, SharedRouting shared)
     @cython.locals(now=int64_t, count=Py_ssize_t, at=Py_ssize_t)
     cpdef choose(self, bytes key, tried=*, reach=*)
     @cython.locals(count=Py_ssize_t, at=Py_ssize_t, shared_id=Py_ssize_t, current=int64_t, outdated=bint)
@@ -40,4 +50,8 @@ cdef class EndpointPool:
     cdef Py_ssize_t _widen(self, Py_ssize_t count, tried, reach, int64_t now) except -1
     cdef bint _panics(self, int64_t now) except -1
     @cython.locals(place=Py_ssize_t, choice=Choice)
-    cdef Py_ssize_t _preferred(self, Py_ssize_t count, bytes key) except -1
+    cdef Py_ssize_t _preferred(self, Py_ssize_t count, bytes key, int64_t now) except -1
+    @cython.locals(place=Py_ssize_t, at=Py_ssize_t, weight=int64_t, since=int64_t)
+    cdef object _weights_of(self, Py_ssize_t count, int64_t now)
+    cdef _estimate(self, reports, Py_ssize_t count, int64_t now)
+    cdef Py_ssize_t _known(self, history, Choice choice) except -1

@@ -12,8 +12,10 @@ from app.config import route_schema
 from app.native import now_ms
 from app.routing.attempt import Attempt
 from app.routing.endpoint import Endpoint, SharedRouting, Target
+from app.routing.load_reports import LoadReports, loads_of, stale_ms
 from app.routing.outlier_detection import PoolRules
-from app.routing.policies import POLICIES, Choice
+from app.routing.policies import POLICIES, Choice, below_bound, least_inflight, least_of
+from app.routing.prefix_history import Match, PrefixHistory, endpoint_mark
 from app.routing.retry_budget import RetryBudget
 from app.routing.route_store import cursor_of, generation_of
 from app.shared_memory.counters import MAX_IDS
@@ -23,6 +25,11 @@ LAYOUT = Layout(arrays={"turns": MAX_IDS})
 """A count of the choices of every pool, under the id of its first endpoint."""
 
 _TURNS = 1 << 32
+_UNSIGNED = (1 << 64) - 1
+_WEIGHT = 1000
+"""The unit of weights, so that slow start can take parts of it."""
+_LEAST_SHARE = 10
+"""Slow start begins with this part of the weight: with none, nothing would warm the endpoint up."""
 
 
 class Reach(IntFlag):
@@ -75,7 +82,7 @@ class EndpointPool:
         self._panic_threshold = route.health_check.panic_threshold
         self._load_bound = route.load_bound
         self._load_floor = route.load_floor
-        self._policy = POLICIES[route.balancing]
+        self._set_policy(route, version, shared)
         self._target = Target(
             route,
             version.upstream_model or route.name,
@@ -85,13 +92,29 @@ class EndpointPool:
             shared,
         )
 
+    def _set_policy(self, route: route_schema.Model, version: route_schema.Version, shared: SharedRouting) -> None:
+        self._policy = POLICIES[route.balancing]
+        self._slow_start_ms = int(route.slow_start_s * 1000)
+        self._weights = _words(endpoint.weight * _WEIGHT for endpoint in version.endpoints)
+        self._grown = _words(0 for _ in version.endpoints)
+        """The weights of those found, now."""
+        self._weighs = self._slow_start_ms > 0 or len(set(self._weights)) > 1
+        self._reports = shared.loads if route.balancing == "least_load" else None
+        self._stale_ms = stale_ms(route)
+        self._history = shared.prefixes if route.balancing == "prefix" else None
+        self._seed = name_hash(f"{route.name} {version.name}") & _UNSIGNED
+        self._match: Match | None = None
+        """The known beginning of the prompt that decided the last choice."""
+
     def choose(self, key: bytes, tried: Sequence[int] = (), reach: Reach = Reach.HEALTHY) -> Attempt | None:
         """Begin an attempt at the endpoint that the policy chooses, or return None if none is available.
 
         `tried` are the ids of the endpoints that this request has tried before.
         """
+        match = self._history.find(key, self._seed) if self._history is not None and key else None
         self._lock.acquire()
         try:
+            self._match = match
             # Reading the loads, choosing, and counting are one step: no other worker chooses in between. Counting is
             # one store into this worker's own row, so a worker that is killed here or later does not count any more.
             now = now_ms()
@@ -102,12 +125,15 @@ class EndpointPool:
                 return None
             if not tried:  # a request takes one turn, however often it is retried: else some endpoints would be skipped
                 self._turn[0] = (self._turn[0] + 1) % _TURNS
-            at = self._found[0 if count == 1 else self._preferred(count, key)]
+            at = self._found[self._preferred(count, key, now) if count > 1 else 0]
             chosen = self._endpoints[at]
             self._counters.add(self._shared_ids[at])
             trial = self._outliers.begin(self._shared_ids[at], now)
+            match = self._match
         finally:
             self._lock.release()
+        if self._history is not None and key:
+            self._history.remember(key, self._seed, endpoint_mark(self._hashes[at]), match)
         return Attempt(self._target, chosen, trial)
 
     def begin_at(self, endpoint: int) -> Attempt | None:
@@ -203,13 +229,54 @@ class EndpointPool:
     def _panics(self, now: int) -> bool:
         return self._health.panics(self._target.rules.shared_ids, self._panic_threshold, now)
 
-    def _preferred(self, count: int, key: bytes) -> int:
+    def _preferred(self, count: int, key: bytes, now: int) -> int:
         """Returns which of those found the policy chooses, as an index into them."""
         for place in range(count):
             self._loads[place] = self._counters.total(self._shared_ids[self._found[place]])
+        if self._reports is not None:
+            self._estimate(self._reports, count, now)
         hashes = [self._hashes[at] for at in self._found[:count]] if key else ()
         choice = Choice(hashes, self._loads[:count], self._turn[0], key, self._load_bound, self._load_floor)
+        if self._weighs:
+            choice.weights = self._weights_of(count, now)
+        if self._history is not None and key:
+            return self._known(self._history, choice)
         return self._policy(choice)
+
+    def _known(self, history: PrefixHistory, choice: Choice) -> int:
+        """Returns the endpoint below the bound that has got the longest beginning of the prompt, or the least loaded.
+
+        Of several endpoints that have got it the least loaded is taken.
+        """
+        below = below_bound(choice)
+        match = self._match
+        while match is not None:
+            places = [at for at in below if endpoint_mark(choice.hashes[at]) in match.endpoints]
+            if places:
+                self._match = match
+                return least_of(choice, places)
+            match = history.find(choice.key, self._seed, match.place)  # seldom: the first one has no room
+        self._match = None
+        return least_inflight(choice)
+
+    def _estimate(self, reports: LoadReports, count: int, now: int) -> None:
+        """Put what the endpoints report, beside what they have of this router, in the place of the loads."""
+        found = [reports.read(self._shared_ids[at], now, self._stale_ms) for at in self._found[:count]]
+        for place, load in enumerate(loads_of(self._loads[:count], found)):
+            self._loads[place] = load
+
+    def _weights_of(self, count: int, now: int) -> Sequence[int]:
+        """Returns the weights of those found. A weight grows linearly after its endpoint came into use."""
+        # All workers compute the same from one word of shared memory and one clock, so nothing has to be agreed on.
+        for place in range(count):
+            at = self._found[place]
+            weight = self._weights[at]
+            if self._slow_start_ms:
+                since = self._health.in_use_since(self._shared_ids[at])
+                if since and now - since < self._slow_start_ms:
+                    weight = max(weight // _LEAST_SHARE, weight * (now - since) // self._slow_start_ms)
+            self._grown[place] = weight
+        return self._grown[:count]
 
 
 def _words(values: Iterable[int]) -> "memoryview[int]":

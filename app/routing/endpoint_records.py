@@ -8,12 +8,14 @@ Several modules write it, each its own fields.
 | `first_byte_us`, `first_byte_deviation_us` | first_byte.py | under the lock |
 | `unhealthy`, `slow`, `verified` | endpoint_health.py | by the leader, or as constants when routes are built |
 | `last_served_ms` | endpoint_health.py, outlier_detection.py | by any worker, with or without the lock |
+| `in_use_since_ms` | endpoint_health.py, route_store.py | by the leader, or by the publisher of new routes |
 
-`last_served_ms` is a time, and only ever overwritten by a later one, or by one that is as late to the millisecond: so a
-lost store changes nothing that matters. Times are milliseconds of the monotonic clock that all processes share. Every
-value is one aligned word, so every store is atomic.
+`last_served_ms` and `in_use_since_ms` are times, each only ever overwritten by a later one, or by one that is as late
+to the millisecond: so a lost store changes nothing that matters. Times are milliseconds of the monotonic clock that all
+processes share. Every value is one aligned word, so every store is atomic.
 """
 
+from app.native import now_ms
 from app.shared_memory.counters import MAX_IDS
 from app.shared_memory.table import Layout, SharedTable
 
@@ -32,6 +34,7 @@ _FIELDS = (
     "window",
     "window_requests",
     "window_failures",
+    "in_use_since_ms",
 )
 LAYOUT = Layout(arrays={f"endpoint_{name}": MAX_IDS for name in _FIELDS})
 
@@ -64,6 +67,12 @@ class EndpointRecords:
         """Number of the window that the next two count."""
         self.window_requests = fields[12]
         self.window_failures = fields[13]
+        self.in_use_since_ms = fields[14]
+        """When it appeared in the routes, or became healthy again; 0: at the start. `closed_at_ms` counts beside it."""
+
+    def appear(self, shared_id: int) -> None:
+        """Record that the endpoint is in the routes, and was not before."""
+        self.in_use_since_ms[shared_id] = now_ms()
 
     def reset(self, shared_id: int) -> None:
         """Forget what was known of the endpoint that had this id. The lock is held."""

@@ -5,6 +5,7 @@ keeps the model that it began with, so no request is lost by a change.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,6 +24,8 @@ from app.routing.back_off import pair
 from app.routing.created_responses import CreatedResponses
 from app.routing.endpoint import Endpoint, SharedRouting
 from app.routing.endpoint_pool import EndpointPool
+from app.routing.load_formats import ORCA_REQUEST
+from app.routing.load_reports import stale_ms
 from app.routing.remote_model import RemoteModel
 from app.routing.route_store import RouteStore
 from app.shared_memory.table import name_hash
@@ -170,11 +173,27 @@ class ModelRegistry:
                         seen.add(endpoint.url)
                         yield endpoint, self._shared_ids[endpoint.url], model
 
+    def reporting(self) -> Iterable[tuple[route_schema.Endpoint, int, route_schema.Model]]:
+        """Yields every endpoint of a `least_load` model once, with its id and the model that says how it reports."""
+        self._current()
+        seen = set()
+        for model in self._document.routes.models:
+            if model.balancing == "least_load":
+                for endpoint in chain.from_iterable(version.endpoints for version in model.versions):
+                    if endpoint.url not in seen:
+                        seen.add(endpoint.url)
+                        yield endpoint, self._shared_ids[endpoint.url], model
+
     def endpoint_states(self) -> Iterable[EndpointState]:
         """Yields what the gauges say of every endpoint."""
         counters, health = self._shared.counters, self._shared.health
+        stale = {
+            endpoint.url: self._shared.loads.is_stale(shared_id, stale_ms(model))
+            for endpoint, shared_id, model in self.reporting()
+        }
         for endpoint, shared_id, _ in self.checks():
-            yield EndpointState(endpoint.url, counters.total(shared_id), health.is_up(shared_id))
+            url = endpoint.url
+            yield EndpointState(url, counters.total(shared_id), health.is_up(shared_id), stale.get(url))
 
     def model_ids(self) -> dict[str, int]:
         """Returns the ids of all models, by name."""
@@ -273,7 +292,8 @@ class ModelRegistry:
         budget = self._shared.budgets.of(model_id, model.retry_budget)
         pools = []
         for version in model.versions:
-            endpoints = [self._endpoint(e, heads[e], model_id) for e in version.endpoints]
+            asks = ORCA_REQUEST if model.balancing == "least_load" else ""
+            endpoints = [self._endpoint(e, heads[e] + asks, model_id) for e in version.endpoints]
             pools.append(EndpointPool(model, version, endpoints, budget, self._shared, self._generation))
         return RemoteModel(model, pools, budget, self._shared.metrics, scaled_to_zero)
 

@@ -7,7 +7,7 @@ that is forked later does the same, whatever the file says by then. A publisher 
 published nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from app.errors import RoutesError
@@ -45,7 +45,14 @@ def cursor_of(table: SharedTable) -> "memoryview[int]":
 class RouteStore:
     """A view of what is published, in one process."""
 
-    def __init__(self, table: SharedTable, counters: InflightCounters, parts: Sequence[Part]) -> None:
+    def __init__(
+        self,
+        table: SharedTable,
+        counters: InflightCounters,
+        parts: Sequence[Part],
+        appear: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`appear` is called with the id of every name that the routes before did not have. The lock is held."""
         self._lock = table.lock
         self._bytes = table.array("routes").cast("B")
         self._cursor = cursor_of(table)
@@ -53,6 +60,7 @@ class RouteStore:
         """1 while the newest routes are invalid, and older ones are current in their place."""
         self._counters = counters
         self._parts = parts
+        self._appear = appear
 
     @property
     def generation(self) -> int:
@@ -72,7 +80,7 @@ class RouteStore:
                 raise Superseded
             if document == self._read()[1]:
                 return False
-            self._counters.assign(names, self.generation, self._reset)
+            self._counters.assign(names, self.generation, self._reset, self._appear)
             generation = self.generation + 1
             start = generation % 2 * MAX_BYTES
             self._bytes[start : start + len(document)] = document

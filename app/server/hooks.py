@@ -137,6 +137,7 @@ class Hooks:
             models.publisher.republish_if_changed()
             models.discovery.run(models.registry.sources(), models.registry.found())
             models.health_checks.run_due()
+            models.load_scrapes.run_due()
             router.demand.measure(models.registry.model_ids().values(), time.monotonic())
         else:
             router.models.discovery.stop()

@@ -74,11 +74,19 @@ class InflightCounters:
         index = {name: shared_id for shared_id, name in enumerate(self._names) if name}
         return {name: index[name_hash(name)] for name in names}
 
-    def assign(self, names: Iterable[str], published: int, reset: Callable[[int], None]) -> None:
+    def assign(
+        self,
+        names: Iterable[str],
+        published: int,
+        reset: Callable[[int], None],
+        appear: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Give each of these names an id if it has none, for the routes that follow generation `published`.
 
         A new id is one that was never used, or else the one given up longest ago; `reset` makes the shared state forget
-        what it kept under it. Raises RoutesError, with nothing changed, if there are too many names. The lock is held.
+        what it kept under it. `appear` is called for every name that generation `published` did not have, except of the
+        first routes, where no name is newer than another. Raises RoutesError, with nothing changed, if there are too
+        many names. The lock is held.
         """
         wanted = {name_hash(name) for name in names}
         missing = sorted(wanted - set(self._names))
@@ -96,4 +104,6 @@ class InflightCounters:
             self._names[shared_id] = name
         for shared_id, name in enumerate(self._names):
             if name in wanted:
+                if self._generations[shared_id] < published:
+                    appear(shared_id)
                 self._generations[shared_id] = published + 1

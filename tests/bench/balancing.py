@@ -31,7 +31,7 @@ from tests.support.router import Router
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 LATENCIES_MS = {"fast": 25, "middle": 50, "slow": 100}
-POLICIES = ("least_inflight", "p2c", "round_robin", "session", "prefix")
+POLICIES = ("least_inflight", "p2c", "round_robin", "session", "prefix", "prefix_hash")
 QUIET: dict[str, Any] = {"ACCESS_LOG": "off", "LOG_LEVEL": "warning"}
 
 

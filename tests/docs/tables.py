@@ -47,7 +47,7 @@ FAMILIES = [
     if isinstance(one, Family)
 ]
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/routing.md", ROOT / "docs/kubernetes.md")
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/routing.md", "docs/balancing.md", "docs/kubernetes.md"))
 
 Row = tuple[str, ...]
 
@@ -233,6 +233,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "endpoint": route_schema.Endpoint,
     "timeouts": route_schema.Timeouts,
     "ejection": route_schema.Ejection,
+    "load_report": route_schema.LoadReport,
     "health_check": route_schema.HealthCheck,
 }
 PARTS: dict[str, Callable[[], list[str]]] = {

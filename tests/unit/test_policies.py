@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.config.route_schema import Model, Version
-from app.routing.policies import POLICIES, Choice, key_hash, least_inflight, p2c, prefix, round_robin, session
+from app.routing.policies import (
+    POLICIES,
+    Choice,
+    below_bound,
+    key_hash,
+    least_inflight,
+    p2c,
+    prefix_hash,
+    round_robin,
+    session,
+)
 from app.shared_memory.table import name_hash
 
 KEYS = [f"conversation {n}".encode() for n in range(10_000)]
@@ -62,6 +72,48 @@ def test_p2c_spreads_equals_evenly() -> None:
     taken = Counter(p2c(Choice(_ids(4), [1] * 4)) for _ in range(8000))
     assert all(abs(count - 2000) < 6 * sqrt(8000 * 3 / 16) for count in taken.values())
     assert len(taken) == 4
+
+
+@pytest.mark.parametrize("policy", [least_inflight, p2c])
+def test_load_counts_for_the_weight(policy: Callable[[Choice], int]) -> None:
+    """Two endpoints of weights 3 and 1 hold 30 and 10 of 40 requests, at every moment to within a request."""
+    loads = [0, 0]
+    for sent in range(1, 41):
+        loads[policy(Choice(_ids(2), loads, sent, weights=(3000, 1000)))] += 1
+        assert abs(loads[0] - sent * 3 / 4) <= 1
+    assert loads == [30, 10]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 1_000_000)), min_size=1, max_size=12), st.integers(0, 2**32)
+)
+def test_none_has_less_load_for_its_weight_than_the_chosen(pairs: list[tuple[int, int]], turn: int) -> None:
+    """Whatever the loads, the weights and the turn; and with equal weights it is one of the least loaded."""
+    loads, weights = [load for load, _ in pairs], [weight for _, weight in pairs]
+    at = least_inflight(Choice(_ids(len(pairs)), loads, turn, weights=weights))
+    assert all(loads[at] * weight <= load * weights[at] for load, weight in pairs)
+    assert loads[least_inflight(Choice((), loads, turn, weights=[5] * len(loads)))] == min(loads)
+
+
+@pytest.mark.parametrize("policy", [least_inflight, p2c])
+def test_idle_endpoints_get_shares_by_weight(policy: Callable[[Choice], int]) -> None:
+    """With one request at a time nothing is in flight at any choice, and weights hold all the same."""
+    random.seed(7)
+    taken = Counter(policy(Choice(_ids(2), [0, 0], turn, weights=(3000, 1000))) for turn in range(4000))
+    assert abs(taken[0] - 3000) < 6 * sqrt(4000 * 3 / 16)
+
+
+def test_equals_take_turns_in_small_numbers_too() -> None:
+    """Of any 20 turns in a row, an endpoint of weight 1 beside one of weight 3 has 5, give or take 2."""
+    turns = [least_inflight(Choice((), [0, 0], turn, weights=(3000, 1000))) for turn in range(500)]
+    assert all(3 <= sum(turns[n : n + 20]) <= 7 for n in range(480))
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 1000)), min_size=1, max_size=12), st.floats(1, 3))
+def test_somebody_is_below_a_bound_by_weight(pairs: list[tuple[int, int]], load_bound: float) -> None:
+    """The bound is a share by weight, so that the sum of the bounds is more than the sum of the loads."""
+    loads, weights = [load for load, _ in pairs], [weight for _, weight in pairs]
+    assert below_bound(Choice((), loads, load_bound=load_bound, weights=weights))
 
 
 def test_round_robin_cycles_whatever_the_loads() -> None:
@@ -116,33 +168,33 @@ def test_keys_of_an_endpoint_that_goes_are_spread_over_all_others() -> None:
     assert all(abs(count - mean) < 6 * sqrt(mean) for count in heirs.values())
 
 
-@pytest.mark.parametrize("policy", [session, prefix])
+@pytest.mark.parametrize("policy", [session, prefix_hash])
 def test_without_a_key_the_least_loaded_is_taken(policy: Callable[[Choice], int]) -> None:
     """A request that has no session or no prompt must not pile up with all others of its kind."""
     assert [policy(Choice(_ids(4), [3, 1, 1, 4], turn)) for turn in range(2)] == [1, 2]
 
 
 @given(st.binary(min_size=1), LOADS, st.floats(1, 3))
-def test_prefix_takes_the_first_of_the_ranking_that_is_under_the_bound(
+def test_prefix_hash_takes_the_first_of_the_ranking_that_is_under_the_bound(
     key: bytes, loads: list[int], load_bound: float
 ) -> None:
     """Somebody is always under the bound; of those it is the key's highest ranked, and `session`'s if that has room."""
     ids = _ids(len(loads))
     bound = ceil(load_bound * (sum(loads) + 1) / len(loads))
     assert min(loads) < bound
-    chosen = prefix(Choice(ids, loads, key=key, load_bound=load_bound))
+    chosen = prefix_hash(Choice(ids, loads, key=key, load_bound=load_bound))
     assert loads[chosen] < bound
     assert chosen == next(at for at in _ranking(key, ids) if loads[at] < bound)
     if loads[first := session(Choice(ids, loads, key=key))] < bound:
         assert chosen == first
 
 
-def test_prefix_spills_one_after_the_other() -> None:
+def test_prefix_hash_spills_one_after_the_other() -> None:
     """One prompt only, nobody answers: no endpoint ever has more than the bound allows, and the first fills first."""
     ids, loads = _ids(4), [0] * 4
     ranking = _ranking(b"You are a helpful", ids)
     for sent in range(400):
-        chosen = prefix(Choice(ids, loads, key=b"You are a helpful"))
+        chosen = prefix_hash(Choice(ids, loads, key=b"You are a helpful"))
         loads[chosen] += 1
         assert loads[chosen] <= ceil(1.25 * (sent + 1) / 4)
     by_rank = [loads[at] for at in ranking]
@@ -151,11 +203,11 @@ def test_prefix_spills_one_after_the_other() -> None:
     assert by_rank[3] < 100
 
 
-def test_prefix_with_a_bound_of_one_is_even() -> None:
+def test_prefix_hash_with_a_bound_of_one_is_even() -> None:
     """The smallest bound lets nobody have more than the mean, rounded up."""
     ids, loads = _ids(3), [0] * 3
     for _ in range(300):
-        loads[prefix(Choice(ids, loads, key=b"x", load_bound=1))] += 1
+        loads[prefix_hash(Choice(ids, loads, key=b"x", load_bound=1))] += 1
     assert loads == [100] * 3
 
 
@@ -177,11 +229,11 @@ def test_few_requests_are_no_load() -> None:
     ids, loads = _ids(4), [0] * 4
     first = _ranking(b"x", ids)[0]
     for sent in range(1, 13):
-        loads[prefix(Choice(ids, loads, key=b"x", load_floor=8))] += 1
+        loads[prefix_hash(Choice(ids, loads, key=b"x", load_floor=8))] += 1
         assert loads[first] == min(sent, 8)
 
 
-def test_prefix_keeps_prompts_together_and_loads_bounded() -> None:
+def test_prefix_hash_keeps_prompts_together_and_loads_bounded() -> None:
     """12 requests in flight over 3 endpoints, by the defaults: at least 95 % go where their prompt's others went."""
     route, chance = Model(name="m", versions=(Version(),)), random.Random(1)
     ids, loads = _ids(3), [0] * 3
@@ -192,7 +244,7 @@ def test_prefix_keeps_prompts_together_and_loads_bounded() -> None:
         if len(in_flight) == 12:
             loads[in_flight.pop(chance.randrange(12))] -= 1
         bound = max(route.load_floor, ceil(route.load_bound * (sum(loads) + 1) / 3))
-        at = prefix(Choice(ids, loads, 0, key, route.load_bound, route.load_floor))
+        at = prefix_hash(Choice(ids, loads, 0, key, route.load_bound, route.load_floor))
         loads[at] += 1
         assert loads[at] <= bound
         in_flight.append(at)

@@ -54,7 +54,11 @@ MEMBERS = [
     ('forward_credentials = "yes"', ".forward_credentials must be true or false, not text"),
     ('protocol = "grpc"', ".protocol must be openai, v2 or simulated"),
     ("protocol = 2", ".protocol must be openai, v2 or simulated, not a whole number"),
-    ('balancing = "random"', ".balancing must be least_inflight, p2c, round_robin, session or prefix"),
+    (
+        'balancing = "random"',
+        ".balancing must be least_inflight, least_load, p2c, round_robin, session, prefix or prefix_hash",
+    ),
+    ("slow_start_s = -1", ".slow_start_s must be a number, 0 to 86400"),
     ('balancing = "session"', ".balancing is session: session_header or session_cookie must be there too"),
     ('session_header = "X-Session"', ".session_header must be there only when balancing is session"),
     ('session_cookie = "sid"', ".session_cookie must be there only when balancing is session"),
@@ -98,6 +102,9 @@ MEMBERS = [
     ("ejection = { max_s = 1 }", ".ejection.max_s is 1: it must be at least base_s, 5"),
     ("ejection = { failure_rate = 0 }", ".ejection.failure_rate must be a number, above 0, up to 1"),
     ("ejection = { max_share = 2 }", ".ejection.max_share must be a number, 0 to 1"),
+    ("load_report = { interval_s = 0.5 }", ".load_report.interval_s must be a number, 1 to 3600"),
+    ("load_report = { port = 65536 }", ".load_report.port must be a whole number, 1 to 65535"),
+    ('load_report = { source = "both" }', ".load_report.source must be metrics or header"),
     ('health_check = { path = "x" }', ".health_check.path must be a path that begins with /, without blanks"),
     ("health_check = { healthy_after = 0 }", ".health_check.healthy_after must be a whole number, 1 to 100"),
     ("health_check = { interval_s = -1 }", ".health_check.interval_s must be a number, 0 to 86400"),
@@ -109,6 +116,7 @@ MEMBERS = [
 URL = " is not a model server's: "
 PASSWORD = URL + "a URL must hold no credentials; a routes file takes credential_env or credential_file"
 SCHEME = URL + "a URL must begin with http:// or https://"
+ENDPOINT_MEMBERS = "url, credential_env, credential_file, weight"
 HOST = URL + "the host must be"
 PORT = URL + "the port must be a number from 1 to 65535"
 PATH = URL + "a URL may have a path, without a slash at its end, and no query or fragment"
@@ -148,12 +156,18 @@ ENDPOINTS = [
     ('"user:SECRET@h"', PASSWORD),
     ('"http://h?key=SECRET"', HOST),
     ('{ url = "http://user:SECRET@h" }', ".url" + PASSWORD),
-    ('{ "http://user:SECRET@h" = 1 }', " has a key that is no member's name: url, credential_env, credential_file may"),
+    (
+        '{ "http://user:SECRET@h" = 1 }',
+        " has a key that is no member's name: url, credential_env, credential_file, weight may",
+    ),
     ("{}", " must have url"),
     ("1", " must be a table, not a whole number"),
     ("[]", " must be a table, not a list"),
     ("{ url = 1 }", ".url must be an http:// or https:// URL, not a whole number"),
-    ('{ url = "http://h", weight = 1 }', ".weight is no member: url, credential_env, credential_file may be there"),
+    (
+        '{ url = "http://h", share = 1 }',
+        ".share is no member: url, credential_env, credential_file, weight may be there",
+    ),
     ('{ url = "http://h", credential_env = "1A" }', ".credential_env must be the name of a variable"),
     ('{ url = "http://h", credential_file = "token" }', ".credential_file must be an absolute path"),
     (

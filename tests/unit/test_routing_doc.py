@@ -1,4 +1,4 @@
-"""docs/routing.md says what the code does: the example and the lists of names in it.
+"""docs/routing.md and docs/balancing.md say what the code does: the example and the lists of names in it.
 
 The tables of members and of fixed values are generated; test_docs.py checks them.
 """
@@ -8,26 +8,28 @@ from pathlib import Path
 
 from app.api import dispatch
 from app.protocols.adapters import adapter_of
+from app.routing.load_formats import ORCA_NAMES, PAGE_NAMES
 from app.routing.policies import POLICIES
 from app.upstream import headers
 from app.upstream.credential_names import is_credential
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs/routing.md").read_text()
+BALANCING = (ROOT / "docs/balancing.md").read_text()
 
 Row = tuple[str, ...]
 
 
-def section(heading: str) -> str:
+def section(heading: str, document: str = DOCUMENT) -> str:
     """The part of the document under a heading of the second or third level, up to the next."""
-    found = re.search(rf"^###? {re.escape(heading)}\n(.*?)(?=^##|\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/routing.md has no section {heading!r}"
+    found = re.search(rf"^###? {re.escape(heading)}\n(.*?)(?=^##|\Z)", document, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no section {heading!r}"
     return found[1]
 
 
-def table(heading: str) -> list[Row]:
+def table(heading: str, document: str = DOCUMENT) -> list[Row]:
     """The rows of the table in a section, without its head."""
-    lines = [line for line in section(heading).splitlines() if line.startswith("|")]
+    lines = [line for line in section(heading, document).splitlines() if line.startswith("|")]
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines[2:]]
 
 
@@ -40,7 +42,13 @@ def test_example_is_the_file() -> None:
 
 def test_policies_are_those_there_are() -> None:
     """The table of policies has a row for each, in order."""
-    assert [row[0].strip("`") for row in table("Balancing")] == list(POLICIES)
+    assert [row[0].strip("`") for row in table("Policies", BALANCING)] == list(POLICIES)
+
+
+def test_names_of_metrics_are_those_that_are_read() -> None:
+    """The tables name every metric and every named metric of a header that counts."""
+    text = section("Load reports", BALANCING)
+    assert [name for name in (*ORCA_NAMES, *map(bytes.decode, PAGE_NAMES)) if f"`{name}" not in text] == []
 
 
 def test_headers_are_those_that_are_dropped() -> None:
