@@ -11,13 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gevent
+import gevent.socket
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from app.api.forms import Upload
 from app.config.route_schema import Timeouts
 from app.errors import ClientGone, UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from app.net.timed_socket import TimedSocket
+from app.protocols.multipart import FormReader
+from app.server.client_connection import ClientConnection
+from app.server.declared_body import DeclaredBody
 from app.upstream import connection as connection_module
 from app.upstream import dialer as dialer_module
 from app.upstream.connection import Connection
@@ -1083,3 +1089,67 @@ def test_end_of_a_chunked_body_is_foreseen() -> None:
         assert connection.has_more_within(0)
         assert next(body, None) is None
         connection.close()
+
+
+# Bodies that are still arriving.
+
+
+def arriving(head: bytes, content: bytes) -> tuple[Upload, bytes, socket.socket, ClientConnection]:
+    """A form that a client sends: what is still to come of it, its beginning, and both ends of the connection."""
+    server, client = gevent.socket.socketpair()
+    connection = ClientConnection(server, 20.0)
+    connection.set_read_deadline(20.0)
+    body = DeclaredBody(connection, head, 0, len(head) + len(content))
+    environ = {"wsgi.input": body, "gunicorn.socket": connection}
+    upload = Upload(environ, len(head) + len(content), 1 << 30, FormReader(b"x"))
+    return upload, upload.read(), client, connection
+
+
+FORM_HEAD = b'--x\r\nContent-Disposition: form-data; name="f"\r\n\r\n'
+FORM_END = b"\r\n--x--\r\n"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_body_that_is_still_arriving_is_sent_whole(trusting: Certificates, tls: bool) -> None:
+    """Piece by piece, also where TLS has messages of its own; and first_byte_s counts from its end."""
+    content = b"z" * (4 << 20) + FORM_END
+    received: list[bytes] = []
+
+    def script(peer: Peer) -> None:
+        received.append(peer.read_request())
+        peer.send(EMPTY)
+
+    upload, begun, client, held = arriving(FORM_HEAD, content)
+    with ScriptedServer(script, tls=trusting.good if tls else None) as server:
+        connection = connect(server, limits(first_byte_s=2), host="localhost" if tls else None, tls=tls)
+        sender = gevent.spawn(client.sendall, content)
+        head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (len(FORM_HEAD) + len(content))
+        assert connection.exchange(head, "POST", GENEROUS, time.monotonic() + 20, (begun,), upload).status == 200
+        assert list(connection.body()) == []
+        assert connection.may_be_kept()
+        connection.close()
+        sender.join()
+    assert received == [FORM_HEAD + content]
+    client.close()
+    held.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_server_is_heard_while_the_client_is_silent(trusting: Certificates, tls: bool) -> None:
+    """A response that comes before the body has, ends the wait for the client; an error ends the request."""
+    upload, begun, client, held = arriving(FORM_HEAD, b"z" * 1000 + FORM_END)
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(b"HTTP/1.1 429 Busy\r\ncontent-length: 2\r\n\r\n{}")
+
+    with ScriptedServer(script, tls=trusting.good if tls else None) as server:
+        connection = connect(server, host="localhost" if tls else None, tls=tls)
+        head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n"
+        assert connection.exchange(head, "POST", GENEROUS, time.monotonic() + 20, (begun,), upload).status == 429
+        assert b"".join(connection.body()) == b"{}"
+        assert not connection.may_be_kept()
+        assert not upload.begun  # so another endpoint may be tried
+        connection.close()
+    client.close()
+    held.close()
