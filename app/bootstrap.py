@@ -108,16 +108,8 @@ def _build_parts(
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, counters, metrics)
-    queue_timeout_s = settings.queue_timeout_ms / 1000
-    dispatcher = Dispatcher(
-        models.registry,
-        limiter,
-        drain,
-        settings.max_body_bytes,
-        queue_timeout_s,
-        settings.trace_sample_ratio,
-        EndpointWait(models.registry, table, counters, drain, settings.queue_size),
-    )
+    wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
+    dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     return Router(
         settings=settings,
@@ -135,6 +127,13 @@ def _build_parts(
         models=models,
         application=create_app(settings, dispatcher, metrics, read_state),
     )
+
+
+def _dispatcher(
+    settings: Settings, registry: ModelRegistry, limiter: Limiter, drain: Drain, wait: EndpointWait
+) -> Dispatcher:
+    timeout_s, ratio = settings.queue_timeout_ms / 1000, settings.trace_sample_ratio
+    return Dispatcher(registry, limiter, drain, settings.max_body_bytes, timeout_s, ratio, wait)
 
 
 def _build_models(
