@@ -92,6 +92,14 @@ class Registry(ModelRegistry):
         """See ModelRegistry."""
         return list(self._models)
 
+    def found(self) -> dict[str, tuple[str, ...]]:
+        """See ModelRegistry."""
+        return {}
+
+    def waiting(self) -> Iterable[tuple[str, int]]:
+        """See ModelRegistry."""
+        return ()
+
     def renewed(self, model: RegisteredModel) -> RegisteredModel:
         """See ModelRegistry."""
         return model
