@@ -102,16 +102,6 @@ class RoutesError(RouterError):
     code = "bad_routes"
 
 
-class DiscoveryFailed(RouterError):
-    """Discovery could not ask, or got no trustworthy response. `retry_after`: seconds that the other side asked for."""
-
-    code = "discovery_failed"
-
-    def __init__(self, message: str, retry_after: int = 0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
 class ModelNotFound(RouterError):
     """No model, or no version of the model, has the requested name."""
 

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from app.errors import DiscoveryFailed
+from app.discovery.findings import DiscoveryFailed
 from app.net.tcp_keepalive import keep_alive
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")

@@ -16,9 +16,9 @@ from gevent import Greenlet
 from app.config.discovered import Source
 from app.discovery import dns_source
 from app.discovery.api_server import ApiServer
-from app.discovery.findings import Findings
+from app.discovery.findings import DiscoveryFailed, Findings
 from app.discovery.kubernetes import ServiceWatch
-from app.errors import DiscoveryFailed, RoutesError
+from app.errors import RoutesError
 from app.native import monotonic
 
 _GATHER_S = 0.05

@@ -22,8 +22,7 @@ from dns.name import root
 from dns.resolver import NXDOMAIN, Answer, Resolver
 
 from app.config.discovered import Source
-from app.discovery.findings import url_of, usable_address
-from app.errors import DiscoveryFailed
+from app.discovery.findings import DiscoveryFailed, url_of, usable_address
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 PORT = 53

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import gevent
 
 from app.config.discovered import Source
-from app.discovery.findings import BackOff, Findings
-from app.errors import DiscoveryFailed
+from app.discovery.findings import BackOff, DiscoveryFailed, Findings
 
 FLOOR_S = 1.0
 CEILING_S = 30.0

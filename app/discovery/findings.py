@@ -6,12 +6,21 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from app.errors import DiscoveryFailed
-
 MOST_ENDPOINTS = 512
 """No more addresses of one source are used: there are only so many counters, and a response may be hostile."""
 
 _log = structlog.get_logger("router.discovery")
+
+
+class DiscoveryFailed(Exception):
+    """A source could not be asked, or gave no trustworthy response. No request meets this error.
+
+    `retry_after`: seconds that the other side asked for.
+    """
+
+    def __init__(self, message: str, retry_after: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Findings:

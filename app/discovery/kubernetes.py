@@ -16,9 +16,8 @@ import msgspec
 
 from app.config.discovered import Source
 from app.discovery.api_server import ApiServer, BadStatus, Status
-from app.discovery.findings import BackOff, Findings
+from app.discovery.findings import BackOff, DiscoveryFailed, Findings
 from app.discovery.slices import Slice, SliceList, urls_in
-from app.errors import DiscoveryFailed
 from app.native import monotonic
 
 _FIRST_BACK_OFF_S = 0.5

@@ -139,18 +139,10 @@ RELOADED = Family(
 DISCOVERED = Family(
     "gauge", "router_discovered_endpoints", "Endpoints that discovery found, those in use now.", ("source",)
 )
-DISCOVERY_RESULTS = Family(
-    "counter",
-    "router_discovery_results_total",
-    "Lookups, lists and watches of discovery, by their result; after failed ones the last endpoints stay.",
-    ("source", "result"),
-)
-WAITING_FOR_ENDPOINT = Family(
-    "gauge",
-    "router_endpoint_wait_requests",
-    "Requests that wait because their model has no endpoint at all, over all workers.",
-    ("model",),
-)
+_ABOUT_RESULTS = "Lookups, lists and watches of discovery, by their result; after failed ones the last endpoints stay."
+DISCOVERY_RESULTS = Family("counter", "router_discovery_results_total", _ABOUT_RESULTS, ("source", "result"))
+_ABOUT_WAIT = "Requests that wait because their model has no endpoint at all, over all workers."
+WAITING_FOR_ENDPOINT = Family("gauge", "router_endpoint_wait_requests", _ABOUT_WAIT, ("model",))
 
 
 class EndpointState(NamedTuple):

@@ -12,7 +12,8 @@ from app.config.discovered import Source
 from app.config.routes_file import parse_routes
 from app.discovery import dns_lookup
 from app.discovery.discovery import Discovery
-from app.errors import DiscoveryFailed, RoutesError
+from app.discovery.findings import DiscoveryFailed
+from app.errors import RoutesError
 from app.routing.attempt import Attempt
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.outlier_detection import Outcome

@@ -10,7 +10,7 @@ from app.config.discovered import Source
 from app.discovery import dns_lookup
 from app.discovery.dns_lookup import Records, look_up
 from app.discovery.dns_source import CEILING_S, FLOOR_S, refresh_after_s
-from app.errors import DiscoveryFailed
+from app.discovery.findings import DiscoveryFailed
 from tests.support.scripted_dns import Script, ScriptedDns, by_kind, failure, records, silence
 
 SOURCE = Source("dns", "m.test", "8000")

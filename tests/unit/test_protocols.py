@@ -93,6 +93,14 @@ class Registry(ModelRegistry):
         """See ModelRegistry."""
         return list(self._models)
 
+    def found(self) -> dict[str, tuple[str, ...]]:
+        """See ModelRegistry."""
+        return {}
+
+    def waiting(self) -> Iterable[tuple[str, int]]:
+        """See ModelRegistry."""
+        return ()
+
     def renewed(self, model: RegisteredModel) -> RegisteredModel:
         """See ModelRegistry."""
         return model
@@ -262,7 +270,7 @@ def test_health_path_is_the_protocols(server: Server, monkeypatch: pytest.Monkey
     monkeypatch.setattr(health_checks, "check_endpoint", note)
     endpoint = routes.Endpoint(url="http://127.0.0.1:1")
     model = routes.Model(name="toy", protocol="toy", versions=(routes.Version(endpoints=(endpoint,)),))
-    registry: Any = SimpleNamespace(checks=lambda: [(endpoint, 0, model)], resolver=None)
+    registry: Any = SimpleNamespace(checks=lambda: [(endpoint, 0, model)], resolver=None, shared_id=lambda url: 0)
     health: Any = SimpleNamespace(is_known=lambda shared_id: False, set_healthy=lambda shared_id, **found: False)
     health_checks.HealthChecks(registry, health).run_due(lambda run, *arguments: run(*arguments))
     assert checked == [("http://127.0.0.1:1", "/toy/health")]
