@@ -71,8 +71,8 @@ class Connection:
         on_resolved: Callable[[], None] = lambda: None,
     ) -> None:
         """Connect, as `dial` does. Raises UpstreamUnreachable, or UpstreamTimeout when no time is left."""
-        self._timeouts, self._deadline = timeouts, deadline
-        self._buffer, self._chunked, self._is_error, self._keep = b"", False, False, False
+        self._timeouts, self._deadline, self._buffer = timeouts, deadline, b""
+        self._chunked = self._is_error = self._keep = False
         self._left: int | None = 0
         self._more: BodyStream | None = None
         self._sent, self._sent_at, self._race_until = 0, 0.0, 0.0
@@ -133,13 +133,13 @@ class Connection:
 
     def body(self) -> Iterator[bytes]:
         """Yields the pieces of the body as they come, none of them empty. Raises UpstreamTimeout or UpstreamBroken."""
+        sent_at = self._sent_at
         try:
-            if self._chunked:
-                yield from self._chunks()
-            else:
-                yield from self._plain()
-        except BaseException:
-            self.close()
+            yield from self._chunks() if self._chunked else self._plain()
+        except BaseException as error:
+            # If it was dropped at its last byte, the connection is kept by now, or serves another request.
+            if not (isinstance(error, GeneratorExit) and (self._sent_at != sent_at or self.may_be_kept())):
+                self.close()
             raise
 
     def has_more_within(self, seconds: float) -> bool:

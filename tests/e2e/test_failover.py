@@ -296,9 +296,9 @@ def test_a_request_that_waited_in_vain_waits_for_another_model(
     got = chat(router, "main")
     assert (got.status_code, got.json()["error"]["code"], served_by(got)) == (429, "queue_timeout", "spare")
     assert time.monotonic() - began >= 0.6
-    metrics = router.metrics()
-    assert metrics['router_fallbacks_total{model="main",reason="queue_timeout",to="spare"}'] == 1
-    assert metrics['router_rejected_requests_total{reason="queue_timeout"}'] == 1
+    series = 'router_fallbacks_total{model="main",reason="queue_timeout",to="spare"}'
+    until(lambda: router.metrics().get(series) == 1, "it is counted")
+    assert router.metrics()['router_rejected_requests_total{reason="queue_timeout"}'] == 1
     hold.release()
     crowd.join()
     assert crowd.counts() == {200: 1}

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -541,6 +542,41 @@ def test_answer_that_says_close_is_the_last_of_its_connection() -> None:
         client = Client(server)
         assert [client.ask(), client.ask()] == [b"hello", b"hello"]
     assert connections_of(server) == [0, 1]
+
+
+@pytest.mark.parametrize("first", ["the response", "its body"])
+@pytest.mark.parametrize("whole", [HELLO, CHUNKED_HELLO])
+def test_body_that_is_dropped_at_its_last_byte_leaves_the_connection_alone(first: str, whole: bytes) -> None:
+    """All bytes were read, but not the end of the iteration. A kept connection must not be closed when that is dropped.
+
+    Otherwise the next request would wait for a response on a connection that is not there, for `first_byte_s`.
+    """
+    with ScriptedServer(forever if whole is HELLO else answer_each(whole, HELLO)) as server:
+        client = Client(server)
+        taken = client.send()
+        body: Any = taken.body()  # a generator
+        assert next(body) == b"hello"
+        for close in (taken.close, body.close) if first == "the response" else (body.close, taken.close):
+            close()
+        assert client.ask() == b"hello"
+        assert server.connections == 1 or whole is not HELLO
+        client.pool.close()
+
+
+def test_body_that_is_dropped_late_leaves_the_next_request_alone() -> None:
+    """The collector may free a body at any time, also while another request waits on its connection."""
+    with ScriptedServer(forever) as server:
+        client = Client(server)
+        taken = client.send()
+        body: Any = taken.body()
+        assert next(body) == b"hello"
+        taken.close()
+        other = client.send()
+        body.close()
+        assert b"".join(other.body()) == b"hello"
+        other.close()
+        assert server.connections == 1
+        client.pool.close()
 
 
 def test_closed_pool_keeps_nothing() -> None:
