@@ -280,15 +280,11 @@ class _Gauges:
             (ENDPOINT_UP, ((each.url, each.up) for each in state.endpoints)),
             (DISCOVERED, list(state.discovered.items())),
             (WAITING_FOR_ENDPOINT, list(state.waiting.items())),
-            (
-                ENDPOINT_LOAD_STALE,
-                ((each.url, each.load_is_stale) for each in state.endpoints if each.load_is_stale is not None),
-            ),
+            (ENDPOINT_LOAD_STALE, [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None]),
         ):
             metric = metric_of(family)
-            if family in (DISCOVERED, WAITING_FOR_ENDPOINT) and not by_label:
-                continue  # only routes with discovery have them
-            yield metric, self._by_label(metric, family, by_label)
+            if by_label or family in (ENDPOINT_INFLIGHT, ENDPOINT_UP):  # the others are of routes that use them
+                yield metric, self._by_label(metric, family, by_label)
         if state.models:
             yield from self._models.of(state.models)
 

@@ -58,7 +58,12 @@ class _Gauges(Collector):
         for family, values in (
             (names.ENDPOINT_INFLIGHT, [(each.url, each.inflight) for each in state.endpoints]),
             (names.ENDPOINT_UP, [(each.url, each.up) for each in state.endpoints]),
+            (names.DISCOVERED, state.discovered.items()),
+            (names.WAITING_FOR_ENDPOINT, state.waiting.items()),
+            (names.ENDPOINT_LOAD_STALE, [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None]),
         ):
+            if not values and family not in (names.ENDPOINT_INFLIGHT, names.ENDPOINT_UP):
+                continue
             by_endpoint = GaugeMetricFamily(family.name, family.about, labels=family.labels)
             for url, number in values:
                 by_endpoint.add_metric((url,), number)

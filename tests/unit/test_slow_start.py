@@ -43,7 +43,7 @@ class Bench:
             back_offs=SimpleNamespace(until_ms=[0] * 4), loads=None, prefixes=None,
         )  # fmt: skip
         ours: Any = [SimpleNamespace(url=url, shared_id=n, back_off=n) for n, url in enumerate(urls)]
-        return EndpointPool(model, version, ours, None, shared, 1)  # type: ignore[arg-type]
+        return EndpointPool(model, version, ours, None, shared, self.store.generation)  # type: ignore[arg-type]
 
     def send(self, pool: EndpointPool, count: int) -> list[int]:
         """Begin so many attempts, none of which ends. Returns how many each endpoint has of them."""
