@@ -137,7 +137,7 @@ class EndpointPool:
         return Attempt(self._target, chosen, trial)
 
     def begin_at(self, endpoint: int) -> Attempt | None:
-        """Begin an attempt at the endpoint whose URL has this hash, or return None if it is ejected.
+        """Begin an attempt at the endpoint whose URL has this hash, or return None if it is ejected or gone.
 
         Nothing else keeps the request away: not its health, nor that it backs off. The pool `has` the endpoint.
         """
@@ -145,6 +145,9 @@ class EndpointPool:
         shared_id = self._shared_ids[at]
         with self._lock:
             now = now_ms()
+            current = generation_of(self._cursor)
+            if current != self._generation and not self._counters.is_current(shared_id, endpoint, current):
+                return None  # see `_find`
             if self._health.is_ejected(shared_id, now):
                 return None
             self._counters.add(shared_id)

@@ -95,7 +95,7 @@ def responses(local: LocalRouter, routes: list[tuple[str, str]]) -> dict[str, Re
     }
     router.models.registry.responses.note(NAMES["{response_id}"], "simulated", "")
     for endpoint in documented_endpoints():
-        if endpoint.path.startswith(("/v1/audio/", "/v1/images/edits")):
+        if endpoint.path.startswith(("/v1/audio/trans", "/v1/images/edits")):
             seen[f"{endpoint.method} {endpoint.path}"] = ask(endpoint.method, endpoint.path, FORM, FORM_HEADERS)
             continue
         body = json.dumps(BODY) if endpoint.method == "POST" else ""
