@@ -19,6 +19,7 @@ from app.api.application import create_app
 from app.api.dispatch import Dispatcher
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
+from app.discovery import dns_source
 from app.discovery.api_server import api_server_in
 from app.discovery.discovery import Discovery
 from app.observability import metric_files as metric_files_module
@@ -200,6 +201,8 @@ def _build_models(
         assume_healthy=settings.initial_health == "healthy",
     )
     discovery = Discovery(publisher.publish_found, api_server_in(environ), metrics.count_discovery)
+    if any(source.kind == "dns" for source in registry.sources().values()):
+        dns_source.prepare()
     return Models(registry, publisher, HealthChecks(registry, health), discovery, LoadScrapes(registry, loads))
 
 

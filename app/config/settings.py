@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from app.config.addresses import check_host, check_origin, check_port, check_url
 from app.config.kv_endpoints import kv_endpoint, mask_password
-from app.config.route_schema import NAME_PATTERN, NAME_RULE, listed
+from app.config.route_values import NAME_PATTERN, NAME_RULE, listed
 from app.errors import SettingsError
 from app.protocols.adapters import NAMES
 

@@ -15,7 +15,7 @@ import msgspec
 
 from app import errors
 from app.api import error_responses
-from app.config import route_schema, routes_source
+from app.config import route_schema, route_values, routes_source
 from app.config.routes_file.value_types import ValueType, members
 from app.config.settings import Settings
 from app.errors import RouterError
@@ -69,13 +69,13 @@ _WITHOUT_CLASS = [
 ]
 
 _WORDS = {
-    route_schema.NAME_RULE: "a name",
-    route_schema.WORD_RULE: "a word",
-    route_schema.HEADER_RULE: "a header's name",
-    route_schema.LISTED_PATH_RULE: "a further path",
+    route_values.NAME_RULE: "a name",
+    route_values.WORD_RULE: "a word",
+    route_values.HEADER_RULE: "a header's name",
+    route_values.LISTED_PATH_RULE: "a further path",
 }
 """Short words for the rules that stand in several rows."""
-_LISTS = {route_schema.NAME_RULE: "a list of names", route_schema.LISTED_PATH_RULE: "a list of further paths"}
+_LISTS = {route_values.NAME_RULE: "a list of names", route_values.LISTED_PATH_RULE: "a list of further paths"}
 
 
 def _table(head: str, rows: Iterable[Row]) -> list[str]:

@@ -60,7 +60,10 @@ class _Gauges(Collector):
             (names.ENDPOINT_UP, [(each.url, each.up) for each in state.endpoints]),
             (names.DISCOVERED, state.discovered.items()),
             (names.WAITING_FOR_ENDPOINT, state.waiting.items()),
-            (names.ENDPOINT_LOAD_STALE, [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None]),
+            (
+                names.ENDPOINT_LOAD_STALE,
+                [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None],
+            ),
         ):
             if not values and family not in (names.ENDPOINT_INFLIGHT, names.ENDPOINT_UP):
                 continue

@@ -15,15 +15,13 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from app.config.route_schema import (
-    LISTED_PATH_RULE,
-    NAME_RULE,
-    OTHERS_NAME_RULE,
     Endpoint,
     Model,
     Routes,
     Timeouts,
     Version,
 )
+from app.config.route_values import LISTED_PATH_RULE, NAME_RULE, OTHERS_NAME_RULE
 from app.config.routes_file import parse_routes
 from app.errors import RoutesError
 from tests.support.malformed import ODD_NAMES

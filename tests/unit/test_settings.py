@@ -7,7 +7,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from app.config.kv_endpoints import mask_password
-from app.config.route_schema import NAME_RULE
+from app.config.route_values import NAME_RULE
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings, load_settings
 from app.errors import SettingsError

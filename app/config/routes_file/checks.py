@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from app.config.addresses import check_host, check_port, check_url
-from app.config.route_schema import NAME_PATTERN, NAME_RULE, Ejection, Endpoint, Model, Routes, Timeouts, Version
+from app.config.route_schema import Ejection, Endpoint, Model, Routes, Timeouts, Version
+from app.config.route_values import NAME_PATTERN, NAME_RULE
 from app.config.routes_file.source import SOURCES, Path, Source
 from app.config.served_paths import is_served
 
