@@ -21,11 +21,13 @@ from app.http_fields import Headers
 from app.native import monotonic
 from app.observability.token_metrics import TokenMetrics
 from app.protocols.adapters import served_elsewhere, speaks
-from app.protocols.interfaces import ClientRequest, Operation, ParsedRequest, ProtocolAdapter, Reply
+from app.protocols.calls import Reply
+from app.protocols.interfaces import ClientRequest, Operation, ParsedRequest, ProtocolAdapter
 from app.protocols.problem import phrase
 from app.routing import prefix_history
 from app.routing.endpoint_wait import EndpointWait, lacks_endpoints
-from app.routing.registry import ModelRegistry, RegisteredModel
+from app.routing.registered_model import RegisteredModel
+from app.routing.registry import ModelRegistry
 from app.shared_memory.drain import Drain
 from app.upstream.headers import to_upstream
 

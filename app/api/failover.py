@@ -24,8 +24,8 @@ from app.errors import (
     UpstreamUnreachable,
 )
 from app.native import monotonic
-from app.protocols.interfaces import Reply
-from app.routing.registry import RegisteredModel
+from app.protocols.calls import Reply
+from app.routing.registered_model import RegisteredModel
 
 SERVED_BY = "X-Router-Model"
 """The header of a response that names the model that served the request, where its route has fallbacks."""

@@ -8,7 +8,8 @@ import falcon
 from app.api.dispatch import Dispatcher
 from app.api.exchange import ENVIRON_KEY
 from app.http_fields import Headers
-from app.protocols.interfaces import Model, Operation, ParsedCall, ProtocolAdapter, Reply
+from app.protocols.calls import Model, Reply
+from app.protocols.interfaces import Operation, ParsedCall, ProtocolAdapter
 from app.protocols.response_ids import ResponseIdReader
 
 

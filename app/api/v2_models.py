@@ -16,7 +16,8 @@ from app.errors import InvalidRequest
 from app.observability.metrics import REQUEST_SECONDS, REQUESTS, Metrics
 from app.protocols.adapters import speaks
 from app.protocols.v2 import ADAPTER
-from app.routing.registry import ModelRegistry, RegisteredModel
+from app.routing.registered_model import RegisteredModel
+from app.routing.registry import ModelRegistry
 
 _NO_INFERENCE = frozenset(operation.route for operation in ADAPTER.operations if not operation.has_body)
 """The routes of requests for what a model is, which count as requests and are no inference."""

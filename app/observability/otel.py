@@ -24,7 +24,7 @@ from app.observability import otel_export
 from app.observability.metrics import Metrics
 from app.observability.otel_attributes import Attributes, of_call, of_environ, of_outcome, of_request
 from app.observability.request_trace import TracedRequest
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 
 _SCOPE = "inference-router"
 _GEN_AI = "gen_ai_latest_experimental"

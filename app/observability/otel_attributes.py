@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 from wsgiref.types import WSGIEnvironment
 
 from app.observability.request_trace import TracedRequest
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 
 Attributes = dict[str, str | int | float]
 

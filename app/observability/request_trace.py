@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from app.protocols.interfaces import RequestTrace
+from app.protocols.calls import RequestTrace
 
 
 class TracedRequest(Protocol):

@@ -10,7 +10,8 @@ from msgspec import UNSET, Raw, UnsetType
 from app.errors import UpstreamBroken, UpstreamErrorResponse
 from app.http_fields import Headers
 from app.protocols.adapters import PROTOCOLS
-from app.protocols.interfaces import Call, ClientRequest, Inference, Model, Operation, ProtocolAdapter, Reply
+from app.protocols.calls import Call, Inference, Model, Reply
+from app.protocols.interfaces import ClientRequest, Operation, ProtocolAdapter
 from app.protocols.json_body import MalformedJson, MaybeRaw, check_utf8, given, object_of, type_of
 from app.protocols.request_body import not_a_string, read_request, refuse_ambiguous, text_of
 

@@ -15,7 +15,8 @@ from msgspec import UNSET, Raw
 from msgspec.structs import astuple
 
 from app.protocols import anthropic, json_body, request_body
-from app.protocols.interfaces import Call, ClientRequest, ErrorBody, Kind, Operation, ParsedCall, ProtocolAdapter
+from app.protocols.calls import Call
+from app.protocols.interfaces import ClientRequest, ErrorBody, Kind, Operation, ParsedCall, ProtocolAdapter
 from app.protocols.json_body import MalformedJson, MaybeRaw
 
 _CHAT = "/v1/chat/completions"

@@ -15,14 +15,8 @@ from msgspec import UNSET, Raw
 
 from app.errors import InvalidRequest, ModelNotFound
 from app.protocols import json_body, problem, request_body
-from app.protocols.interfaces import (
-    VERSION_NAME,
-    Call,
-    ClientRequest,
-    Operation,
-    ParsedCall,
-    ProtocolAdapter,
-)
+from app.protocols.calls import Call
+from app.protocols.interfaces import VERSION_NAME, ClientRequest, Operation, ParsedCall, ProtocolAdapter
 from app.protocols.json_body import MaybeRaw
 
 MODELS = "/v2/models"

@@ -1,9 +1,10 @@
 cimport cython
 
 from app.native cimport monotonic
-from app.protocols.interfaces cimport Call, Reply
+from app.protocols.calls cimport Call, Reply
 from app.routing.endpoint cimport Endpoint, SharedRouting, Target
 from app.routing.outlier_detection cimport Ended
+from app.routing.upstream_request cimport encoded
 from app.upstream.headers cimport to_client
 from app.upstream.pool cimport Response
 from app.upstream.response_head cimport Head
@@ -36,4 +37,3 @@ cdef class Attempt:
 
 
 @cython.locals(size=Py_ssize_t)
-cpdef tuple _encoded(Call call, Target target, Endpoint endpoint)

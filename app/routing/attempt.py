@@ -1,28 +1,26 @@
 """One attempt: one request to one endpoint, from the choice of the endpoint to the last byte of its response."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import structlog
 
 from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UpstreamError, UpstreamUnreachable
 from app.http_fields import Headers
 from app.native import monotonic
-from app.protocols.interfaces import AttemptTrace, BodyStream, Call, Reply
+from app.protocols.calls import AttemptTrace, BodyStream, Call, Reply
 from app.routing.client_fault import MOST_BYTES, is_clients_fault
 from app.routing.endpoint import Endpoint, Target
 from app.routing.load_formats import ORCA_HEADER, orca_report
 from app.routing.outlier_detection import Ended, Outcome
+from app.routing.upstream_request import encoded
 from app.upstream.headers import retry_after_s, to_client
 from app.upstream.pool import Response
 from app.upstream.response_head import Head
 
 _READ_WHOLE_BYTES = 1 << 16
 """A response of up to this length is read before any of it is passed on: one write, and never half a response."""
-_JOINED_BYTES = 1 << 16
-"""A request with a body of up to this length is sent by one call."""
 _FAILURES = frozenset((500, 502, 503, 504))
 _BACK_OFF_STATUSES = frozenset((401, 429, 503))
 """Statuses of an endpoint that others may spare their clients: it lacks a credential, a quota or room."""
@@ -76,7 +74,7 @@ class Attempt:
     def send(self, call: Call, deadline: float) -> Reply:
         """Send the call. Returns once the head of the response is there. Raises an UpstreamError."""
         try:
-            request, rest = _encoded(call, self._target, self.endpoint)
+            request, rest = encoded(call, self._target, self.endpoint)
             timeouts = self._target.route.timeouts
             response = self.endpoint.connections.send(request, call.method, timeouts, deadline, self, rest, call.rest)
             if call.rest is not None and call.rest.ended_at:
@@ -295,29 +293,5 @@ def _broken(error: UpstreamError) -> Iterator[bytes]:
     yield b""
 
 
-def _streamed(rest: BodyStream, size: int, begun: Sequence[bytes | memoryview]) -> tuple[str, Sequence[Any]]:
-    """Returns the field that says how a body ends of which `size` bytes are there, and those bytes in its framing."""
-    if rest.length is not None:
-        return f"content-length: {size + rest.length}\r\n", begun
-    return "transfer-encoding: chunked\r\n", (b"%x\r\n" % size, *begun, b"\r\n")
-
-
 def _nothing() -> None:
     """There is nothing left to close."""
-
-
-def _encoded(call: Call, target: Target, endpoint: Endpoint) -> tuple[bytes, Sequence[bytes | memoryview]]:
-    """Returns the bytes of the whole request, in the words of this endpoint: the first part, and what follows."""
-    path: str = call.path
-    body: Sequence[bytes | memoryview] = (call.body,)
-    if call.adapter is not None:
-        path, body = call.adapter.encode(call, target.upstream_model, target.upstream_version)
-    size = sum(map(len, body))
-    fields = "\r\n".join([f"{name}: {value}" for name, value in call.headers])
-    length = f"content-length: {size}\r\n" if size or call.method != "GET" else ""
-    if call.rest is not None:
-        length, body = _streamed(call.rest, size, body)
-    head = f"{call.method} {endpoint.base_path}{path} HTTP/1.1\r\n{endpoint.head}{length}{fields}\r\n\r\n"
-    if size > _JOINED_BYTES:
-        return head.encode("latin-1"), body
-    return b"".join((head.encode("latin-1"), *body)), ()

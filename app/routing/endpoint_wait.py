@@ -16,7 +16,8 @@ from gevent.event import Event
 
 from app.errors import Draining, NoEndpoint
 from app.native import monotonic
-from app.routing.registry import ModelRegistry, RegisteredModel, WaitRule
+from app.routing.registered_model import RegisteredModel, WaitRule
+from app.routing.registry import ModelRegistry
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.drain import Drain
 from app.shared_memory.table import SharedTable

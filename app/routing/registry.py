@@ -4,28 +4,26 @@ Every worker has its own, and rebuilds it when it finds before a request that a 
 keeps the model that it began with, so no request is lost by a change.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from app.admission.model_limit import ModelLimit
-from app.admission.model_traffic import ModelTraffic
 from app.config import route_schema
 from app.config.discovered import Source, expanded, source_of, sources_in
 from app.config.routes_source import Document, counted_as, endpoints_of, names_in, waiting_as
 from app.errors import ModelNotFound, ResponseNotFound
 from app.observability.metrics import EndpointState
 from app.observability.model_gauges import ModelState
-from app.protocols.interfaces import Model
 from app.routing.back_off import pair
 from app.routing.created_responses import CreatedResponses
 from app.routing.endpoint import Endpoint, SharedRouting
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.load_formats import ORCA_REQUEST
 from app.routing.load_reports import stale_ms
+from app.routing.registered_model import RegisteredModel, WaitRule
 from app.routing.remote_model import RemoteModel
 from app.routing.route_store import RouteStore
 from app.shared_memory.table import name_hash
@@ -33,31 +31,6 @@ from app.simulated.model import SimulatedModel
 from app.upstream.dialer import Address
 from app.upstream.pool import Pool
 from app.upstream.resolver import Resolver
-
-
-class WaitRule(NamedTuple):
-    """How requests of a model wait while it has no endpoint (endpoint_wait.py)."""
-
-    lacks_endpoints: Callable[[str], bool]
-    """Takes the version that a request pins, or ""."""
-    shared_id: int
-    """Under which those that wait are counted."""
-    name: int
-    """The hash of the name of that id."""
-    generation: int
-
-
-class RegisteredModel(NamedTuple):
-    """A model, its route, its own limit if it has one, and what counts its requests.
-
-    `wait` is there if requests wait while it has no endpoint.
-    """
-
-    model: Model
-    route: route_schema.Model
-    limit: ModelLimit | None = None
-    traffic: ModelTraffic | None = None
-    wait: WaitRule | None = None
 
 
 class ModelRegistry:

@@ -20,8 +20,8 @@ from app.errors import ModelNotFound, NoEndpoint, ResponseNotFound, UpstreamBrok
 from app.native import monotonic
 from app.observability.metrics import Metrics
 from app.protocols.adapters import adapter_of
+from app.protocols.calls import Call, Inference, Reply, RequestTrace
 from app.protocols.infer import output_of, upstream_call
-from app.protocols.interfaces import Call, Inference, Reply, RequestTrace
 from app.protocols.token_usage import usage_at_end
 from app.routing.attempt import Attempt
 from app.routing.endpoint_pool import EndpointPool, Reach

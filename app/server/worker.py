@@ -140,8 +140,7 @@ class RouterWorker(GeventWorker):
             client = self._shake_hands(client, self._tls)
             if client is None:
                 return
-        if isinstance(addr, tuple):
-            addr = (unmapped(addr[0]), *addr[1:])
+        addr = (unmapped(addr[0]), *addr[1:]) if isinstance(addr, tuple) else addr
         connection = ClientConnection(client, self._context.stall_timeout_s)
         self._connections.add(connection)
         base = self._fast_path.environ_of(connection, listener, addr)
@@ -194,10 +193,10 @@ class RouterWorker(GeventWorker):
         except OSError:
             raise  # the client went away: `handle` knows which kinds to ignore
         except Exception as error:
-            if not response.headers_sent:
-                raise
-            self._cut_off(response, connection, error)
-            return False, b""
+            if response.headers_sent:
+                self._cut_off(response, connection, error)
+                return False, b""
+            raise
         if not request.body.finished():
             self._lingering.discard(connection, request.body.unread())
         return response.keep, request.body.rest

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from app.http_fields import Headers
 from app.protocols import anthropic
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 from app.simulated.text import EVENTS, Events, Handle, Text, event, generate, whole
 
 

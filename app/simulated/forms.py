@@ -10,7 +10,7 @@ from typing import NamedTuple
 import gevent
 
 from app.http_fields import Headers
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 from app.simulated.text import EVENTS, Handle, event, whole
 
 _TEXT = ("content-type", "text/plain; charset=utf-8")

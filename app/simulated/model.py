@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from app.errors import ModelNotFound
 from app.http_fields import Headers
-from app.protocols.interfaces import Call, Inference, Reply, RequestTrace
+from app.protocols.calls import Call, Inference, Reply, RequestTrace
 from app.simulated.anthropic import AnthropicServer
 from app.simulated.forms import FormServer
 from app.simulated.openai import OpenAIServer

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from app.http_fields import Headers
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 from app.simulated.media import MEDIA
 from app.simulated.tasks import TASKS
 from app.simulated.text import EVENTS, Events, Handle, Text, embedding, event, generate, inputs, whole

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from app.http_fields import Headers
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 from app.simulated.text import EVENTS, MAX_TOKEN_CHARS, MAX_TOKENS, Handle, event, whole
 
 _ABOUT = re.compile(r"/v1/responses/([^/]+)(/cancel|/input_items)?")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from app.http_fields import Headers
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 
 MAX_TOKENS = 100_000
 """The longest text, whatever the request says."""

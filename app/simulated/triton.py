@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from app.http_fields import Headers
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 from app.simulated.text import EVENTS, Events, Handle, Text, event, generate, whole
 
 _NO_TIME = {"count": 0, "ns": 0}

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from app.http_fields import Headers
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 from app.simulated.text import JSON, Handle, whole
 from app.simulated.triton import TritonServer
 

@@ -21,7 +21,7 @@ from gevent.monkey import get_original
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken, UpstreamTimeout
 from app.native import monotonic
-from app.protocols.interfaces import BodyStream
+from app.protocols.calls import BodyStream
 from app.upstream.chunks import ChunkReader
 from app.upstream.dialer import Address, dial
 from app.upstream.resolver import Resolver

@@ -8,7 +8,7 @@ from typing import Protocol
 from app.config.route_schema import Timeouts
 from app.errors import UpstreamBroken
 from app.native import monotonic
-from app.protocols.interfaces import BodyStream
+from app.protocols.calls import BodyStream
 from app.upstream.connection import Connection
 from app.upstream.dialer import Address
 from app.upstream.resolver import Resolver

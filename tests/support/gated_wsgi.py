@@ -8,7 +8,7 @@ import socket
 
 from msgspec import UNSET, Raw, UnsetType
 
-from app.protocols.interfaces import Inference
+from app.protocols.calls import Inference
 from app.wsgi import start
 from tests.support.registry import OneModel, TestModel, application_over
 

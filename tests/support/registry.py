@@ -14,8 +14,9 @@ from app.config import route_schema
 from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
 from app.observability.model_gauges import ModelState
-from app.protocols.interfaces import Call, Inference, Model, Reply, RequestTrace
-from app.routing.registry import ModelRegistry, RegisteredModel
+from app.protocols.calls import Call, Inference, Model, Reply, RequestTrace
+from app.routing.registered_model import RegisteredModel
+from app.routing.registry import ModelRegistry
 
 
 class TestModel:

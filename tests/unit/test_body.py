@@ -19,8 +19,8 @@ from msgspec import UNSET, Raw, UnsetType
 from app.api.body import read_body
 from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UnsupportedBody
 from app.protocols import openai
+from app.protocols.calls import Inference
 from app.protocols.infer import parse_inference, upstream_call
-from app.protocols.interfaces import Inference
 from tests.support.client_request import client_request
 from tests.support.forks import acquire
 from tests.support.local_router import LocalRouter

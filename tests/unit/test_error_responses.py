@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from app import errors
 from app.protocols import problem
-from app.protocols.interfaces import Inference
+from app.protocols.calls import Inference
 from tests.support.forks import acquire
 from tests.support.local_router import LocalRouter
 from tests.support.registry import OneModel, TestModel, application_over

@@ -12,8 +12,8 @@ from app.config.fallback_reasons import DEFAULT_REASONS, REASONS
 from app.config.route_schema import Model, Timeouts, Version
 from app.config.routes_file import parse_routes
 from app.errors import ClientGone, ModelLimitReached, NoEndpoint, QueueTimeout, RouterError
-from app.protocols.interfaces import Reply
-from app.routing.registry import RegisteredModel
+from app.protocols.calls import Reply
+from app.routing.registered_model import RegisteredModel
 from tests.support.local_router import LocalRouter
 from tests.support.registry import TestModel
 

@@ -14,7 +14,8 @@ from msgspec import UNSET, Raw
 from app.errors import InvalidRequest, UnsupportedBody, UpstreamBroken
 from app.http_fields import Headers
 from app.protocols import infer, json_body, openai, request_body, v2
-from app.protocols.interfaces import Operation, Reply
+from app.protocols.calls import Reply
+from app.protocols.interfaces import Operation
 from app.protocols.json_body import MalformedJson
 from tests.support.client_request import client_request
 

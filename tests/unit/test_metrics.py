@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 from app.admission.permit import Permit
 from app.bootstrap import shared_state
 from app.errors import ClientGone
-from app.protocols.interfaces import Inference
+from app.protocols.calls import Inference
 from tests.support.forks import acquire
 from tests.support.local_router import HookedWorker, LocalRouter
 from tests.support.registry import OneModel, TestModel, application_over

@@ -18,11 +18,13 @@ from app.errors import ModelNotFound
 from app.observability.metrics import EndpointState
 from app.observability.model_gauges import ModelState
 from app.protocols import adapters
+from app.protocols.calls import Call, Reply
 from app.protocols.infer import output_of, parse_inference, upstream_call
-from app.protocols.interfaces import Call, ClientRequest, Operation, ParsedCall, ProtocolAdapter, Reply
+from app.protocols.interfaces import ClientRequest, Operation, ParsedCall, ProtocolAdapter
 from app.protocols.json_body import decode
 from app.routing import health_checks
-from app.routing.registry import ModelRegistry, RegisteredModel
+from app.routing.registered_model import RegisteredModel
+from app.routing.registry import ModelRegistry
 from app.simulated.model import SimulatedModel
 from tests.support.client_request import client_request
 from tests.support.local_router import LocalRouter

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from app.http_fields import Headers
-from app.protocols.interfaces import Call, Inference, Model, Reply
+from app.protocols.calls import Call, Inference, Model, Reply
 from app.simulated.model import SimulatedModel
 from app.simulated.text import MAX_TOKEN_CHARS, MAX_TOKENS
 

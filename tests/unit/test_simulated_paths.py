@@ -10,7 +10,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from app.protocols import anthropic, openai
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 from app.simulated.model import SimulatedModel
 
 NAME = "m"

@@ -19,7 +19,7 @@ from app.observability.metrics import Metrics
 from app.observability.otel import RequestTrace, Tracing
 from app.observability.otel_attributes import of_call, of_environ
 from app.protocols import openai
-from app.protocols.interfaces import Call
+from app.protocols.calls import Call
 from tests.support.local_router import LocalRouter
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
