@@ -196,7 +196,7 @@ class Connection:
             piece = self._more.receive(self._socket.sock.fileno(), within_s)
             if piece:
                 self._unsent.append(memoryview(piece))
-            elif piece is not None:
+            if self._more.ended_at:  # known with the last piece: the response to it is not an early one
                 self._more = None
         return data
 
