@@ -67,8 +67,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         both = {"fallback": ["spare", "last"]}
         eager = {"consecutive_failures": 1, "max_share": 1, "base_s": 300, "max_s": 300}
         models = [
-            model("main", main.url, **both, aliases=["alias"], max_concurrency=1, forward_credentials=True),
-            model("spare", spare.url, upstream_model="small", max_concurrency=2),
+            model("main", main.url, **both, aliases=["alias"], forward_credentials=True),
+            model("spare", spare.url, upstream_model="small"),
+            model("single", main.url, fallback=["narrow", "last"], max_concurrency=1),
+            model("narrow", spare.url, max_concurrency=2),
             model("last", last.url),
             model("gone", f"http://127.0.0.1:{free_port()}", fallback=["spare"]),
             model("silent", main.url, fallback=["spare"], timeouts={"first_byte_s": 0.3}),
@@ -236,21 +238,21 @@ def test_places_of_both_models_are_exact(stage: Stage) -> None:
     """The first model's place is free while the fallback works. The fallback's limit holds; then it is skipped."""
     hold = Hold()
     stage.answer(fails(500), hold)
-    crowd = Crowd(lambda n: served_by(chat(stage.router, "main")))
+    crowd = Crowd(lambda n: served_by(chat(stage.router, "single")))
     try:
-        for count in (1, 2):  # one after the other: `main` has one place, so it was free again
+        for count in (1, 2):  # one after the other: the model has one place, so it was free again
             crowd.send(1)
             stage.spare.wait_seen(count)
-        assert [served_by(chat(stage.router, "main")) for _ in range(3)] == ["last"] * 3
+        assert [served_by(chat(stage.router, "single")) for _ in range(3)] == ["last"] * 3
         assert stage.spare.inside == 2
-        direct = chat(stage.router, "spare")
+        direct = chat(stage.router, "narrow")
         assert (direct.status_code, direct.json()["error"]["code"]) == (429, "model_limit_reached")
     finally:
         hold.release()
         crowd.join()
-    assert crowd.counts() == {"spare": 2}
-    assert [served_by(chat(stage.router, "main")) for _ in range(3)] == ["spare"] * 3
+    assert crowd.counts() == {"narrow": 2}
     until(lambda: stage.router.metrics()["router_inflight_requests"] == 0, "every permit is back")
+    assert served_by(chat(stage.router, "single")) == "narrow", "and so is every place"
 
 
 def test_a_full_model_overflows_into_another_one_if_its_route_says_so(stage: Stage) -> None:
