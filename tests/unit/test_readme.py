@@ -124,6 +124,7 @@ def routes_of_failing_models() -> str:
         {"name": "streams", "endpoints": [model_server(STREAM)]},
         {"name": "replaced", "endpoints": [model_server(None)], "fallback": ["refuses"]},
         {"name": "found", "dns": "m.test:80", "no_endpoint_wait_s": 1},
+        {"name": "reports", "endpoints": [model_server(None)], "balancing": "least_load"},
     ]
     return json.dumps({"models": models})
 
