@@ -111,7 +111,7 @@ class ModelNotFound(RouterError):
 class ResponseNotFound(RouterError):
     """The router does not know which endpoint created the response with this id, or that endpoint is served no longer.
 
-    The newest responses are known, so many that it takes long until one is forgotten (docs/routing.md).
+    The newest responses are known, so many that it takes long until one is forgotten (docs/protocols.md).
     """
 
     code = "response_not_found"

@@ -47,7 +47,10 @@ FAMILIES = [
     if isinstance(one, Family)
 ]
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/routing.md", "docs/balancing.md", "docs/kubernetes.md"))
+DOCUMENTS = tuple(
+    ROOT / name
+    for name in ("README.md", "docs/routing.md", "docs/failures.md", "docs/balancing.md", "docs/kubernetes.md")
+)
 
 Row = tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""docs/routing.md and docs/balancing.md say what the code does: the example and the lists of names in it.
+"""The pages about routing say what the code does: the example and the lists of names in it.
 
 The tables of members and of fixed values are generated; test_docs.py checks them.
 """
@@ -14,7 +14,8 @@ from app.upstream import headers
 from app.upstream.credential_names import is_credential
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = (ROOT / "docs/routing.md").read_text()
+PAGES = ("routing", "protocols", "failures")
+DOCUMENT = "\n".join((ROOT / f"docs/{page}.md").read_text() for page in PAGES)
 BALANCING = (ROOT / "docs/balancing.md").read_text()
 
 Row = tuple[str, ...]
