@@ -34,6 +34,3 @@ cdef class Attempt:
     cdef _observe_first_byte(self, at)
     cdef _whole(self, Response response)
     cdef _outcome_of_response(self, Head head)
-
-
-@cython.locals(size=Py_ssize_t)
