@@ -26,6 +26,7 @@ from app.observability.metrics import Metrics, SharedState
 from app.protocols import adapters, infer, openai, v2
 from app.protocols.interfaces import ErrorBody, Operation, ProtocolAdapter
 
+_BAD_REQUEST = HTTPStatus.BAD_REQUEST.value  # a member of an enumeration is looked up by a call
 _App = falcon.App[falcon.Request, falcon.Response]
 
 
@@ -116,7 +117,7 @@ def _count(metrics: Metrics, exchange: Exchange) -> None:
     if exchange.permit is not None:
         metrics.queue_seconds.observe(exchange.queue_s)
         metrics.model_seconds(exchange.model).observe(exchange.model_s)
-        if exchange.traffic is not None and exchange.status < HTTPStatus.BAD_REQUEST:
+        if exchange.traffic is not None and exchange.status < _BAD_REQUEST:
             exchange.traffic.count_served(exchange.model_s)
     metrics.overhead_seconds.observe(max(0.0, total - exchange.queue_s - exchange.model_s))
 

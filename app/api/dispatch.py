@@ -39,6 +39,7 @@ PIN = "X-Model-Version"
 _LARGE_BODY_BYTES = 1 << 18
 """After a body over this length was read, which takes up to 20 ns a byte, other requests have a turn."""
 _PREFIX_HASH_BYTES = 256
+_MULTIPLE_CHOICES = HTTPStatus.MULTIPLE_CHOICES.value  # a member of an enumeration is looked up by a call
 _PIN_KEY = "HTTP_" + PIN.upper().replace("-", "_")
 
 
@@ -111,19 +112,20 @@ class Dispatcher(NamedTuple):
         prompt = request.prompt()  # for every policy: it checks the body, and invalid input must not take a permit
         if size > _LARGE_BODY_BYTES:
             gevent.sleep(0)
-        send = partial(self._send, req, exchange, request, prompt)
+        version = request.version or req.env.get(_PIN_KEY, "")
+        send = partial(self._send, req, exchange, request, prompt, version)
         began = monotonic()
         try:
             if falls_back and model.route.fallback:
-                reply = self._fail_over(req, resp, exchange, model, request, send)
+                reply = self._fail_over(req, resp, exchange, model, version, send)
             else:
-                reply = send(self.admit(exchange, model, _version(req, request)))
+                reply = send(self.admit(exchange, model, version))
             exchange.hold(reply.close)
         finally:
             began += exchange.queue_s
             if exchange.permit is not None:
                 exchange.model_s = monotonic() - began
-        counted = counts and reply.status < HTTPStatus.MULTIPLE_CHOICES
+        counted = counts and reply.status < _MULTIPLE_CHOICES
         _relay(reply, resp, exchange, began, self.text if counted else None)
 
     def _send(  # noqa: PLR0913, PLR0917  # `handle` binds what belongs to the request
@@ -132,6 +134,7 @@ class Dispatcher(NamedTuple):
         exchange: Exchange,
         request: ParsedRequest,
         prompt: Sequence[bytes | memoryview],
+        version: str,
         model: RegisteredModel,
         deadline: float = inf,
     ) -> Reply:
@@ -141,7 +144,7 @@ class Dispatcher(NamedTuple):
         target = model.model
         if exchange.trace is not None or deadline != inf:
             target = target.under(deadline, exchange.trace)
-        return request.send(target, headers, key, _version(req, request))
+        return request.send(target, headers, key, version)
 
     def _fail_over(  # noqa: PLR0913, PLR0917  # see `_send`
         self,
@@ -149,11 +152,10 @@ class Dispatcher(NamedTuple):
         resp: falcon.Response,
         exchange: Exchange,
         model: RegisteredModel,
-        request: ParsedRequest,
+        version: str,
         send: Callable[..., Reply],
     ) -> Reply:
         """Send the request to the model, or to one of its fallbacks. The response says which one it was."""
-        version = _version(req, request)
         forbidden = failover.is_forbidden(req, version)
         models = [model] if forbidden else [model, *self.registry.fallbacks(model.route)]
         try:
@@ -208,11 +210,6 @@ class Dispatcher(NamedTuple):
             credentials=route.forward_credentials,
             trace_sample_ratio=self.trace_sample_ratio,
         )
-
-
-def _version(req: falcon.Request, request: ParsedRequest) -> str:
-    """Returns the version of the model that the request pins, or "" for any."""
-    return request.version or req.env.get(_PIN_KEY, "")
 
 
 def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Sequence[bytes | memoryview]) -> bytes:

@@ -15,7 +15,7 @@ cdef class EndpointPool:
     cdef list _endpoints
     cdef readonly Py_ssize_t size
     cdef int64_t _generation
-    cdef object _cursor
+    cdef int64_t[::1] _cursor
     cdef int64_t[::1] _shared_ids
     cdef int64_t[::1] _back_offs
     cdef int64_t[::1] _hashes

@@ -17,7 +17,7 @@ from app.routing.outlier_detection import PoolRules
 from app.routing.policies import POLICIES, Choice, below_bound, least_inflight, least_of
 from app.routing.prefix_history import Match, PrefixHistory, endpoint_mark
 from app.routing.retry_budget import RetryBudget
-from app.routing.route_store import cursor_of, generation_of
+from app.routing.route_store import LENGTH_BITS, cursor_of
 from app.shared_memory.counters import MAX_IDS
 from app.shared_memory.table import Layout, name_hash
 
@@ -145,7 +145,7 @@ class EndpointPool:
         shared_id = self._shared_ids[at]
         with self._lock:
             now = now_ms()
-            current = generation_of(self._cursor)
+            current = self._cursor[0] >> LENGTH_BITS
             if current != self._generation and not self._counters.is_current(shared_id, endpoint, current):
                 return None  # see `_find`
             if self._health.is_ejected(shared_id, now):
@@ -195,7 +195,7 @@ class EndpointPool:
         count = 0
         # The request may have waited since it got this pool, and some of its endpoints may have gone meanwhile: those
         # get no new request. See counters.py for their ids. Whoever publishes holds the lock too.
-        current = generation_of(self._cursor)
+        current = self._cursor[0] >> LENGTH_BITS
         outdated = current != self._generation
         for at in range(self.size):
             shared_id = self._shared_ids[at]

@@ -25,7 +25,7 @@ from app.routing.load_formats import ORCA_REQUEST
 from app.routing.load_reports import stale_ms
 from app.routing.registered_model import RegisteredModel, WaitRule
 from app.routing.remote_model import RemoteModel
-from app.routing.route_store import RouteStore
+from app.routing.route_store import RouteStore, cursor_of
 from app.shared_memory.table import name_hash
 from app.simulated.model import SimulatedModel
 from app.upstream.dialer import Address
@@ -56,6 +56,9 @@ class ModelRegistry:
         self._simulated_token_s = simulated_token_s
         self._assume_healthy = assume_healthy
         self._generation = 0
+        self._cursor = cursor_of(shared.table)
+        self._built_of = 0
+        """What the cursor was when the models were built."""
         self._document = Document(route_schema.Routes(models=()))
         self._models: dict[str, RegisteredModel] = {}
         self._listed_paths: frozenset[str] = frozenset()
@@ -198,11 +201,12 @@ class ModelRegistry:
             connections.prune()
 
     def _current(self) -> dict[str, RegisteredModel]:
-        if self._generation != self._store.generation:
+        if self._cursor[0] != self._built_of:  # a request asks twice: a call for each comparison would cost more
             self._build()
         return self._models
 
     def _build(self) -> None:
+        self._built_of = self._cursor[0]  # before the read: what is published between the two is built next time
         self._generation, content = self._store.read()
         document = expanded(msgspec.json.decode(content, type=Document))
         endpoints = endpoints_of(document.routes)

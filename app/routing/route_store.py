@@ -18,7 +18,8 @@ MAX_BYTES = 512 << 10
 _WORDS = MAX_BYTES // 8
 LAYOUT = Layout(cells=("routes_cursor", "routes_stale"), arrays={"routes": 2 * _WORDS})
 
-_LENGTH_BITS = 24
+LENGTH_BITS = 24
+"""Of the word that makes routes current: the generation is above them."""
 
 
 class Part(Protocol):
@@ -34,7 +35,7 @@ class Superseded(Exception):
 
 def generation_of(cursor: "memoryview[int]") -> int:
     """Returns the generation in the cell that `cursor_of` returns."""
-    return cursor[0] >> _LENGTH_BITS
+    return cursor[0] >> LENGTH_BITS
 
 
 def cursor_of(table: SharedTable) -> "memoryview[int]":
@@ -84,7 +85,7 @@ class RouteStore:
             generation = self.generation + 1
             start = generation % 2 * MAX_BYTES
             self._bytes[start : start + len(document)] = document
-            self._cursor[0] = generation << _LENGTH_BITS | len(document)
+            self._cursor[0] = generation << LENGTH_BITS | len(document)
         return True
 
     def read(self) -> tuple[int, bytes]:
@@ -97,6 +98,6 @@ class RouteStore:
             part.reset(shared_id)
 
     def _read(self) -> tuple[int, bytes]:
-        generation, length = self.generation, self._cursor[0] & (1 << _LENGTH_BITS) - 1
+        generation, length = self.generation, self._cursor[0] & (1 << LENGTH_BITS) - 1
         start = generation % 2 * MAX_BYTES
         return generation, bytes(self._bytes[start : start + length])
