@@ -77,7 +77,12 @@ class Dispatcher(NamedTuple):
         if operation.only_listed and operation.route not in model.route.paths:
             raise falcon.HTTPNotFound(description=f"nothing is served at {operation.route} for {model.route.name}")
         # /infer, which has no adapter, counts for itself; what has no body repeats an earlier response.
-        self.serve(req, resp, request, model, size, counts=adapter is not None and operation.has_body)
+        counts = adapter is not None and operation.has_body
+        # What is said about one model would be wrong of another one.
+        falls_back = operation.has_body and not operation.about_model
+        if operation.only_listed:
+            falls_back = all(operation.route in other.route.paths for other in self.registry.fallbacks(model.route))
+        self.serve(req, resp, request, model, size, counts=counts, falls_back=falls_back)
 
     def begin(self, operation: Operation, req: falcon.Request) -> Exchange:
         """Returns the exchange of a request, which is from now on one of this operation."""
@@ -159,7 +164,9 @@ class Dispatcher(NamedTuple):
         forbidden = failover.is_forbidden(req, version)
         models = [model] if forbidden else [model, *self.registry.fallbacks(model.route)]
         try:
-            reply = failover.serve(exchange, models, partial(self.admit, exchange, version=version), send)
+            reply = failover.serve(
+                exchange, models, partial(self.admit, exchange, version=version), send, self.registry.renewed
+            )
         finally:
             resp.set_header(failover.SERVED_BY, exchange.model)
         name = failover.SERVED_BY.lower()
@@ -195,12 +202,12 @@ class Dispatcher(NamedTuple):
         deadline = monotonic() + model.route.no_endpoint_wait_s
         while True:
             if lacks_endpoints(self.registry.renewed(model), version):
+                exchange.withdraw()  # a request that waits for an endpoint holds no place
                 model = exchange.wait(wait.until_endpoint, model, version, deadline)
             exchange.admit(self.limiter, self.queue_timeout_s, model.limit, model.traffic)
             model = self.registry.renewed(model)
             if not lacks_endpoints(model, version):
-                return model
-            exchange.withdraw()  # the last endpoint has gone while the request was in the queue
+                return model  # else the last endpoint has gone while the request was in the queue
 
     def _headers(self, req: falcon.Request, exchange: Exchange, route: route_schema.Model) -> Headers:
         """Returns the headers for the model server."""

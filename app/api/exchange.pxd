@@ -8,6 +8,7 @@ cdef class Exchange:
     cdef public int status
     cdef public double queue_s
     cdef public double model_s
+    cdef public double earlier_s
     cdef public object rejection
     cdef public object fallbacks
     cdef public object trace

@@ -2,8 +2,8 @@
 
 The outermost WSGI layer makes an `Exchange` for every request and ends it after the last byte, when the server closes
 the response, or at once when the application raises. Whatever was taken in between (the permit, the watch on the
-client) is released there and nowhere else. It has to be the outermost layer: Falcon closes no stream on HEAD, nor
-when a middleware raises.
+client) is released there, or earlier where the request changes its model or waits for an endpoint. It has to be the
+outermost layer: Falcon closes no stream on HEAD, nor when a middleware raises.
 
 An invariant: the environ refers to the exchange, and the exchange never to the environ. So neither is part of a
 reference cycle, and both are freed without the collector.
@@ -43,6 +43,7 @@ class Exchange:
         "_held",
         "_place",
         "client_address",
+        "earlier_s",
         "fallbacks",
         "method",
         "model",
@@ -68,6 +69,8 @@ class Exchange:
         self.status = 500
         self.queue_s = 0.0
         self.model_s = 0.0
+        self.earlier_s = 0.0
+        """Of `model_s`: what passed with models before the last one."""
         self.rejection: str | None = None
         """The code of the error by which admission rejected it."""
         self.fallbacks: Sequence[tuple[str, str, str]] = ()
@@ -76,7 +79,7 @@ class Exchange:
         self.reply_headers: Sequence[tuple[str, str]] = ()
         """The headers of the model server's response, to be passed on."""
         self.traffic: ModelTraffic | None = None
-        """Counts for the model that was resolved."""
+        """Counts for the model that serves it, or the last one that was tried."""
         self.permit: Permit | None = None
         self.watch: ClientWatch | None = None
         self.method = environ.get("REQUEST_METHOD", "")
@@ -153,6 +156,7 @@ class Exchange:
         self.model = name
         self.traffic = traffic
         self.rejection = None
+        self.earlier_s = self.seconds() - self.queue_s
         if left is not None:
             left()
 
@@ -164,6 +168,8 @@ class Exchange:
             return wait(*args)
         finally:
             self.queue_s += monotonic() - began
+            if self.trace is not None:
+                self.trace.waited(began)
 
     def withdraw(self) -> None:
         """Give back what `admit` took: the request waits for something else first, and is then admitted again."""

@@ -52,8 +52,11 @@ def serve(
     models: Sequence[RegisteredModel],
     admit: Callable[[RegisteredModel], RegisteredModel],
     send: Callable[[RegisteredModel, float], Reply],
+    renewed: Callable[[RegisteredModel], RegisteredModel] = lambda model: model,
 ) -> Reply:
     """Admit the request and send it to the first of these models, to the next one if that fails, and so on.
+
+    `renewed` returns a model as it is when its turn comes: its endpoints may be others by then.
 
     All of it ends by `total_s` of the first model. Returns what the last model that was tried returned, or raises what
     it raised.
@@ -70,21 +73,22 @@ def serve(
                 deadline = monotonic() + first.timeouts.total_s
             reply = send(model, deadline)
             reason = _reason_of_response(reply.status, reply.is_clients_fault)
-            if not _goes_on(exchange, ahead, reason, first.fallback_on, deadline):
+            if not _goes_on(exchange, ahead, reason, first.fallback_on, deadline, renewed):
                 return reply
             reply.close()
         except RouterError as error:
-            if not _goes_on(exchange, ahead, _reason_of(error), first.fallback_on, deadline):
+            if not _goes_on(exchange, ahead, _reason_of(error), first.fallback_on, deadline, renewed):
                 raise
         model = ahead.pop(0)
 
 
-def _goes_on(
+def _goes_on(  # noqa: PLR0913, PLR0917  # what `serve` has of a request
     exchange: Exchange,
     ahead: list[RegisteredModel],
     reason: FallbackReason | None,
     reasons: Sequence[FallbackReason],
     deadline: float,
+    renewed: Callable[[RegisteredModel], RegisteredModel],
 ) -> bool:
     """Whether another model gets the request: the first of `ahead` then, where it has a place already.
 
@@ -93,10 +97,13 @@ def _goes_on(
     if reason is None or reason not in reasons or monotonic() >= deadline:
         return False
     while ahead:
+        ahead[0] = renewed(ahead[0])
         before, following = exchange.model, ahead[0]
         try:
             exchange.change_model(following.route.name, following.limit, following.traffic)
         except ModelLimitReached:
+            if following.traffic is not None:
+                following.traffic.count_rejected()
             ahead.pop(0)
             continue
         exchange.fallbacks = (*exchange.fallbacks, (before, following.route.name, reason))

@@ -83,7 +83,8 @@ def create(
     def note(response_id: str, endpoint: str) -> None:
         responses.note(response_id, exchange.model, endpoint)  # perhaps a fallback
 
-    dispatcher.serve(req, resp, _Noted(call, note), model, size)
+    # Another model does not have the response before this one.
+    dispatcher.serve(req, resp, _Noted(call, note), model, size, falls_back=before is None)
 
 
 def refer(

@@ -87,7 +87,7 @@ class RequestTrace:
         span.end(self._at(monotonic()))
 
     def attempt(self, model: str, url: str, call: Call) -> "AttemptTrace":
-        """See `protocols.interfaces.RequestTrace`."""
+        """See `protocols.calls.RequestTrace`."""
         name, attributes = of_call(model, url, call, self._gen_ai)
         if self._attempts:
             attributes["http.request.resend_count"] = len(self._attempts)
@@ -160,7 +160,7 @@ class RequestTrace:
 
 
 class AttemptTrace:
-    """See `protocols.interfaces.AttemptTrace`."""
+    """See `protocols.calls.AttemptTrace`."""
 
     __slots__ = ("began", "code", "ended_at", "first_byte_at", "repeated_at", "span", "url")
 

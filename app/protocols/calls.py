@@ -166,6 +166,9 @@ class RequestTrace(Protocol):
     def attempt(self, model: str, url: str, call: Call) -> AttemptTrace:
         """Begin an attempt at this endpoint. Its context replaces the one that the call's headers have."""
 
+    def generated(self, input_tokens: int | None, output_tokens: int | None, first_token_s: float | None) -> None:
+        """So many tokens were taken and made, the first after this time. What is not known is None."""
+
 
 class Model(Protocol):
     """A model of the registry. Its calls run with a permit held and may be interrupted by `ClientGone`."""

@@ -90,6 +90,8 @@ class Operation(NamedTuple):
     """The form of errors here and below this path, where it is not that of the protocol."""
     only_listed: bool = False
     """Whether it is served only for the models whose route lists the path."""
+    about_model: bool = False
+    """Whether its response holds for this model only, so that no other model may serve it."""
 
 
 class ProtocolAdapter(NamedTuple):

@@ -45,6 +45,8 @@ PATHS: dict[str, tuple[str, ...]] = {
 Policies that look at the prompt compare these members as they are written, one after the other. Servers give some of
 them different names; a request has one.
 """
+_ABOUT_MODEL = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
+"""Tokens are those of a model's own tokenizer."""
 _RESPONSES = "/v1/responses"
 _RESPONSE = f"{_RESPONSES}/{{response_id}}"
 _FORM_PATHS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits")
@@ -99,7 +101,8 @@ _decode_chat_of_one_choice = msgspec.json.Decoder(_ChatOfOneChoice).decode
 def operation(path: str, prompt: tuple[str, ...] = _ANY, error_body: ErrorBody | None = None) -> Operation:
     """Returns the operation at this path. `prompt` names the members that make the prompt."""
     record: Any = msgspec.defstruct("_RequestAtPath", [(name, MaybeRaw, UNSET) for name in prompt], bases=(_Request,))
-    return Operation("POST", (path,), path, partial(_parse, msgspec.json.Decoder(record).decode), error_body=error_body)
+    parse = partial(_parse, msgspec.json.Decoder(record).decode)
+    return Operation("POST", (path,), path, parse, error_body=error_body, about_model=path in _ABOUT_MODEL)
 
 
 def _parse(decode: _Decode, request: ClientRequest) -> ParsedCall:

@@ -129,7 +129,7 @@ class EndpointPool:
             chosen = self._endpoints[at]
             self._counters.add(self._shared_ids[at])
             trial = self._outliers.begin(self._shared_ids[at], now)
-            match = self._match
+            match = self._match if count > 1 else None  # a choice of one was not decided by what is known
         finally:
             self._lock.release()
         if self._history is not None and key:

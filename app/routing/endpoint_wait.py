@@ -37,6 +37,8 @@ class EndpointWait:
         self._drain = drain
         self._queue_size = queue_size
         self._waiting = 0
+        self._looks = False
+        """Whether a greenlet looks for newer routes."""
         self._changed = Event()
         """Set, and replaced, when routes are published or the drain begins."""
 
@@ -66,7 +68,8 @@ class EndpointWait:
         if full:
             raise NoEndpoint(f"{name} has no endpoint, and all {self._queue_size} places to wait for one are taken")
         self._waiting += 1
-        if self._waiting == 1:
+        if not self._looks:
+            self._looks = True
             gevent.spawn(self._look, self._registry.generation)
 
     def _wait(self, name: str, version: str, deadline: float) -> RegisteredModel:
@@ -92,6 +95,7 @@ class EndpointWait:
                 seen = generation
                 changed, self._changed = self._changed, Event()
                 changed.set()
+        self._looks = False  # nothing yields between the last look at `_waiting` and this
 
 
 def lacks_endpoints(model: RegisteredModel, version: str) -> bool:

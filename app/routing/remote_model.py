@@ -28,6 +28,7 @@ from app.routing.endpoint_pool import EndpointPool, Reach
 from app.routing.outlier_detection import Outcome
 from app.routing.policies import key_hash
 from app.routing.retry_budget import RetryBudget
+from app.shared_memory.table import name_hash
 
 _MAX_OUTPUT_BYTES = 64 << 20
 _FIRST = ((Reach.HEALTHY, Reach.BACKING_OFF), (Reach.PANIC, Reach.ANY))
@@ -72,7 +73,10 @@ class RemoteModel:
         finally:
             reply.close()
         if reply.status < 300:
-            self._metrics.text.count(self.name, usage_at_end(body))
+            usage = usage_at_end(body)
+            self._metrics.text.count(self.name, usage)
+            if self._trace is not None:
+                self._trace.generated(usage.input, usage.output, None)
         return output_of(self._adapter, reply, body)
 
     def relay(self, call: Call) -> Reply:
@@ -96,7 +100,11 @@ class RemoteModel:
                     raise
                 reason = "unreachable"
             else:
-                if reply.status not in _RETRIED_STATUSES or attempt.is_clients_fault or _must_not_be_repeated(call):
+                if (
+                    reply.status not in _RETRIED_STATUSES
+                    or attempt.is_clients_fault
+                    or _must_not_be_repeated(call, attempt)
+                ):
                     return reply
                 other = self._begin_retry(pools, call, tried)
                 if other is None:
@@ -147,7 +155,7 @@ class RemoteModel:
 
         Raises ResponseNotFound or NoEndpoint if it is pinned to one that is gone, or ejected.
         """
-        pool = next((pool for pool in self._pools if pool.has(call.endpoint)), None)
+        pool = next((pool for pool in (pools if call.version else self._pools) if pool.has(call.endpoint)), None)
         attempt = None if pool is None else pool.begin_at(call.endpoint)
         if attempt is not None:
             return attempt
@@ -201,13 +209,14 @@ def _begin_other_attempt(
     return None
 
 
-def _must_not_be_repeated(call: Call) -> bool:
+def _must_not_be_repeated(call: Call, attempt: Attempt) -> bool:
     """Whether the first response to a call is the client's, whatever it says.
 
     A part of the body was taken that can't be sent again; or another endpoint would only say that it does not have the
     earlier response that the call refers to, where the client should learn that this one has no room now.
     """
-    return call.endpoint != 0 or (call.rest is not None and call.rest.begun)
+    has_response = call.endpoint != 0 and name_hash(attempt.endpoint.url) == call.endpoint
+    return call.pinned or has_response or (call.rest is not None and call.rest.begun)
 
 
 def _by_weight(pools: list[EndpointPool], point: float) -> Iterator[EndpointPool]:

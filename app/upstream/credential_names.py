@@ -96,7 +96,7 @@ _NO_LETTER_OR_DIGIT = re.compile("[^a-z0-9]+")
 
 
 def is_credential(name: str) -> bool:
-    """Whether the header of this name, in lower case, carries or may carry a secret of the client (docs/protocols.md)."""
+    """Whether the header of this name, in lower case, may carry a secret of the client (docs/protocols.md)."""
     words = _words(name)
     if not words:
         return False
