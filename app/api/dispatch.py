@@ -118,13 +118,14 @@ class Dispatcher(NamedTuple):
         if size > _LARGE_BODY_BYTES:
             gevent.sleep(0)
         version = request.version or req.env.get(_PIN_KEY, "")
-        send = partial(self._send, req, exchange, request, prompt, version)
         began = monotonic()
         try:
             if falls_back and model.route.fallback:
+                send = partial(self._send, req, exchange, request, prompt, version)
                 reply = self._fail_over(req, resp, exchange, model, version, send)
             else:
-                reply = send(self.admit(exchange, model, version))
+                model = self.admit(exchange, model, version)
+                reply = self._send(req, exchange, request, prompt, version, model)
             exchange.hold(reply.close)
         finally:
             began += exchange.queue_s
