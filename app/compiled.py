@@ -26,6 +26,7 @@ MODULES = (
     "app.routing.outlier_detection",
     "app.routing.policies",
     "app.server.client_connection",
+    "app.server.declared_body",
     "app.server.fast_path",
     "app.shared_memory.counters",
     "app.upstream.chunks",

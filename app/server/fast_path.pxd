@@ -1,25 +1,12 @@
-cimport cython
-
 from app.native cimport join_response, split_request
 from app.server.client_connection cimport ClientConnection
+from app.server.declared_body cimport DeclaredBody
 
 
 cdef class Request:
     cdef readonly dict environ
-    cdef readonly Body body
+    cdef readonly DeclaredBody body
     cdef readonly bint keep
-
-
-cdef class Body:
-    cdef ClientConnection _connection
-    cdef bytes _have
-    cdef Py_ssize_t _left
-    cdef readonly bytes rest
-
-    cpdef read(self, size=*)
-    @cython.locals(have=Py_ssize_t, room=Py_ssize_t, count=Py_ssize_t, ended=bint)
-    cdef bytes _receive(self, Py_ssize_t wanted)
-    cpdef bint finished(self) except -1
 
 
 cdef class FastPath:

@@ -13,7 +13,8 @@ from gunicorn.http import wsgi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.server.fast_path import Body, FastPath, Request, ResponseWriter
+from app.server.declared_body import DeclaredBody
+from app.server.fast_path import FastPath, Request, ResponseWriter
 from tests.support.generated_requests import BODIES, TOKENS, generated_requests
 from tests.support.parsers import LISTENER, PATH, PEER, PLAIN, Wire, config, gunicorns, ordinary, taken
 from tests.support.requests_corpus import CORPUS, get, post
@@ -260,10 +261,10 @@ def test_names_that_clients_choose_are_not_kept_forever() -> None:
 # The body.
 
 
-def body(declared: int, data: bytes, *more: bytes) -> tuple[Body, Wire]:
+def body(declared: int, data: bytes, *more: bytes) -> tuple[DeclaredBody, Wire]:
     """A body that begins with `data`, after three bytes of head."""
     wire = Wire(*more)
-    return Body(wire.connection, b"..." + data, 3, declared), wire
+    return DeclaredBody(wire.connection, b"..." + data, 3, declared), wire
 
 
 def test_body_that_came_with_the_head_asks_for_nothing() -> None:
