@@ -27,7 +27,7 @@ class DeclaredBody:
         wanted = self._left if size is None or size < 0 else min(size, self._left)
         if len(self._have) < wanted:
             self._have = self._receive(wanted)
-        taken = self._have[:wanted]  # all of it, and then the same object, or what came with the head and more
+        taken = self._have[:wanted]  # no copy where that is all of it
         self._have = self._have[wanted:]
         self._left -= len(taken)
         return taken
