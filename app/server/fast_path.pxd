@@ -1,5 +1,3 @@
-cimport cython
-
 from app.native cimport join_response, split_request
 from app.server.client_connection cimport ClientConnection
 from app.server.declared_body cimport DeclaredBody

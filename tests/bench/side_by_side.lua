@@ -1,8 +1,8 @@
 -- The load of the benches that compare. Arguments: how many milliseconds all connections are to be open before anything
 -- is asked over them, how many connections there are, and the bodies to POST in turn, over and over. FILL(N) in a body
--- stands for N letters, because an argument can't be that long. It looks at no
--- answer while the load runs, so it costs as little as wrk can; the figures come in one line at the end, latencies in
--- microseconds. wrk runs a function before every request if there is one called `request`, or called `delay`.
+-- stands for N letters, because an argument can't be that long. It looks at no answer while the load runs, so it costs
+-- as little as wrk can; the figures come in one line at the end, latencies in microseconds. wrk runs a function before
+-- every request if there is one called `request`, or called `delay`.
 
 local ffi = require("ffi")
 ffi.cdef [[
