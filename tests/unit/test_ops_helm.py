@@ -1,0 +1,148 @@
+"""The chart under ops/helm: what it renders is what kustomize does, and its schema refuses what makes no sense."""
+
+import copy
+import json
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from app.config.settings import Settings, load_settings
+from tests.support.ops import CHART, ROOT, NotRendered, Object, chart, one, overlay
+
+PRODUCTION = {
+    "image": {"repository": "registry.example.com/router", "tag": "0.1.0"},
+    "modelServers": [{"deployment": "model-server", "model": "my-model", "requestsPerPod": 24, "maxReplicas": 8}],
+}
+DEV = {
+    "autoscaling": {"class": "hpa", "minReplicas": 1, "maxReplicas": 3},
+    "image": {"repository": "router", "tag": "dev"},
+    "memory": "256Mi",
+    "podMonitor": False,
+    "workers": 1,
+}
+
+
+def _by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
+    """The objects by kind and name, without the one label that only Helm adds.
+
+    Variables are sorted: kustomize puts those that a patch changes first, and none refers to another.
+    """
+    found = {}
+    for each in copy.deepcopy(objects):
+        each["metadata"]["labels"].pop("app.kubernetes.io/managed-by", None)
+        if each["kind"] == "Deployment":
+            each["spec"]["template"]["spec"]["containers"][0]["env"].sort(key=lambda entry: entry["name"])
+        found[each["kind"], each["metadata"]["name"]] = each
+    return found
+
+
+def _environment(objects: list[Object]) -> dict[str, str]:
+    (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "namespace"),
+    [("overlays/production", PRODUCTION, "inference"), ("overlays/dev", DEV, "inference-dev")],
+)
+def test_chart_renders_what_kustomize_does(name: str, values: dict[str, Any], namespace: str) -> None:
+    """Whichever of the two somebody uses, the objects are the same, field by field."""
+    rendered, expected = _by_name(chart(values, namespace=namespace)), _by_name(overlay(name))
+    assert rendered.keys() == expected.keys()
+    for key, each in expected.items():
+        assert rendered[key] == each
+
+
+def test_defaults_are_those_of_the_base() -> None:
+    """Without a value, what runs is the base; the chart's release is the package's."""
+    rendered, expected = _by_name(chart({"image": {"tag": "0.1.0"}})), _by_name(overlay("base"))
+    for (kind, name), each in expected.items():
+        each["metadata"]["namespace"] = "inference"
+        assert rendered[kind, name] == each
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert f'version = "{about["appVersion"]}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_two_releases_in_one_namespace_have_nothing_in_common() -> None:
+    """As of two overlays: no name and no selector matches the other release's."""
+    first, second = chart(PRODUCTION, name="chat.v1"), chart({}, name="embed-router")
+    assert not _by_name(first).keys() & _by_name(second).keys()
+    assert one(first, "Service")["metadata"]["name"] == "chat-v1-router"
+    labels = one(first, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert not one(second, "Service")["spec"]["selector"].items() <= labels.items()
+    query = one(first, "ScaledObject", name="router")["spec"]["triggers"][0]["metadata"]["query"]
+    assert 'deployment="chat-v1-router"' in query
+
+
+def test_long_release_names_leave_room_for_the_pods() -> None:
+    """Helm allows 53 characters. A Deployment of more than 52 would have pods whose names are cut."""
+    for name in ("a" * 53, "router-" + "a" * 46, "a" * 44 + "-" + "b" * 8):
+        names = {each["metadata"]["name"] for each in chart({}, name=name)}
+        assert len(names) == 1
+        assert all(len(each) <= 52 and not each.endswith("-") for each in names)
+
+
+@pytest.mark.parametrize(("cap", "percent", "target"), [(10, 70, "7"), (64, 70, "44"), (1, 70, "1"), (3, 100, "3")])
+def test_target_follows_from_the_cap(cap: int, percent: int, target: str) -> None:
+    """One value moves both the cap and what the autoscaler aims at."""
+    values = {"maxConcurrency": cap, "autoscaling": {"targetPercent": percent}}
+    objects = chart(values)
+    assert _environment(objects)["MAX_CONCURRENCY"] == str(cap)
+    assert one(objects, "ScaledObject")["spec"]["triggers"][0]["metadata"]["threshold"] == target
+
+
+def test_without_an_autoscaler_the_number_of_pods_is_fixed() -> None:
+    """Only then does the chart write `replicas`."""
+    objects = chart({"autoscaling": {"class": "none", "minReplicas": 5}})
+    assert one(objects, "Deployment")["spec"]["replicas"] == 5
+    assert not {"HorizontalPodAutoscaler", "ScaledObject"} & {each["kind"] for each in objects}
+
+
+def test_environment_is_understood_by_the_application() -> None:
+    """Variables, routes and times of the values reach the container as settings that load."""
+    values = {"env": {"QUEUE_SIZE": "5"}, "gracefulTimeoutS": 120, "preStopS": 15, "routes": "x", "maxBodyBytes": 10**7}
+    objects = chart(values)
+    environment = _environment(objects)
+    assert environment.keys() <= {field.name.upper() for field in msgspec.structs.fields(Settings)}
+    settings = load_settings(environment, cpus=1)
+    assert (settings.queue_size, settings.graceful_timeout_s, settings.max_body_bytes) == (5, 120, 10**7)
+    pod = one(objects, "Deployment")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 120 + 15 + 10
+    assert pod["volumes"] == [{"name": "routes", "configMap": {"name": "router"}}]
+    assert one(objects, "ConfigMap")["data"] == {"routes.toml": "x"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"maxConcurency": 5},
+        {"maxConcurrency": 0},
+        {"maxConcurrency": "10"},
+        {"autoscaling": {"class": "knative"}},
+        {"autoscaling": {"minReplicas": 4, "maxReplicas": 3}},
+        {"env": {"MAX_CONCURRENCY": "5"}},
+        {"env": {"QUEUE_SIZE": 5}},
+        {"image": {"digest": "latest"}},
+        {"memory": "lots"},
+        {"modelServers": [{"deployment": "llama"}]},
+        {"podSpec": {"hostNetwork": True}},
+        {"volumeMounts": [{"name": "a", "mountPath": "/a", "subPath": "b"}]},
+    ],
+    ids=json.dumps,
+)
+def test_values_that_make_no_sense_are_refused(values: dict[str, Any]) -> None:
+    """Nothing is installed, and the message names the value."""
+    (name, value) = next(iter(values.items()))
+    names = (name, *value) if isinstance(value, dict) else (name,)
+    with pytest.raises(NotRendered, match="|".join(names)):
+        chart(values)
+
+
+def test_every_value_has_a_schema() -> None:
+    """A value that the schema doesn't list would be refused as unknown."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert schema["additionalProperties"] is False
+    assert schema["properties"].keys() - {"global"} == values.keys()
