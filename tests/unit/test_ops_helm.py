@@ -93,6 +93,13 @@ def test_target_follows_from_the_cap(cap: int, percent: int, target: str) -> Non
     assert one(objects, "ScaledObject")["spec"]["triggers"][0]["metadata"]["threshold"] == target
 
 
+def test_prometheus_finds_the_monitor_by_labels() -> None:
+    """Many a Prometheus selects PodMonitors by a label, and scrapes nothing that lacks it."""
+    metadata = one(chart({"podMonitorLabels": {"release": "prometheus"}}), "PodMonitor")["metadata"]
+    assert metadata["labels"]["release"] == "prometheus"
+    assert metadata["labels"]["app.kubernetes.io/instance"] == "router"
+
+
 def test_without_an_autoscaler_the_number_of_pods_is_fixed() -> None:
     """Only then does the chart write `replicas`."""
     objects = chart({"autoscaling": {"class": "none", "minReplicas": 5}})
