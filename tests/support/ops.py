@@ -26,13 +26,15 @@ Object = dict[str, Any]
 _RENDER = """
 import json, sys
 import helm_python as helm
-chart, values, name, namespace = json.load(sys.stdin)
-try:
-    with helm.Chart.load(chart) as loaded:
-        files = loaded.render(values, name=name, namespace=namespace)
-except helm.HelmError as error:
-    sys.exit(str(error))
-json.dump(files, sys.stdout)
+path, cases = json.load(sys.stdin)
+results = []
+with helm.Chart.load(path) as chart:
+    for values, name, namespace in cases:
+        try:
+            results.append([chart.render(values, name=name, namespace=namespace), ""])
+        except helm.HelmError as error:
+            results.append([None, str(error)])
+json.dump(results, sys.stdout)
 """
 
 
@@ -57,8 +59,19 @@ def overlay(name: str) -> list[Object]:
 
 def chart(values: Object | None = None, name: str = "router", namespace: str = "inference") -> list[Object]:
     """Every object that `helm install NAME` would create."""
-    files = json.loads(_run([sys.executable, "-c", _RENDER], json.dumps([str(CHART), values or {}, name, namespace])))
-    return [one for path in sorted(files) for one in _objects(files[path])]
+    (result,) = charts((values or {}, name, namespace))
+    if isinstance(result, NotRendered):
+        raise result
+    return result
+
+
+def charts(*cases: tuple[Object, str, str]) -> list[list[Object] | NotRendered]:
+    """The same for several values, names and namespaces, in one process; loading Helm takes most of the time."""
+    rendered = json.loads(_run([sys.executable, "-c", _RENDER], json.dumps([str(CHART), cases])))
+    return [
+        NotRendered(error) if files is None else [each for path in sorted(files) for each in _objects(files[path])]
+        for files, error in rendered
+    ]
 
 
 def one(objects: Iterable[Object], kind: str, **labels: str) -> Object:
