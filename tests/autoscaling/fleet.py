@@ -15,6 +15,7 @@ from tests.support.router import Router, until
 CAP = 10
 """As in ops/k8s."""
 LATENCY_S = 0.12
+TRIES = 4
 SCRAPES = 3
 """Of one router under one load, a bit apart: pods are scraped at different moments too."""
 CONNECTIONS = CAP + 6
@@ -94,7 +95,18 @@ class Fleet:
         return [shown[pod % len(shown)] for pod in range(count)]
 
     def _measure(self, offered: float) -> list[Sample]:
-        """Have every router get so many requests at once, and scrape it several times while it does."""
+        """Have every router get so many requests at once, and scrape it several times while it does.
+
+        A busy machine may delay the requests, and the load is then another one. It is measured again in that case.
+        """
+        for _ in range(TRIES):
+            samples, late_s = self._try_to_measure(offered)
+            if late_s < LATENCY_S / 3:
+                break
+        return samples
+
+    def _try_to_measure(self, offered: float) -> tuple[list[Sample], float]:
+        """Returns what the routers showed, and by how much a request came too late at most."""
         loads = [_Load(router.port, offered / LATENCY_S) for router in self._routers]
         try:
             for load in loads:
@@ -108,11 +120,12 @@ class Fleet:
         finally:
             for load in loads:
                 load.stop()
-        return [
+        samples = [
             _sample(old, now, last, seconds)
             for pages in scraped
             for old, now, last in zip(before, pages, scraped[-1], strict=True)
         ]
+        return samples, max(load.late_s for load in loads)
 
 
 def _sample(before: Page, now: Page, last: Page, seconds: float) -> Sample:
@@ -136,6 +149,7 @@ class _Load:
         self._distance_s = 1 / per_second
         self._began = time.monotonic()
         self._numbers = itertools.count()
+        self.late_s = 0.0
         self._stopped = threading.Event()
         self._served = threading.Event()
         self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(CONNECTIONS)]
@@ -155,12 +169,16 @@ class _Load:
     def _send(self) -> None:
         with socket.create_connection(("127.0.0.1", self._port), timeout=20) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            while not self._stopped.wait(
-                max(0.0, self._began + next(self._numbers) * self._distance_s - time.monotonic())
-            ):
+            due = self._due()
+            while not self._stopped.wait(max(0.0, due - time.monotonic())):
+                self.late_s = max(self.late_s, time.monotonic() - due)
                 connection.sendall(self._REQUEST)
                 if _read_response(connection).startswith(b"HTTP/1.1 200"):
                     self._served.set()
+                due = self._due()
+
+    def _due(self) -> float:
+        return self._began + next(self._numbers) * self._distance_s
 
 
 def _read_response(connection: socket.socket) -> bytes:
