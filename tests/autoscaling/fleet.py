@@ -111,28 +111,39 @@ class Fleet:
         try:
             for load in loads:
                 load.await_steady()
-            began, before = time.monotonic(), [router.metrics() for router in self._routers]
+            before = [_Scrape(router) for router in self._routers]
             scraped = []
             for _ in range(SCRAPES):
                 time.sleep(LATENCY_S * 1.6 / SCRAPES)  # the interval between the scrapes
-                scraped.append([router.metrics() for router in self._routers])
-            seconds = time.monotonic() - began
+                scraped.append([_Scrape(router) for router in self._routers])
         finally:
             for load in loads:
                 load.stop()
         samples = [
-            _sample(old, now, last, seconds)
+            _sample(old, now.page, last)
             for pages in scraped
             for old, now, last in zip(before, pages, scraped[-1], strict=True)
         ]
         return samples, max(load.late_s for load in loads)
 
 
-def _sample(before: Page, now: Page, last: Page, seconds: float) -> Sample:
-    rejected = total(last, "router_rejected_requests_total") - total(before, "router_rejected_requests_total")
-    ended = total(last, "router_requests_total") - total(before, "router_requests_total")
+class _Scrape:
+    """A page, and when it was read, as far as one can say."""
+
+    def __init__(self, router: Router) -> None:
+        began = time.monotonic()
+        self.page: Page = router.metrics()
+        self.at = (began + time.monotonic()) / 2
+
+
+def _sample(before: _Scrape, now: Page, last: _Scrape) -> Sample:
+    rejected, ended = (
+        total(last.page, name) - total(before.page, name)
+        for name in ("router_rejected_requests_total", "router_requests_total")
+    )
     inflight = total(now, "router_inflight_requests")
-    demand = inflight + total(now, "router_queued_requests") + missing_between(before, last, seconds)
+    missing = missing_between(before.page, last.page, last.at - before.at)
+    demand = inflight + total(now, "router_queued_requests") + missing
     return Sample(inflight, demand, rejected / ended if ended else 0.0)
 
 
