@@ -1,419 +1,283 @@
-"""The operators' files under ops/: valid by themselves, in step with each other, and true to the application."""
+"""The objects under ops/k8s: complete, in step with each other, and apart from those of another router."""
 
-import json
 import re
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-from functools import cache
+import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
-import msgspec
 import pytest
-import requests
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
-from app.config.settings import Settings, load_settings
-from tests.support.local_router import LocalRouter
+from tests.support.ops import K8S, OPS, ROOT, Object, kustomize, one, overlay, with_component
 
-ROOT = Path(__file__).resolve().parents[2]
-OPS = ROOT / "ops"
-K8S = OPS / "k8s"
-ADAPTER_RULE = OPS / "prometheus/adapter-rule.yaml"
-ALERTS = OPS / "prometheus/alerts.yaml"
-ALERTS_TEST = OPS / "prometheus/alerts.test.yaml"
+OVERLAYS = ("base", "overlays/dev", "overlays/production")
 GUIDE = ROOT / "docs/kubernetes.md"
-
-OLDEST = "1.30"  # the first Kubernetes that knows every field used without a feature gate
 KINDS = {
     "Deployment": "apps/v1",
     "HorizontalPodAutoscaler": "autoscaling/v2",
+    "NetworkPolicy": "networking.k8s.io/v1",
     "PodDisruptionBudget": "policy/v1",
+    "PodMonitor": "monitoring.coreos.com/v1",
+    "ScaledObject": "keda.sh/v1alpha1",
     "Service": "v1",
     "ServiceAccount": "v1",
 }
-TARGET_LABELS = {"namespace", "job", "pod", "container"}  # what the Prometheus Operator adds to every series of a pod
 
 
 def _load(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
-@cache
-def _objects() -> dict[str, Any]:
-    return {manifest["kind"]: manifest for manifest in map(_load, K8S.glob("*.yaml"))}
-
-
-def _pod() -> Any:
-    return _objects()["Deployment"]["spec"]["template"]
-
-
-def _container() -> Any:
-    (container,) = _pod()["spec"]["containers"]
+def _container(objects: list[Object]) -> Any:
+    (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
     return container
 
 
-def _environment() -> dict[str, str]:
-    """The container's variables as the kubelet would set them in a pod called router-0."""
-    fields = {"metadata.name": "router-0"}
-    return {
-        entry["name"]: entry["value"] if "value" in entry else fields[entry["valueFrom"]["fieldRef"]["fieldPath"]]
-        for entry in _container()["env"]
+def _cap(objects: list[Object]) -> int:
+    (cap,) = [int(entry["value"]) for entry in _container(objects)["env"] if entry["name"] == "MAX_CONCURRENCY"]
+    return cap
+
+
+def _pod_selectors(objects: list[Object]) -> dict[str, dict[str, str]]:
+    """Whatever selects the router's pods, by where it stands."""
+    found = {"Service": one(objects, "Service")["spec"]["selector"]}
+    for each in objects:
+        if each["kind"] in ("Deployment", "PodDisruptionBudget", "PodMonitor"):
+            found[each["kind"]] = each["spec"]["selector"]["matchLabels"]
+        if each["kind"] == "NetworkPolicy":
+            found["NetworkPolicy"] = each["spec"]["podSelector"]["matchLabels"]
+    for spread in one(objects, "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+        found[spread["topologyKey"]] = spread["labelSelector"]["matchLabels"]
+    return found
+
+
+# The files.
+
+
+def test_every_file_is_listed() -> None:
+    """A file that no kustomization lists would never be applied."""
+    for file in K8S.rglob("kustomization.yaml"):
+        kustomization = _load(file)
+        listed = [*kustomization.get("resources", []), *kustomization.get("configurations", [])]
+        there = {path.name for path in file.parent.glob("*.yaml")} - {"kustomization.yaml"}
+        assert {name for name in listed if name.endswith(".yaml")} == there, file
+
+
+def test_overlays_use_every_component() -> None:
+    """What no overlay uses would be tested by nothing, but for discovery: few need it, and it gives pods a token."""
+    used = {Path(name).name for each in OVERLAYS[1:] for name in _load(K8S / each / "kustomization.yaml")["components"]}
+    assert used | {"discovery"} == {folder.name for folder in (K8S / "components").iterdir()}
+
+
+def test_base_has_a_short_name() -> None:
+    """`kubectl apply -k ops/k8s` goes on working, and needs nothing that a bare cluster lacks."""
+    assert kustomize(K8S) == overlay("base")
+    assert {each["kind"] for each in overlay("base")} == {
+        "Deployment",
+        "PodDisruptionBudget",
+        "Service",
+        "ServiceAccount",
     }
 
 
-def _settings() -> Settings:
-    return load_settings(_environment(), cpus=1)
+def test_dev_overlay_needs_no_add_on() -> None:
+    """`kubectl apply` fails as a whole where the CRD of one object is missing."""
+    groups = {each["apiVersion"] for each in overlay("overlays/dev")}
+    assert groups <= {"v1", "apps/v1", "autoscaling/v2", "networking.k8s.io/v1", "policy/v1"}
 
 
-def _container_ports() -> dict[str, int]:
-    return {port["name"]: port["containerPort"] for port in _container()["ports"]}
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_versions_are_those_that_are_served(name: str) -> None:
+    """Each kind has the version of its API that is current."""
+    for each in overlay(name):
+        assert KINDS[each["kind"]] == each["apiVersion"]
 
 
-def _promtool(*arguments: str | Path) -> None:
-    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-# The objects by themselves.
-
-
-def test_kustomization_lists_every_object() -> None:
-    """A file that is not listed would never be applied."""
-    files = {path.name for path in K8S.iterdir() if path.is_file()} - {"kustomization.yaml"}
-    kustomization = _load(K8S / "kustomization.yaml")
-    assert kustomization["kind"] == "Kustomization"
-    assert kustomization["apiVersion"] == "kustomize.config.k8s.io/v1beta1"
-    assert sorted(kustomization["resources"]) == sorted(files)
-    assert {kind: manifest["apiVersion"] for kind, manifest in _objects().items()} == {
-        **KINDS,
-        "Kustomization": "kustomize.config.k8s.io/v1beta1",
-        "PodMonitor": "monitoring.coreos.com/v1",
-    }
-
-
-@pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
-@pytest.mark.parametrize("kind", KINDS)
-def test_objects_fit_the_schemas_of_kubernetes(kind: str, version: str) -> None:
-    """No field is unknown or of a wrong type, in the oldest Kubernetes that is promised and in the newest known."""
-    kubernetes_validate.validate(_objects()[kind], version, strict=True)
-
-
-def test_pod_monitor_is_one_the_operator_takes() -> None:
-    """A PodMonitor has no schema here. Its port must be the name of a container's port, or nothing is scraped."""
-    spec = _objects()["PodMonitor"]["spec"]
-    assert spec.keys() == {"selector", "podMetricsEndpoints"}
-    (endpoint,) = spec["podMetricsEndpoints"]
-    assert endpoint.keys() == {"port", "path", "interval"}
-    assert _container_ports()[endpoint["port"]] == int(_settings().admin_port or 0)
-    assert endpoint["path"] == "/metrics"
-    assert re.fullmatch(r"\d+s", endpoint["interval"])
+def test_guide_explains_every_file() -> None:
+    """The page for operators names each file and each component."""
+    guide = GUIDE.read_text()
+    for folder in (K8S, OPS / "prometheus"):
+        for path in folder.rglob("*.yaml"):
+            name = path.name if path.name != "kustomization.yaml" else path.parent.name.replace("k8s", "ops/k8s")
+            assert f"`{name}`" in guide, path
 
 
 # The objects with each other.
 
 
-def test_selectors_choose_the_routers_pods() -> None:
-    """Whatever selects pods by labels selects those of the Deployment, and what is named has that name."""
-    specs = {kind: manifest.get("spec", {}) for kind, manifest in _objects().items()}
-    selectors = [specs[kind]["selector"]["matchLabels"] for kind in ("Deployment", "PodDisruptionBudget", "PodMonitor")]
-    selectors.append(specs["Service"]["selector"])
-    spread = _pod()["spec"]["topologySpreadConstraints"]
-    selectors.extend(constraint["labelSelector"]["matchLabels"] for constraint in spread)
-    for selector in selectors:
-        assert selector
-        assert selector.items() <= _pod()["metadata"]["labels"].items()
-    assert {constraint["topologyKey"] for constraint in spread} == {
-        "topology.kubernetes.io/zone",
-        "kubernetes.io/hostname",
-    }
-    deployment = _objects()["Deployment"]["metadata"]["name"]
-    assert specs["HorizontalPodAutoscaler"]["scaleTargetRef"] == {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "name": deployment,
-    }
-    assert _pod()["spec"]["serviceAccountName"] == _objects()["ServiceAccount"]["metadata"]["name"]
-    assert f'{{deployment="{deployment}"}}' in ALERTS.read_text()
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_selectors_choose_the_routers_pods(name: str) -> None:
+    """Whatever selects pods selects those of the Deployment, by name and instance, and what is named has that name."""
+    objects = overlay(name)
+    deployment = one(objects, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    for where, selector in _pod_selectors(objects).items():
+        assert selector.keys() == {"app.kubernetes.io/name", "app.kubernetes.io/instance"}, where
+        assert selector.items() <= labels.items(), where
+    account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+    assert account == one(objects, "ServiceAccount")["metadata"]["name"]
+    for each in objects:
+        if each["kind"] in ("HorizontalPodAutoscaler", "ScaledObject") and each["metadata"]["name"] != "model-server":
+            target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment["metadata"]["name"]}
+            assert each["spec"]["scaleTargetRef"] == target
+
+
+@pytest.mark.parametrize("overlay_name", ["dev", "production"])
+def test_two_routers_in_one_namespace_have_nothing_in_common(tmp_path: Path, overlay_name: str) -> None:
+    """A copy with a suffix and a label of its own selects none of the other's pods, and has none of its names.
+
+    If two budgets or two autoscalers match one pod, evictions fail and the autoscalers stop.
+    """
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s/overlays" / overlay_name / "kustomization.yaml"
+    kustomization = _load(file)
+    kustomization["nameSuffix"] = "-b"
+    kustomization["labels"] = [{"pairs": {"app.kubernetes.io/instance": "router-b"}, "includeSelectors": True}]
+    file.write_text(yaml.safe_dump(kustomization))
+    first, second = overlay(f"overlays/{overlay_name}"), kustomize(file.parent)
+    labels = one(first, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    for where, selector in _pod_selectors(second).items():
+        assert not selector.items() <= labels.items(), where
+    labels = one(second, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    for where, selector in _pod_selectors(second).items():
+        assert selector.items() <= labels.items(), where
+    names = [{(each["kind"], each["metadata"]["name"]) for each in objects} for objects in (first, second)]
+    assert not names[0] & names[1]
+    if overlay_name == "dev":
+        autoscaler = one(second, "HorizontalPodAutoscaler")["spec"]
+        assert autoscaler["metrics"][0]["object"]["describedObject"]["name"] == "router-b"
+    else:
+        autoscaler = one(second, "ScaledObject", name="router")["spec"]
+        assert 'deployment="router-b"' in autoscaler["triggers"][0]["metadata"]["query"]
+    assert autoscaler["scaleTargetRef"]["name"] == "router-b"
+
+
+def test_queries_name_the_namespace_of_the_overlay(tmp_path: Path) -> None:
+    """KEDA's queries ask for the routers of the namespace that the overlay sets."""
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s/overlays/production/kustomization.yaml"
+    file.write_text(re.sub("^namespace: .*$", "namespace: chat", file.read_text(), flags=re.MULTILINE))
+    scaled = [each for each in kustomize(file.parent) if each["kind"] == "ScaledObject"]
+    queries = [trigger["metadata"]["query"] for each in scaled for trigger in each["spec"]["triggers"]]
+    assert len(queries) == 3
+    assert all(re.findall('namespace="([^"]*)"', query) == ["chat"] for query in queries)
 
 
 def test_service_serves_requests_and_no_metrics() -> None:
     """Clients reach the request port by the Service, and the admin port not at all."""
-    (port,) = _objects()["Service"]["spec"]["ports"]
+    (port,) = one(overlay("base"), "Service")["spec"]["ports"]
     assert (port["port"], port["targetPort"]) == (80, "http")
 
 
-def test_nothing_fixes_the_number_of_pods() -> None:
-    """The autoscaler owns it, and keeps enough of them that an eviction leaves one."""
-    assert "replicas" not in _objects()["Deployment"]["spec"]
-    evictable = _objects()["PodDisruptionBudget"]["spec"]["maxUnavailable"]
-    assert _objects()["HorizontalPodAutoscaler"]["spec"]["minReplicas"] > evictable >= 1
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_nothing_fixes_the_number_of_pods(name: str) -> None:
+    """The autoscaler owns it: applying a file again must not reset it."""
+    assert "replicas" not in one(overlay(name), "Deployment")["spec"]
 
 
-def test_autoscaler_aims_at_seventy_percent_of_the_cap() -> None:
+def test_evictions_leave_most_pods() -> None:
+    """A share and not a number, so that a large fleet is drained in reasonable time; never all of the fewest."""
+    share = one(overlay("overlays/production"), "PodDisruptionBudget")["spec"]["maxUnavailable"]
+    assert share == "25%"
+    fewest = one(overlay("overlays/production"), "ScaledObject", name="router")["spec"]["minReplicaCount"]
+    assert fewest > -(-fewest * 25 // 100)
+
+
+def test_pod_monitor_finds_the_port_and_names_the_deployment() -> None:
+    """The port is a container's, and the label `deployment` is the name without what a ReplicaSet adds to it."""
+    objects = overlay("overlays/production")
+    (endpoint,) = one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in _container(objects)["ports"]}
+    assert endpoint["path"] == "/metrics"
+    (relabeling,) = endpoint["relabelings"]
+    assert relabeling["targetLabel"] == "deployment"
+    for deployment in ("router", "chat-router-b"):
+        assert re.fullmatch(relabeling["regex"], f"{deployment}-5d8f7c9b6c").group(1) == deployment  # type: ignore[union-attr]
+
+
+def test_network_policy_keeps_the_admin_port_for_prometheus() -> None:
+    """Requests come from anywhere. The admin port, which has no authentication, is open to one namespace."""
+    objects = overlay("overlays/production")
+    spec = one(objects, "NetworkPolicy")["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    rules = {rule["ports"][0]["port"]: rule for rule in spec["ingress"]}
+    assert rules.keys() == {port["name"] for port in _container(objects)["ports"]}
+    assert "from" not in rules["http"]
+    (peer,) = rules["admin"]["from"]
+    assert peer["namespaceSelector"]["matchLabels"]
+
+
+def test_discovery_may_read_endpoint_slices_and_nothing_else() -> None:
+    """With the component, the pods have a token, and their account the right to find endpoints; without it neither."""
+    objects = with_component("discovery")
+    pod = one(objects, "Deployment")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is True
+    role, binding = one(objects, "Role"), one(objects, "RoleBinding")
+    assert role["rules"] == [
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}
+    ]
+    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == ("Role", role["metadata"]["name"])
+    account = {"kind": "ServiceAccount", "name": pod["serviceAccountName"], "namespace": "inference"}
+    assert binding["subjects"] == [account]
+    assert one(overlay("base"), "Deployment")["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+# The autoscalers.
+
+
+def _targets(objects: list[Object]) -> list[float]:
+    if any(each["kind"] == "HorizontalPodAutoscaler" for each in objects):
+        metrics = one(objects, "HorizontalPodAutoscaler")["spec"]["metrics"]
+        targets = [metric[metric["type"].lower()]["target"] for metric in metrics]
+        assert {target["type"] for target in targets} == {"AverageValue"}
+        return [float(target["averageValue"]) for target in targets]
+    (trigger,) = one(objects, "ScaledObject", name="router")["spec"]["triggers"]
+    assert trigger["metricType"] == "AverageValue"
+    return [float(trigger["metadata"]["threshold"])]
+
+
+@pytest.mark.parametrize("name", OVERLAYS[1:])
+def test_autoscaler_aims_at_seventy_percent_of_the_cap(name: str) -> None:
     """The target is a number of requests, so it goes stale when MAX_CONCURRENCY alone is changed."""
-    (metric,) = _objects()["HorizontalPodAutoscaler"]["spec"]["metrics"]
-    target = metric["pods"]["target"]
-    assert target["type"] == "AverageValue"
-    assert "MAX_CONCURRENCY" in _environment()
-    assert 0.65 <= float(target["averageValue"]) / _settings().max_concurrency <= 0.75
+    for target in _targets(overlay(name)):
+        assert target / _cap(overlay(name)) == pytest.approx(0.7)
 
 
-def test_autoscaler_is_quick_up_and_slow_down() -> None:
-    """Load is followed at once; a lull of a few minutes costs no pods."""
-    behavior = _objects()["HorizontalPodAutoscaler"]["spec"]["behavior"]
+def test_both_autoscalers_behave_alike() -> None:
+    """KEDA makes an autoscaler of the same kind: load is followed at once, and a lull of minutes costs no pods."""
+    behavior = one(overlay("overlays/dev"), "HorizontalPodAutoscaler")["spec"]["behavior"]
+    keda = one(overlay("overlays/production"), "ScaledObject", name="router")["spec"]
+    assert keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == behavior
     assert behavior["scaleUp"]["stabilizationWindowSeconds"] == 0
     assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300
     assert all(policy["value"] < 100 for policy in behavior["scaleDown"]["policies"] if policy["type"] == "Percent")
 
 
-# The Deployment and the application.
-
-
-def test_environment_is_understood_by_the_application() -> None:
-    """A variable that is no setting would be ignored without a word, and a bad value would stop the pod's start."""
-    assert _environment().keys() <= {field.name.upper() for field in msgspec.structs.fields(Settings)}
-    assert _settings().pod_name == "router-0"
-    assert "envFrom" not in _container()
-
-
-def test_ports_are_those_the_application_listens_on() -> None:
-    """The port names, on which Service, probes and PodMonitor rely, stand for BIND and ADMIN_BIND, open to the pod."""
-    settings = _settings()
-    assert settings.binds == [f"0.0.0.0:{port}" for port in _container_ports().values()]
-    assert list(_container_ports()) == ["http", "admin"]
-
-
-def test_probes_ask_what_they_are_for() -> None:
-    """Liveness never depends on /readyz: a pod that drains or lost its model must not be killed for it."""
-    paths = {name: _container()[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
-    assert paths == {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"}
-    assert {_container()[f"{name}Probe"]["httpGet"]["port"] for name in paths} <= _container_ports().keys()
-
-
-def test_drain_ends_before_the_grace_period() -> None:
-    """SIGKILL must come after the wait for proxies and the wait for requests, with time for the exit itself."""
-    waits = _container()["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert waits >= 5
-    assert "GRACEFUL_TIMEOUT_S" in _environment()
-    assert _pod()["spec"]["terminationGracePeriodSeconds"] >= waits + _settings().graceful_timeout_s + 5
-
-
-def test_workers_have_the_cores_they_use() -> None:
-    """A worker is one thread: fewer cores than workers starve them, and more lie idle."""
-    assert "WEB_CONCURRENCY" in _environment()
-    resources = _container()["resources"]
-    assert int(resources["requests"]["cpu"]) == _settings().web_concurrency
-    assert resources["requests"]["memory"] == resources["limits"]["memory"]
-
-
-def test_metrics_files_are_cleared_after_a_kill() -> None:
-    """/dev/shm is the pod's and outlives its containers: a fresh directory a start would fill it."""
-    directory = _settings().prometheus_multiproc_dir
-    assert directory is not None
-    assert Path(directory).parent == Path("/dev/shm")
-
-
-def test_pod_has_no_privileges() -> None:
-    """The restricted Pod Security Standard, a root that can't be written, and no token for the Kubernetes API."""
-    pod, own = _pod()["spec"], _container()["securityContext"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["runAsUser"] > 0
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert own == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert pod["automountServiceAccountToken"] is False
-    assert _objects()["ServiceAccount"]["automountServiceAccountToken"] is False
-    assert pod["enableServiceLinks"] is False
-    assert "volumes" not in pod
-
-
-READ_ONLY_ROOT = """
-import errno, os, sys
-
-def refuse(event, args):
-    writes = event == "os.mkdir" or event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if writes and not isinstance(args[0], int) and not os.fsdecode(args[0]).startswith("/dev/"):
-        raise OSError(errno.EROFS, "Read-only file system", args[0])
-
-sys.addaudithook(refuse)
-"""
-
-
-@pytest.mark.slow
-def test_deployment_starts_and_answers_its_probes(tmp_path: Path) -> None:
-    """With the Deployment's settings and nowhere to write but /dev, every probe gets 200, and SIGTERM ends it well."""
-    (tmp_path / "sitecustomize.py").write_text(READ_ONLY_ROOT)
-    ports = dict.fromkeys(_container_ports(), 0)
-    for name in ports:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            ports[name] = free.getsockname()[1]
-    metrics = Path("/dev/shm") / f"router-test-{ports['admin']}"
-    environment = {
-        **_environment(),
-        "BIND": f"127.0.0.1:{ports['http']}",
-        "ADMIN_BIND": f"127.0.0.1:{ports['admin']}",
-        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
-        "PYTHONPATH": str(tmp_path),
-    }
-    urls = [
-        f"http://127.0.0.1:{ports[get['port']]}{get['path']}"
-        for get in (_container()[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness"))
+def test_autoscaler_follows_demand_beside_the_ready_pods() -> None:
+    """Demand grows on when all pods are full, so that the right number of pods is asked for in one step."""
+    metrics = one(overlay("overlays/dev"), "HorizontalPodAutoscaler")["spec"]["metrics"]
+    assert [(metric["type"], metric[metric["type"].lower()]["metric"]["name"]) for metric in metrics] == [
+        ("Object", "router_demand_requests"),
+        ("Pods", "router_inflight_requests"),
     ]
-    command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert [_status_when_up(url, server) for url in urls] == [200, 200, 200]
-            pages = [requests.get(f"http://127.0.0.1:{ports[name]}/metrics", timeout=5) for name in ("http", "admin")]
-            assert [page.status_code for page in pages] == [404, 200]
-            assert metrics.is_dir()
-        finally:
-            server.send_signal(signal.SIGTERM)
-            too_long = threading.Timer(20, server.kill)
-            too_long.start()
-            log = server.communicate()[1]
-            too_long.cancel()
-    assert server.returncode == 0, log
-    assert not metrics.exists()
 
 
-def _status_when_up(url: str, server: "subprocess.Popen[str]") -> int:
-    deadline = time.monotonic() + 20
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            return requests.get(url, timeout=5).status_code
-        except requests.ConnectionError:
-            time.sleep(0.1)
-    raise AssertionError(f"nothing answers {url}")
+@pytest.mark.parametrize("name", ["router", "model-server"])
+def test_keda_keeps_the_pods_when_prometheus_is_gone(name: str) -> None:
+    """No value is not a value of 0: after a restart of Prometheus, a full fleet must not shrink to its minimum."""
+    spec = one(overlay("overlays/production"), "ScaledObject", name=name)["spec"]
+    assert spec["triggers"][0]["metadata"]["ignoreNullValues"] == "false"
+    assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+    assert spec["fallback"]["replicas"] == max(1, spec["minReplicaCount"])
 
 
-# Metrics: what is mentioned is what the application emits.
-
-
-@pytest.fixture(scope="module")
-def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Every series that the application shows after one request, and the names of its labels."""
-    with LocalRouter(tmp_path_factory.mktemp("ops"), SIMULATED_LATENCY_MS="0") as local:
-        assert local.ask("POST", "/infer", '{"prompt": "p"}').status == 200
-        page = local.ask("GET", "/metrics").body
-    return {
-        sample.name: set(sample.labels) for family in text_string_to_metric_families(page) for sample in family.samples
-    }
-
-
-def test_every_metric_mentioned_exists(emitted: dict[str, set[str]]) -> None:
-    """A renamed metric would leave an alert that never fires and an autoscaler that sees nothing.
-
-    Compared are names of series, so a histogram must be mentioned with its _bucket, _sum or _count.
-    """
-    mentioned = {
-        (name, path.name) for path in OPS.rglob("*.yaml") for name in re.findall(r"router_[a-z_]+", path.read_text())
-    }
-    assert {path for _, path in mentioned} == {
-        "adapter-rule.yaml",
-        "alerts.test.yaml",
-        "alerts.yaml",
-        "horizontal-pod-autoscaler.yaml",
-    }
-    assert {(name, path) for name, path in mentioned if name not in emitted} == set()
-
-
-def test_every_label_mentioned_exists(emitted: dict[str, set[str]]) -> None:
-    """A renamed label would do the same, with less to notice."""
-    series = re.findall(r"(router_[a-z_]+)\{([^}]*)\}", ALERTS.read_text() + ALERTS_TEST.read_text())
-    assert series
-    for name, matchers in series:
-        assert set(re.findall(r"(\w+)(?==|!)", matchers)) <= emitted[name] | TARGET_LABELS
-
-
-# The rules for Prometheus and its adapter.
-
-
-@pytest.mark.slow
-def test_alert_rules_are_valid() -> None:
-    """Prometheus refuses a file with one bad rule whole."""
-    _promtool("check", "rules", ALERTS)
-
-
-def test_alerts_fire_when_they_should() -> None:
-    """Each alert is shown to fire in trouble and to keep quiet in health."""
-    fires: dict[bool, set[str]] = {True: set(), False: set()}
-    for test in _load(ALERTS_TEST)["tests"]:
-        for case in test["alert_rule_test"]:
-            fires[bool(case.get("exp_alerts"))].add(case["alertname"])
-    (group,) = _load(ALERTS)["groups"]
-    assert fires[True] == fires[False] == {rule["alert"] for rule in group["rules"]}
-    _promtool("test", "rules", ALERTS_TEST)
-
-
-def test_adapter_serves_what_the_autoscaler_asks_for() -> None:
-    """The metric is found under the name that the autoscaler uses, for objects of kind Pod."""
-    (rule,) = _load(ADAPTER_RULE)["rules"]["custom"]
-    (metric,) = _objects()["HorizontalPodAutoscaler"]["spec"]["metrics"]
-    name = metric["pods"]["metric"]["name"]
-    assert metric["type"] == "Pods"
-    assert rule["seriesQuery"] == f'{name}{{namespace!="",pod!=""}}'
-    assert re.search(rule["name"]["matches"], name)
-    assert rule["name"]["as"] == name
-    overrides = rule["resources"]["overrides"]
-    assert overrides == {"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}
-
-
-@pytest.mark.slow
-def test_adapter_counts_each_pod_once(tmp_path: Path) -> None:
-    """Prometheus itself evaluates the query: one value a pod, its own, also when the pod shows in two series."""
-    (rule,) = _load(ADAPTER_RULE)["rules"]["custom"]
-    query = rule["metricsQuery"]
-    for placeholder, value in {
-        "<<.Series>>": "router_inflight_requests",
-        "<<.LabelMatchers>>": 'namespace="n",pod=~"a|b"',
-        "<<.GroupBy>>": "pod",
-    }.items():
-        assert placeholder in query
-        query = query.replace(placeholder, value)
-    values = {
-        'namespace="n", pod="a", instance="1"': 7,
-        'namespace="n", pod="a", instance="2"': 7,
-        'namespace="n", pod="b", instance="3"': 3,
-        'namespace="other", pod="a", instance="4"': 9,
-    }
-    test = {
-        "interval": "1m",
-        "input_series": [
-            {"series": f"router_inflight_requests{{{labels}}}", "values": f"{value}x5"}
-            for labels, value in values.items()
-        ],
-        "promql_expr_test": [
-            {
-                "expr": query,
-                "eval_time": "5m",
-                "exp_samples": [{"labels": '{pod="a"}', "value": 7}, {"labels": '{pod="b"}', "value": 3}],
-            }
-        ],
-    }
-    file = tmp_path / "adapter.test.json"
-    file.write_text(json.dumps({"evaluation_interval": "1m", "tests": [test]}))
-    _promtool("test", "rules", file)
-
-
-# The guide.
-
-
-def test_guide_explains_every_file() -> None:
-    """The page for operators names each file, the Kubernetes needed, and the seconds of the drain that are set."""
-    guide = GUIDE.read_text()
-    for path in OPS.rglob("*.yaml"):
-        assert f"`{path.name}`" in guide
-    assert f"Kubernetes {OLDEST}" in guide
-    waits = _container()["lifecycle"]["preStop"]["sleep"]["seconds"]
-    moments = (0, waits, waits + _settings().graceful_timeout_s, _pod()["spec"]["terminationGracePeriodSeconds"])
-    assert re.findall(r"^\| (\d+) s \|", guide, re.MULTILINE) == [str(moment) for moment in moments]
+def test_model_server_goes_down_to_none_when_nobody_used_it() -> None:
+    """It has no pod after a while without requests, and the second trigger never asks for more than one."""
+    spec = one(overlay("overlays/production"), "ScaledObject", name="model-server")["spec"]
+    assert spec["minReplicaCount"] == 0
+    assert spec["cooldownPeriod"] >= 300
+    demand, activity = spec["triggers"]
+    for trigger, threshold in product((demand, activity), ("activationThreshold",)):
+        assert trigger["metadata"][threshold] == "0"
+    assert int(activity["metadata"]["threshold"]) >= 10**9
