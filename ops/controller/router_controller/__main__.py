@@ -21,7 +21,7 @@ STUCK_S = 30.0
 
 async def main(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
-    log = structlog.get_logger("controller")
+    log = structlog.get_logger(part="main")
     beat = [time.monotonic()]
     async with connected() as api:
         controller = Controller(api, settings)
@@ -33,11 +33,11 @@ async def main(settings: Settings) -> None:
             silent_s = controller.silent_s()
             return f"a watch was silent for {silent_s:.0f} s" if silent_s > settings.watch_silent_s else None
 
-        stop_serving = web.serve(*settings.address, illness)
+        address, stop_serving = web.serve(*settings.address, illness)
         task = asyncio.ensure_future(leadership.run(controller.run))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        log.info("started", image=settings.router_image, namespace=settings.watch_namespace or "all")
+        log.info("started", address=address, image=settings.router_image, namespace=settings.watch_namespace or "all")
         try:
             while not task.done():
                 beat[0] = time.monotonic()

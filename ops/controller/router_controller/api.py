@@ -147,8 +147,9 @@ class _translated:  # noqa: N801  # it is used as a function
             failure = ApiFailure(0, "Malformed", f"the API server's response is not understood: {error}")
         elif isinstance(error, ConfigError):  # the token's file is gone
             failure = ApiFailure(0, "Unauthorized", str(error))
-        if failure or isinstance(error, ApiFailure):
-            FAILURES.labels(str(failure.status if failure else error.status)).inc()
+        reported = error if isinstance(error, ApiFailure) else failure
+        if reported:
+            FAILURES.labels(str(reported.status)).inc()
         if failure:
             raise failure from error
 

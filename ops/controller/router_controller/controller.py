@@ -63,7 +63,7 @@ class Controller:
         finally:
             self._watchers = []
             queue, self._queue = self._queue, None
-            if queue:
+            if queue is not None:
                 await queue.stop()
 
     def _changed(self, kind: Kind, key: Key, gone: bool) -> None:
@@ -86,12 +86,12 @@ class Controller:
         if resource is None:
             self._generations.pop(key, None)
             return True
-        generation = resource["metadata"]["generation"]
+        generation: int = resource["metadata"]["generation"]
         before, self._generations[key] = self._generations.get(key), generation
         return before != generation
 
     def _add_all(self) -> None:
-        if self._queue:
+        if self._queue is not None:
             for key in self._stores[INFERENCE_SERVICE].keys():  # noqa: SIM118  # a method, which returns a copy
                 self._queue.add(key, urgent=True)
 

@@ -1,11 +1,12 @@
 """Leader election by a Lease, as client-go does it.
 
-A lease that others hold has run out when it was not renewed for its duration by this process's own clock, so clocks that
-differ do no harm. The leader stops after two thirds of the duration without a renewal, counted from before the request:
-by the time that another one takes over, it has stopped.
+A lease that others hold has run out when it was not renewed for its duration by this process's own clock, so clocks
+that differ do no harm. The leader stops after two thirds of the duration without a renewal, counted from before the
+request: by the time that another one takes over, it has stopped.
 """
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -18,7 +19,7 @@ from router_controller.errors import ApiFailure
 from router_controller.kinds import LEASE, MANAGER, Object
 from router_controller.metrics import LEADER
 
-_log = structlog.get_logger("controller.leader")
+_log = structlog.get_logger(part="leader")
 
 
 class Leadership:
@@ -128,11 +129,10 @@ class Leadership:
         if spec.get("holderIdentity") != self._identity:
             spec["acquireTime"] = now
             spec["leaseTransitions"] = spec.get("leaseTransitions", 0) + 1 if spec.get("holderIdentity") else 0
-        # The API server stores whole seconds: what is rounded up is safe.
         spec |= {
             "holderIdentity": self._identity,
             "renewTime": now,
-            "leaseDurationSeconds": -int(-self._duration_s // 1),
+            "leaseDurationSeconds": math.ceil(self._duration_s),
         }
         return lease | {"spec": spec}
 

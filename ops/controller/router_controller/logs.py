@@ -8,10 +8,8 @@ import structlog
 
 def configure(level: str, form: str) -> None:
     """Configure structlog."""
-    render: list[structlog.typing.Processor] = [
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(),
-    ]
+    render: list[structlog.typing.Processor]
+    render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     if form == "console":
         render = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     structlog.configure(

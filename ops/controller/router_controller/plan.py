@@ -145,10 +145,10 @@ def _environment(spec: Object, resources: Object) -> list[Object]:
     }
     if spec.get("kvEndpoints"):
         values["KV_ENDPOINTS"] = ",".join(spec["kvEndpoints"])
-    own = {name: {"name": name, "value": value} for name, value in values.items()}
-    return list(
-        ({"POD_NAME": templates.pod_name()} | own | {entry["name"]: entry for entry in spec.get("env", [])}).values()
-    )
+    entries = {"POD_NAME": templates.pod_name()}
+    entries |= {name: {"name": name, "value": value} for name, value in values.items()}
+    entries |= {entry["name"]: entry for entry in spec.get("env", [])}
+    return list(entries.values())
 
 
 def _workers(resources: Object) -> int:

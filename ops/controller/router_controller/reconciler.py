@@ -34,7 +34,7 @@ _NEEDED = frozenset({SERVICE_ACCOUNT, SERVICE, CONFIG_MAP, DEPLOYMENT})
 """Without one of these, those after it are left alone: no pods with a foreign ConfigMap, no autoscaler on a foreign
 Deployment."""
 
-_log = structlog.get_logger("controller.reconcile")
+_log = structlog.get_logger(part="reconcile")
 
 
 class Reconciler:
@@ -84,9 +84,8 @@ class Reconciler:
         kind, failure = failures[0]
         reason = "Conflict" if isinstance(failure, Conflict) else failure.reason
         message = explain(kind, failure)
-        _log.warning(
-            "reconcile failed", resource="/".join(key), reason=reason, error=message, again_in_s=round(pause_s, 1)
-        )
+        pause = round(pause_s, 1)
+        _log.warning("reconcile failed", resource="/".join(key), reason=reason, error=message, again_in_s=pause)
         await self._events.warn(resource, reason, message)
         return pause_s
 
@@ -172,7 +171,10 @@ class Reconciler:
 
     async def _report(self, resource: Object, failures: Failures) -> None:
         observed = Observed(
-            *(self._owned_child(kind, resource) for kind in (DEPLOYMENT, AUTOSCALER, SCALED_OBJECT)), failures
+            deployment=self._owned_child(DEPLOYMENT, resource),
+            autoscaler=self._owned_child(AUTOSCALER, resource),
+            scaled_object=self._owned_child(SCALED_OBJECT, resource),
+            failures=failures,
         )
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         status = status_of(resource, observed, now)
@@ -211,8 +213,8 @@ def _must_own(live: Object, resource: Object) -> None:
 def _replicas_are_owned(body: Object, live: Object) -> bool:
     """Returns whether the number of pods, which is not planned, is still the controller's.
 
-    `autoscalerClass` was `none` then, and an autoscaler is to take over. To leave the number out at once would set it to
-    1, the default; so it is applied as it is. The first scaling takes the field away from the controller, and it is left
-    out from then on. The version of the object makes the write fail if that has just happened.
+    `autoscalerClass` was `none` then, and an autoscaler is to take over. To leave the number out at once would set it
+    to 1, the default; so it is applied as it is. The first scaling takes the field away from the controller, and it is
+    left out from then on. The version of the object makes the write fail if that has just happened.
     """
     return "replicas" not in body["spec"] and "f:replicas" in owned_fields(live).get("f:spec", {})

@@ -21,7 +21,7 @@ class Observed:
 
 
 def status_of(resource: Object, observed: Observed, now: str) -> Object:
-    """Returns the status. A condition keeps the time of its last transition, so that equal states give equal objects."""
+    """Returns the status. A condition keeps the time of its last transition: equal states give equal objects."""
     metadata, spec = resource["metadata"], resource["spec"]
     deployed = (observed.deployment or {}).get("status") or {}
     old = {condition["type"]: condition for condition in (resource.get("status") or {}).get("conditions") or []}
@@ -110,6 +110,6 @@ def _autoscaling(spec: Object, observed: Observed) -> State:
 def _reconciled(observed: Observed) -> State:
     if not observed.failures:
         return "True", "Reconciled", "all objects are as planned"
-    kind, failure = observed.failures[0]
+    failure = observed.failures[0][1]
     reason = "Conflict" if isinstance(failure, Conflict) else failure.reason
     return "False", reason, "; ".join(explain(kind, failure) for kind, failure in observed.failures)

@@ -19,7 +19,7 @@ LONGEST_DELAY_S = 10.0
 ABSENT_S = 30.0
 """How often the API server is asked for a kind that it lacks, or that the service account may not see."""
 
-_log = structlog.get_logger("controller.watch")
+_log = structlog.get_logger(part="watch")
 
 
 @dataclass(frozen=True, slots=True)

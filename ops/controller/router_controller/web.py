@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
@@ -20,14 +20,14 @@ class _SilentHandler(WSGIRequestHandler):
         """Probes and scrapes are not logged."""
 
 
-def serve(host: str, port: int, illness: Callable[[], str | None]) -> Callable[[], None]:
-    """Serve until the returned function is called. `illness` returns why the process is to be restarted, or None."""
+def serve(host: str, port: int, illness: Callable[[], str | None]) -> tuple[str, Callable[[], None]]:
+    """Returns the address, and what ends the serving. `illness` returns why the process is to be restarted, or None."""
     metrics = make_wsgi_app()
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            return metrics(environ, start_response)
+            return cast(Iterable[bytes], metrics(environ, start_response))
         ill = illness() if path == "/healthz" else None
         status = "404 Not Found" if path != "/healthz" else "503 Service Unavailable" if ill else "200 OK"
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
@@ -40,4 +40,4 @@ def serve(host: str, port: int, illness: Callable[[], str | None]) -> Callable[[
         server.shutdown()
         server.server_close()
 
-    return stop
+    return f"{host}:{server.server_port}", stop
