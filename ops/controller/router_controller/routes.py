@@ -6,6 +6,8 @@ from router_controller.kinds import Object
 
 STABLE = "stable"
 CANARY = "canary"
+CONNECT_S = 5
+"""The router's default for the time to connect, in seconds."""
 
 
 def routes_text(namespace: str, spec: Object) -> str:
@@ -30,6 +32,8 @@ def _routes(namespace: str, spec: Object) -> Object:
     model: Object = {"name": stated["name"], "protocol": stated.get("protocol", "openai")}
     if "timeout" in spec:
         model["timeouts"] = {"total_s": spec["timeout"]}
+        if spec["timeout"] < CONNECT_S:  # the router takes no timeout for a connection that is longer than the whole
+            model["timeouts"]["connect_s"] = spec["timeout"]
     if "canary" not in spec:
         return {"models": [model | _endpoints(namespace, stated)]}
     share = spec.get("canaryTrafficPercent", 0)

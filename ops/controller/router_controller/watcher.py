@@ -16,18 +16,19 @@ from router_controller.metrics import WATCH_ENDS
 from router_controller.store import Store
 
 LONGEST_DELAY_S = 10.0
-ABSENT_S = 30.0
-"""How often the API server is asked for a kind that it lacks, or that the service account may not see."""
 
 _log = structlog.get_logger(part="watch")
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long the server is asked to watch, and how long it may be silent: it sends a bookmark a minute (seconds)."""
+    """How long the server is asked to watch; how long it may be silent (it sends a bookmark a minute); and how often it
+    is asked for a kind that it lacks, or that the service account may not see. In seconds.
+    """
 
     watch_s: float = 240.0
     read_s: float = 120.0
+    absent_s: float = 30.0
 
 
 class Watcher:
@@ -78,7 +79,7 @@ class Watcher:
         """Returns why a watch broke, and how long to wait."""
         if failure.status in {403, 404} and self.store.kind.optional:
             self._absent()
-            return "absent", ABSENT_S
+            return "absent", self._timing.absent_s
         why = "expired" if failure.status == 410 else "failed"
         pause_s = delay_s(failures, LONGEST_DELAY_S, failure.retry_after_s)
         _log.warning(f"watch {why}", kind=self.store.kind.name, error=failure.message, again_in_s=round(pause_s, 1))

@@ -1,4 +1,4 @@
-"""What an API server fills in and rewrites when it stores an object, as far as a careless comparison would trip over."""
+"""What an API server fills in and rewrites when it stores an object: what a careless comparison would trip over."""
 
 import copy
 from typing import Any

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from defaulting import with_defaults
-from field_ownership import Object, Owner, OwnedByOthers, Path, apply, fields_v1, update
+from field_ownership import Object, OwnedByOthers, Owner, Path, apply, fields_v1, update
 
 Key = tuple[str, str]
 
@@ -57,7 +57,7 @@ class Cluster:
         self.version = 100
         self.oldest = 0
         self.objects: dict[str, dict[Key, Entry]] = {}
-        self.log: list[tuple[int, str, str, Object, Object]] = []
+        self.log: dict[str, list[tuple[int, str, Object, Object]]] = {}
         self.absent: set[str] = set()
 
     def get(self, plural: str, key: Key) -> Object | None:
@@ -160,7 +160,8 @@ class Cluster:
     def _record(self, plural: str, change: str, entry: Entry, before: Object) -> None:
         self.version += 1
         entry.item["metadata"]["resourceVersion"] = str(self.version)
-        self.log.append((self.version, plural, change, copy.deepcopy(self._shown(entry)), copy.deepcopy(before)))
+        shown = copy.deepcopy(self._shown(entry))
+        self.log.setdefault(plural, []).append((self.version, change, shown, copy.deepcopy(before)))
         self.changed.notify_all()
 
     @staticmethod

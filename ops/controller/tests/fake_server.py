@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import traceback
+from bisect import bisect_right
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -201,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
                     events = list(self._events(found, query, version))
                     version = cluster.version
                     if not events and not self.server.silent:
-                        cluster.changed.wait(0.1)
+                        cluster.changed.wait(0.3)
             if not events and time.monotonic() - bookmarked_at > BOOKMARK_S:
                 bookmarked_at = time.monotonic()
                 events = [{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(version)}}}]
@@ -219,15 +220,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
 
     def _events(self, found: "re.Match[str]", query: dict[str, str], after: int) -> Any:
-        for version, plural, change, item, before in self.server.cluster.log:
-            if version <= after or plural != found["plural"]:
-                continue
+        log = self.server.cluster.log.get(found["plural"], [])
+        for _, change, item, before in log[bisect_right(log, after, key=lambda record: record[0]) :]:
             if found["namespace"] not in {None, item["metadata"]["namespace"]}:
                 continue
             now, was = selects(query, item), selects(query, before)
-            if change != "DELETED" and was and not now:
-                change = "DELETED"  # it has left the selection
-            elif change == "MODIFIED" and now and not was:
-                change = "ADDED"
             if now or was:
-                yield {"type": change, "object": item}
+                # One that leaves the selection is told as deleted, and one that enters it as added.
+                kind = "DELETED" if was and not now else "ADDED" if change == "MODIFIED" and not was else change
+                yield {"type": kind, "object": item}

@@ -108,7 +108,7 @@ def apply(live: Object, owners: dict[Owner, set[Path]], body: Object, owner: Own
         taken = {path for path in paths & wanted.keys() if path in had and had[path] != wanted[path]}
         if taken and not force:
             raise OwnedByOthers(f'conflict with "{other[0]}": {".".join(min(taken))}')
-        paths -= taken
+        paths.difference_update(taken)
     shared = set().union(*(paths for other, paths in owners.items() if other != owner)) if owners else set()
     result = copy.deepcopy(live)
     for path in sorted(owners.get(owner, set()) - wanted.keys() - shared, key=len, reverse=True):
@@ -126,5 +126,5 @@ def update(before: Object, after: Object, owners: dict[Owner, set[Path]], owner:
     changed = {path for path, value in new.items() if old.get(path, None) != value}
     gone = old.keys() - new.keys()
     for paths in owners.values():
-        paths -= changed | gone
+        paths.difference_update(changed | gone)
     owners.setdefault(owner, set()).update(changed)
