@@ -98,7 +98,8 @@ class Api:
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """Delete the object with this UID, and no successor of the same name."""
-        await self._request("DELETE", kind.path(namespace, name), {}, {"preconditions": {"uid": uid}})
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        await self._request("DELETE", kind.path(namespace, name), {}, options)
 
     async def _request(
         self,
