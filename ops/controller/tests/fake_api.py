@@ -69,6 +69,11 @@ class Cluster:
         with self.changed:
             return [copy.deepcopy(self._shown(entry)) for entry in self.objects.get(plural, {}).values()]
 
+    def count(self, plural: str) -> int:
+        """Returns how many objects of a kind there are."""
+        with self.changed:
+            return len(self.objects.get(plural, {}))
+
     def put(self, plural: str, item: Object, manager: str = "kubectl") -> Object:
         """Create an object, or replace it."""
         with self.changed:
@@ -190,7 +195,7 @@ def selects(query: dict[str, str], item: Object) -> bool:
     return True
 
 
-def until(condition: Callable[[], Any], what: str, deadline_s: float = 15.0) -> Any:
+def until(condition: Callable[[], Any], what: str, deadline_s: float = 30.0) -> Any:
     """Returns the first true value of the condition. Fails after the deadline."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:

