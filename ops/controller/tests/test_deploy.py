@@ -1,5 +1,7 @@
 """What `deploy/`, `ops/kserve` and `ops/gateway` hold: the rights, the pods' security, and objects that fit schemas."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import msgspec
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from permissions import DEPLOY, rules_of
 from schemas import OPS, errors, foreign_schema
 
@@ -89,7 +92,14 @@ def test_dockerfile_is_of_the_routers_python() -> None:
         line for line in router.splitlines() if line.startswith("FROM")
     ]
     assert "USER 10001:10001" in own
+    hadolint = Path(sys.executable).with_name("hadolint")
+    subprocess.run([hadolint, OPS / "controller/Dockerfile"], check=True)
     project = tomllib.loads((OPS / "controller/pyproject.toml").read_text())["project"]
+    pins = [line for line in (OPS / "controller/constraints.txt").read_text().splitlines() if line[0] != "#"]
+    assert set(pins) <= set((OPS.parent / "constraints.txt").read_text().splitlines())
+    assert {Requirement(each).name.lower() for each in project["dependencies"]} <= {
+        Requirement(pin).name.lower().replace("_", "-") for pin in pins
+    }
     assert project["scripts"] == {"router-controller": "router_controller.__main__:run"}
 
 
