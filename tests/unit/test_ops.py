@@ -411,7 +411,7 @@ def test_adapter_counts_each_pod_once(tmp_path: Path) -> None:
 def test_guide_explains_every_file() -> None:
     """The page for operators names each file, the Kubernetes needed, and the seconds of the drain that are set."""
     guide = GUIDE.read_text()
-    for path in (*K8S.rglob("*.yaml"), *(OPS / "prometheus").rglob("*.yaml")):
+    for path in OPS.rglob("*.yaml"):
         assert f"`{path.name}`" in guide
     assert f"Kubernetes {OLDEST}" in guide
     waits = _container()["lifecycle"]["preStop"]["sleep"]["seconds"]
