@@ -37,6 +37,7 @@ class FakeServer(ThreadingHTTPServer):
         self.down = False
         self.silent = False
         self.epoch = 0
+        self.watches = 0
         self._connections: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
@@ -191,6 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _watch(self, found: "re.Match[str]", query: dict[str, str]) -> tuple[int, None]:
         version, epoch = int(query["resourceVersion"]), self.server.epoch
         cluster = self.server.cluster
+        self.server.watches += 1
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")

@@ -1,6 +1,7 @@
 """Objects against the schemas of CRDs: types, unknown fields, defaults, and the rules (CEL)."""
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def own_schema() -> Object:
     return schema
 
 
+@cache
 def foreign_schema(file: str, kind: str) -> Object:
     """Returns the schema of another project's CRD. Skips the test where the CRDs are missing."""
     if not SHARED.is_dir():

@@ -1,5 +1,6 @@
 """What `deploy/`, `ops/kserve` and `ops/gateway` hold: the rights, the pods' security, and objects that fit schemas."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -125,6 +126,14 @@ def test_kserve_takes_the_router(file: str, crds: str) -> None:
     (port,) = container["ports"]
     assert settings.binds == [f"0.0.0.0:{port['containerPort']}", f"0.0.0.0:{settings.admin_port}"]
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": int(settings.admin_port or 0)}
+
+
+def test_kserve_example_is_accepted() -> None:
+    """The InferenceService in the README names the runtime, and fits KServe's CRD."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", (OPS / "kserve/README.md").read_text(), re.DOTALL)
+    item, (runtime,) = yaml.safe_load(block), load(OPS / "kserve/serving-runtime.yaml")
+    assert errors(foreign_schema("kserve-isvc.yaml", "InferenceService"), item) == []
+    assert item["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
 
 
 def test_gateway_reaches_the_routers() -> None:

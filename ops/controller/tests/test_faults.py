@@ -63,8 +63,10 @@ def test_cut_and_silent_streams_are_replaced(server: FakeServer, start: Start) -
     spec_change(server, 11)
     arrives(server, 11)
     server.silent = True
+    before = server.watches
     until(lambda: running.get("/healthz")[0] == 503, "unhealthy")
     assert "a watch was silent" in running.get("/healthz")[1]
+    until(lambda: server.watches >= before + 9, "all are opened again")
     spec_change(server, 12)
     server.silent = False
     server.epoch += 1
