@@ -41,7 +41,8 @@ class Leadership:
             while True:
                 if await self._try_to_hold():
                     await self._lead(lead)
-                await asyncio.sleep(self._retry_s)
+                left_s = self._runs_out_in_s()
+                await asyncio.sleep(left_s if 0 < left_s < self._retry_s else self._retry_s)
         finally:
             await self._release()
 
@@ -118,7 +119,14 @@ class Leadership:
         seen = f"{spec.get('holderIdentity')} {spec.get('renewTime')}"
         if self._seen is None or self._seen[0] != seen:
             self._seen = seen, time.monotonic()
-        return time.monotonic() - self._seen[1] > float(spec.get("leaseDurationSeconds") or self._duration_s)
+        return self._runs_out_in_s() < 0
+
+    def _runs_out_in_s(self) -> float:
+        """Returns how long the lease of another one is still valid, in seconds; less than 0 if it has run out."""
+        if self._seen is None or self._lease is None:
+            return self._retry_s
+        duration_s = (self._lease.get("spec") or {}).get("leaseDurationSeconds") or self._duration_s
+        return self._seen[1] + float(duration_s) - time.monotonic()
 
     def _holder(self) -> str:
         return str((((self._lease or {}).get("spec")) or {}).get("holderIdentity") or "")
