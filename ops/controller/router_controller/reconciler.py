@@ -94,13 +94,14 @@ class Reconciler:
         if not self._stores[SCALED_OBJECT].available and SCALED_OBJECT in planned:
             del planned[SCALED_OBJECT]
             failures.append((SCALED_OBJECT, ApiFailure(0, "KindMissing", "KEDA is not installed")))
-        for kind in CHILDREN:
+        # What is needed first; then what must go, such as the old autoscaler, before what comes in its place.
+        for kind in sorted(CHILDREN, key=lambda kind: (kind not in _NEEDED, kind in planned)):
             if not self._stores[kind].available:
                 continue
             try:
                 if kind in planned:
                     await self._converge_one(kind, planned[kind], resource)
-                elif kind.deletable and not failures:  # the old autoscaler goes before the new one, but not without
+                elif kind.deletable and not failures:
                     await self._delete(kind, resource)
             except (ApiFailure, Conflict) as failure:
                 failures.append((kind, failure))

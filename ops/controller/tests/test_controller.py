@@ -246,6 +246,12 @@ def test_another_autoscaler_replaces_the_first(server: FakeServer, start: Start)
     start("controller-1")
     until(lambda: server.cluster.list("scaledobjects"), "a ScaledObject")
     until(lambda: not server.cluster.list("horizontalpodautoscalers"), "no HPA")
+    before = len(server.writes())
+    server.cluster.edit("inferenceservices", KEY, lambda item: item["spec"].update(autoscalerClass="hpa"))
+    until(lambda: server.cluster.list("horizontalpodautoscalers"), "an HPA")
+    assert server.cluster.list("scaledobjects") == []
+    touched = [method for method, path in server.writes()[before:] if "autoscalers" in path or "scaledobjects" in path]
+    assert touched[0] == "DELETE"
 
 
 def test_a_resource_that_is_deleted_while_the_controller_is_down_goes(server: FakeServer, start: Start) -> None:
