@@ -1,5 +1,6 @@
 """/healthz and /metrics, in a thread of their own: a blocked event loop must not look alive."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -11,6 +12,10 @@ from prometheus_client import make_wsgi_app
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _SilentHandler(WSGIRequestHandler):
@@ -33,7 +38,7 @@ def serve(host: str, port: int, illness: Callable[[], str | None]) -> tuple[str,
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{ill or status}\n".encode()]
 
-    server = make_server(host, port, application, _Server, _SilentHandler)
+    server = make_server(host, port, application, _ServerV6 if ":" in host else _Server, _SilentHandler)
     threading.Thread(target=server.serve_forever, name="web", daemon=True).start()
 
     def stop() -> None:

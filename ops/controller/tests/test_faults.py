@@ -160,3 +160,24 @@ def test_a_bad_setting_is_named(server: FakeServer, start: Start, name: str, val
     assert running.process.wait(10) == 1
     (line,) = running.log().splitlines()
     assert line.startswith(f"router-controller: {name}=")
+
+
+def test_an_object_that_is_made_at_the_same_moment_is_not_taken_over(
+    server: FakeServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look-up and the write somebody else makes a Service of that name: it stays theirs."""
+    apply, foreign = server.cluster.apply, {"selector": {"app": "theirs"}, "ports": [{"port": 80, "targetPort": 1}]}
+
+    def overtaken(plural: str, *args: object, **rest: object) -> object:
+        if plural == "services" and not server.cluster.list("services"):
+            metadata = {"name": "llama", "namespace": "inference"}
+            server.cluster.put("services", {"kind": "Service", "metadata": metadata, "spec": foreign})
+        return apply(plural, *args, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(server.cluster, "apply", overtaken)
+    start()
+    server.cluster.put("inferenceservices", resource())
+    until(lambda: condition(server.cluster, "Ready").get("reason") == "Conflict", "a conflict")
+    (service,) = server.cluster.list("services")
+    assert service["spec"]["selector"] == {"app": "theirs"}
+    assert "ownerReferences" not in service["metadata"]

@@ -1,11 +1,14 @@
-"""The queue of resources, the store of objects, and the delay between tries."""
+"""The parts of the controller by themselves: queue, store, watcher, back-off, and the server of health and metrics."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from http.client import HTTPConnection
 
 import pytest
 
+from router_controller import web
 from router_controller.backoff import delay_s
 from router_controller.errors import ApiFailure
 from router_controller.kinds import DEPLOYMENT, SCALED_OBJECT, Key, Kind, Object
@@ -115,6 +118,36 @@ def test_what_is_older_than_a_write_is_ignored() -> None:
     assert found["spec"]["image"] == "new"
     store.remove(KEY)
     assert store.put(_deployment(8, "other"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_health_and_metrics_are_served(host: str) -> None:
+    """On IPv6 too. Health is told apart from illness, and no other path exists."""
+    ill: list[str] = []
+    _, stop = web.serve(host, port := _free_port(host), lambda: ill[0] if ill else None)
+    try:
+        assert _get(host, port, "/healthz") == (200, "200 OK\n")
+        assert "router_controller_leader" in _get(host, port, "/metrics")[1]
+        assert _get(host, port, "/other")[0] == 404
+        ill.append("stuck")
+        assert _get(host, port, "/healthz") == (503, "stuck\n")
+    finally:
+        stop()
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        return int(free.getsockname()[1])
+
+
+def _get(host: str, port: int, path: str) -> tuple[int, str]:
+    connection = HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
 
 
 def test_a_kind_that_appears_is_noticed() -> None:
