@@ -45,6 +45,7 @@ lint: dev  ## ruff, its formatting, and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
+	PYTHONPATH=ops/controller $(BIN)/lint-imports --config ops/controller/pyproject.toml
 
 type: dev  ## mypy, strict
 	$(BIN)/mypy
@@ -86,7 +87,7 @@ pins: check-python  ## renew constraints.txt with the newest releases that pypro
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find app tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find app tests ops -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
