@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from tests.autoscaling.clock import MEASURED_EACH_S, WINDOW_S
 from tests.support.router import Router, until
 
 CAP = 10
@@ -38,24 +39,6 @@ def total(page: Page, name: str) -> float:
     return sum(value for series, value in page.items() if series.partition("{")[0] == name)
 
 
-def missing_between(before: Page, after: Page, seconds: float) -> float:
-    """What `router_demand_requests` adds to the requests that are in flight and queued: those that were rejected, as
-    many as would be in progress at once. That is their number per second times the mean duration of those served.
-
-    The router's own gauge averages it over 15 s, as long as an interval between two scrapes is. It can't be read here,
-    where such an interval passes in less than a second.
-    """
-    rejected, served, duration_s = (
-        total(after, name) - total(before, name)
-        for name in (
-            "router_rejected_requests_total",
-            "router_model_duration_seconds_count",
-            "router_model_duration_seconds_sum",
-        )
-    )
-    return rejected / seconds * duration_s / served if served else rejected
-
-
 class Fleet:
     """`with Fleet(folder) as fleet:` runs several routers of the cap that ops/k8s has. Any number of pods is made of
     them, as pods that get equally many requests show alike numbers: they take turns in which router each one shows, and
@@ -64,10 +47,9 @@ class Fleet:
 
     def __init__(self, folder: Path, routers: int = 3) -> None:
         latency_ms = round(LATENCY_S * 1000)
-        self._routers = [
-            Router(folder, MAX_CONCURRENCY=CAP, SIMULATED_LATENCY_MS=latency_ms, ACCESS_LOG="off")
-            for _ in range(routers)
-        ]
+        given: dict[str, Any] = {"MAX_CONCURRENCY": CAP, "SIMULATED_LATENCY_MS": latency_ms, "ACCESS_LOG": "off"}
+        faster = ("-c", "tests/autoscaling/gunicorn_conf.py")
+        self._routers = [Router(folder, options=faster, **given) for _ in range(routers)]
         self._stack = ExitStack()
         self._known: dict[float, list[Sample]] = {}
 
@@ -101,7 +83,7 @@ class Fleet:
         """
         for _ in range(TRIES):
             samples, late_s = self._try_to_measure(offered)
-            if late_s < LATENCY_S / 3:
+            if late_s < LATENCY_S / 2:
                 break
         return samples
 
@@ -111,39 +93,28 @@ class Fleet:
         try:
             for load in loads:
                 load.await_steady()
-            before = [_Scrape(router) for router in self._routers]
+            before = [router.metrics() for router in self._routers]
+            time.sleep(WINDOW_S + MEASURED_EACH_S)  # from here on, the demand is that of this load alone
             scraped = []
             for _ in range(SCRAPES):
-                time.sleep(LATENCY_S * 1.6 / SCRAPES)  # the interval between the scrapes
-                scraped.append([_Scrape(router) for router in self._routers])
+                time.sleep(LATENCY_S / SCRAPES)  # a bit apart
+                scraped.append([router.metrics() for router in self._routers])
         finally:
             for load in loads:
                 load.stop()
         samples = [
-            _sample(old, now.page, last)
+            _sample(old, now, last)
             for pages in scraped
             for old, now, last in zip(before, pages, scraped[-1], strict=True)
         ]
         return samples, max(load.late_s for load in loads)
 
 
-class _Scrape:
-    """A page, and when it was read, as far as one can say."""
-
-    def __init__(self, router: Router) -> None:
-        began = time.monotonic()
-        self.page: Page = router.metrics()
-        self.at = (began + time.monotonic()) / 2
-
-
-def _sample(before: _Scrape, now: Page, last: _Scrape) -> Sample:
+def _sample(before: Page, now: Page, last: Page) -> Sample:
     rejected, ended = (
-        total(last.page, name) - total(before.page, name)
-        for name in ("router_rejected_requests_total", "router_requests_total")
+        total(last, name) - total(before, name) for name in ("router_rejected_requests_total", "router_requests_total")
     )
-    inflight = total(now, "router_inflight_requests")
-    missing = missing_between(before.page, last.page, last.at - before.at)
-    demand = inflight + total(now, "router_queued_requests") + missing
+    inflight, demand = (total(now, name) for name in ("router_inflight_requests", "router_demand_requests"))
     return Sample(inflight, demand, rejected / ended if ended else 0.0)
 
 

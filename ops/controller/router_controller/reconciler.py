@@ -1,5 +1,6 @@
 """Brings the objects of one resource to what is planned, and writes its status."""
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -46,6 +47,8 @@ class Reconciler:
         self._defaults = defaults
         self._events = events
         self._failed: dict[Key, int] = {}
+        self._not_before: dict[Key, float] = {}
+        """Until when the API server asked for a pause (Retry-After), by the clock `time.monotonic`."""
 
     async def reconcile(self, key: Key) -> float | None:
         """Returns the seconds after which to try again, or None: all is as planned, or there is nothing to do."""
@@ -53,11 +56,16 @@ class Reconciler:
         if resource is None or "deletionTimestamp" in resource["metadata"]:
             # Its objects have it as their owner: the garbage collector of Kubernetes deletes them.
             self._failed.pop(key, None)
+            self._not_before.pop(key, None)
             self._events.forget(key)
             return None
+        pause_s = self._not_before.get(key, 0.0) - time.monotonic()
+        if pause_s > 0:  # a change of the resource cuts a back-off short, but not what the API server asked for
+            return pause_s
         with RECONCILE_SECONDS.time():
             failures = await self._attempt(resource)
         RECONCILES.labels("failure" if failures else "success").inc()
+        self._not_before.pop(key, None)
         if not failures:
             self._failed.pop(key, None)
             return None
@@ -80,6 +88,8 @@ class Reconciler:
     async def _put_off(self, key: Key, resource: Object, failures: Failures) -> float:
         failed = self._failed[key] = self._failed.get(key, 0) + 1
         asked_s = max((failure.retry_after_s for _, failure in failures if isinstance(failure, ApiFailure)), default=0)
+        if asked_s:
+            self._not_before[key] = time.monotonic() + asked_s
         pause_s = delay_s(failed, LONGEST_DELAY_S, asked_s)
         kind, failure = failures[0]
         reason = "Conflict" if isinstance(failure, Conflict) else failure.reason

@@ -17,7 +17,7 @@ from field_ownership import Object
 from permissions import Rules, allows
 
 VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
-BOOKMARK_S = 0.5
+BOOKMARK_S = 0.2
 
 
 class FakeServer(ThreadingHTTPServer):

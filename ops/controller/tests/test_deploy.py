@@ -14,9 +14,12 @@ import yaml
 from packaging.requirements import Requirement
 from permissions import DEPLOY, rules_of
 from schemas import OPS, errors, foreign_schema
+from test_plan import planned
 
 from app.config.settings import Settings, load_settings
+from router_controller.kinds import SERVICE_ACCOUNT
 from router_controller.settings import Settings as Own
+from tests.support.ops import kustomize
 
 CHILD = ["list", "watch", "create", "patch"]
 RIGHTS = {
@@ -60,6 +63,39 @@ def test_rights_are_these_and_no_more(mode: str) -> None:
             "verbs": ["get", "update"],
         },
     ]
+
+
+def test_routers_may_read_endpoint_slices_where_their_service_is() -> None:
+    """The controller may make no RBAC objects: a Role and a binding are ready, for the ServiceAccount that it makes."""
+    (role,), (binding,) = (load(DEPLOY / "discovery" / name) for name in ("role.yaml", "role-binding.yaml"))
+    for item in (role, binding):
+        kubernetes_validate.validate(item, kubernetes_validate.latest_version(), strict=True)
+    assert role["rules"] == [
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}
+    ]
+    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == ("Role", role["metadata"]["name"])
+    account = planned()[SERVICE_ACCOUNT]["metadata"]
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
+    ]
+
+
+@pytest.mark.parametrize("mode", ["cluster", "one-namespace", "discovery"])
+def test_kustomize_builds_what_is_deployed(mode: str) -> None:
+    """Every object has a namespace of its own, but those of the whole cluster, and references lead to what is there."""
+    objects = kustomize(DEPLOY / mode)
+    whole = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace"}
+    assert all(("namespace" in item["metadata"]) == (item["kind"] not in whole) for item in objects)
+    named = {(item["kind"], item["metadata"]["name"]) for item in objects}
+    for item in objects:
+        if item["kind"].endswith("RoleBinding") or item["kind"] == "ClusterRoleBinding":
+            assert (item["roleRef"]["kind"], item["roleRef"]["name"]) in named
+            (subject,) = item["subjects"]
+            if mode != "discovery":
+                accounts = [other["metadata"] for other in objects if other["kind"] == "ServiceAccount"]
+                assert {"name": subject["name"], "namespace": subject["namespace"]} == {
+                    name: accounts[0][name] for name in ("name", "namespace")
+                }
 
 
 @pytest.mark.parametrize("file", ["service-account.yaml", "lease-role.yaml", "deployment.yaml", "crd.yaml"])
