@@ -1,5 +1,5 @@
-"""How long in the simulation lasts what takes 15 s, and what takes 1 s, in a router."""
+"""The times of the routers' demand meter in the simulation, in place of 15 s and 1 s."""
 
 WINDOW_S = 0.24
-"""Two requests of the simulated model long, as 15 s are for a model that takes some seconds."""
+"""Over which demand is measured: two requests of the simulated model long. A real model takes some seconds for one."""
 MEASURED_EACH_S = 0.04

@@ -1,7 +1,7 @@
-"""The project's own configuration of gunicorn, with the clock of `router_demand_requests` running faster.
+"""The project's own configuration of gunicorn, with a faster clock for `router_demand_requests`.
 
-In the simulation, what lasts 15 s passes in a fraction of a second (fleet.py). The router averages over that time, and
-measures a second apart; both shrink alike here. Nothing else is changed: what is read is the router's own gauge.
+A load of the simulation lasts a fraction of a second (fleet.py). The router averages demand over 15 s and measures it
+every second; both times shrink here to fit. Nothing else changes, so the gauge that is read is the router's own.
 """
 
 import runpy

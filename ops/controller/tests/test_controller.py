@@ -53,7 +53,7 @@ def serve(cluster: Cluster, replicas: int = 2) -> None:
     cluster.edit("deployments", KEY, ready, "kube-controller-manager")
 
 
-def at_rest(server: FakeServer, seconds: float = 1.0) -> list[tuple[str, str]]:
+def at_rest(server: FakeServer, seconds: float = 0.6) -> list[tuple[str, str]]:
     """Returns the writes in a time without changes. It is the time that proves, so it is slept."""
     until(lambda: _quiet(server), "rest")
     before = len(server.writes())
