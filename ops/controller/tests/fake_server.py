@@ -106,17 +106,17 @@ class _Handler(BaseHTTPRequestHandler):
         if len(content) < length:  # the client was killed
             raise ConnectionResetError
         body = json.loads(content or "null")
+        headers: dict[str, str] = {}
         try:
             status, shown = self._respond(url.path, query, body)
         except Refused as refusal:
             shown = {"kind": "Status", "status": "Failure", "code": refusal.code}
             shown |= {"reason": refusal.reason, "message": refusal.message}
-            self._send(refusal.code, shown, refusal.headers)
-            status = refusal.code
-        else:
-            if shown is not None:
-                self._send(status, shown, {})
+            status, headers = refusal.code, refusal.headers
+        # Before the response: the next request may follow it at once, in another thread.
         self.server.requests.append((self.command, self.path, status))
+        if shown is not None:
+            self._send(status, shown, headers)
 
     do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815  # as http.server calls them
 
