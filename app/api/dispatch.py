@@ -238,9 +238,9 @@ def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float
     """Pass the model server's response on: at once if all of it is there, else as it comes."""
     resp.status = f"{reply.status} {phrase(reply.status)}"
     if isinstance(reply.body, tuple):
-        resp.data = b"".join(reply.body)
+        body = resp.data = b"".join(reply.body)
         if text is not None:
-            count_whole(reply.headers, resp.data, text, exchange)
+            count_whole(reply.headers, body, text, exchange)
     else:
         if reply.length is not None:
             resp.content_length = reply.length

@@ -78,7 +78,7 @@ def create(
     responses = dispatcher.registry.responses
     before = responses.find(call.refers_to) if call.refers_to else None
     if before is not None:
-        call = call._replace(endpoint=before.endpoint)
+        call.endpoint = before.endpoint
 
     def note(response_id: str, endpoint: str) -> None:
         responses.note(response_id, exchange.model, endpoint)  # perhaps a fallback
@@ -101,5 +101,5 @@ def refer(
     assert isinstance(call, ParsedCall)
     name, endpoint = dispatcher.registry.creator_of(call.refers_to)
     model = dispatcher.resolve(req.env[ENVIRON_KEY], adapter, name)
-    pinned = call._replace(endpoint=endpoint, pinned=True)
-    dispatcher.serve(req, resp, pinned, model, size, counts=False, falls_back=False)
+    call.endpoint, call.pinned = endpoint, True
+    dispatcher.serve(req, resp, call, model, size, counts=False, falls_back=False)

@@ -212,6 +212,7 @@ class Metrics:
 
         That is OpenMetrics if `accept` prefers it, else text. Other greenlets run while a large page is made.
         """
+        self.text.count_pending()
         form, turns = accepted_format(accept), Turns()
         pieces: list[bytes] = []
         unjoined: list[bytes] = []

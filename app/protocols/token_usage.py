@@ -69,7 +69,11 @@ class TokenUsage(NamedTuple):
 
     def joined(self, other: "TokenUsage") -> "TokenUsage":
         """Returns what two events of one stream say together: counts of a stream only grow."""
-        return TokenUsage(*(_larger(one, two) for one, two in zip(self, other, strict=True)))
+        return TokenUsage(*map(_larger, self, other))
+
+    def plus(self, other: "TokenUsage") -> "TokenUsage":
+        """Returns what two requests took together."""
+        return TokenUsage(*map(_sum, self, other))
 
 
 NOTHING = TokenUsage()
@@ -140,3 +144,9 @@ def _larger(one: int | None, other: int | None) -> int | None:
     if one is None or other is None:
         return one if other is None else other
     return max(one, other)
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other

@@ -31,4 +31,6 @@ class RegisteredModel(NamedTuple):
     route: route_schema.Model
     limit: ModelLimit | None = None
     traffic: ModelTraffic | None = None
+    built_of: int = -1
+    """What the cursor of the published routes was when it was built."""
     wait: WaitRule | None = None
