@@ -201,7 +201,7 @@ class Metrics:
         self.fallbacks = counts(FALLBACKS)
         self.spans = counts_of(SPANS, SPAN_RESULTS)
         self.reloads = counts_of(RELOADED, RELOADS)
-        self.text = TokenMetrics()
+        self.token_metrics = TokenMetrics()
 
     def count_discovery(self, source: str, result: str) -> None:
         """Count one result of discovery, `ok` or `failed`."""

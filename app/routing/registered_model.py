@@ -24,11 +24,11 @@ class WaitRule(NamedTuple):
 class RegisteredModel(NamedTuple):
     """A model, its route, its own limit if it has one, and what counts its requests.
 
-    `wait` is there if requests wait while it has no endpoint.
+    `wait_rule` is there if requests wait while it has no endpoint.
     """
 
     model: Model
     route: route_schema.Model
     limit: ModelLimit | None = None
     traffic: ModelTraffic | None = None
-    wait: WaitRule | None = None
+    wait_rule: WaitRule | None = None
