@@ -24,7 +24,7 @@ class WaitRule(NamedTuple):
 class RegisteredModel(NamedTuple):
     """A model, its route, its own limit if it has one, and what counts its requests.
 
-    `wait` is there if requests wait while it has no endpoint.
+    `wait_rule` is there if requests wait while it has no endpoint.
     """
 
     model: Model
@@ -33,4 +33,4 @@ class RegisteredModel(NamedTuple):
     traffic: ModelTraffic | None = None
     built_of: int = -1
     """What the cursor of the published routes was when it was built."""
-    wait: WaitRule | None = None
+    wait_rule: WaitRule | None = None

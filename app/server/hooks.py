@@ -135,7 +135,7 @@ class Hooks:
         _log_reclaimed(router.slots.reclaim_dead())
         router.limiter.recover()
         router.metric_files.reserve_again()
-        router.metrics.text.count_pending()
+        router.metrics.token_metrics.count_pending()
         router.models.registry.prune()
         if router.leader.leads():
             models = router.models
@@ -149,7 +149,7 @@ class Hooks:
 
     def _before_exit(self, seconds: float) -> None:
         """Count and export what the last requests left. gunicorn kills a worker that sends no heartbeat for 30 s."""
-        self._router.metrics.text.count_pending()
+        self._router.metrics.token_metrics.count_pending()
         if self._router.tracing is not None:
             self._router.tracing.stop(min(seconds, _FLUSH_S))
 
