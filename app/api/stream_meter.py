@@ -92,7 +92,7 @@ def _count_stream(reader: EventReader, metrics: TokenMetrics, exchange: Exchange
     """Count the tokens that a stream has said, or else its events."""
     usage = reader.tokens()
     if usage.output is None or not reader.usage_is_final():
-        usage = usage._replace(output=None)
+        usage = TokenUsage(usage.input, None, usage.cached, usage.reasoning)
         metrics.count_events(exchange.model, reader.events)
     _count(usage, metrics, exchange, first_s)
 

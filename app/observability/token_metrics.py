@@ -5,8 +5,10 @@ beside a model server's. They go on to 160 s for a first token, which a full mod
 for a token, since several may come together.
 """
 
+from msgspec.structs import astuple
+
 from app.observability.metric_families import Family, counts, distributions
-from app.protocols.token_usage import TAIL_BYTES, TokenUsage, usage_in
+from app.protocols.token_usage import NOTHING, TAIL_BYTES, TokenUsage, usage_in
 
 _MOST_PENDING = 64
 
@@ -64,16 +66,21 @@ class TokenMetrics:
     def count_pending(self) -> None:
         """Count the tokens of the bodies that were kept: every second, before a page is read, before a worker ends."""
         pending, self._pending = self._pending, []
-        sums: dict[str, TokenUsage] = {}
+        sums: dict[str, list[int]] = {}
         for model, end in pending:
             usage = usage_in(end)
-            sums[model] = usage.plus(sums[model]) if model in sums else usage
-        for model, usage in sums.items():
-            self.count(model, usage)
+            if usage is not NOTHING:
+                total = sums.setdefault(model, [0, 0, 0, 0])
+                total[0] += usage.input or 0
+                total[1] += usage.output or 0
+                total[2] += usage.cached or 0
+                total[3] += usage.reasoning or 0
+        for model, total in sums.items():
+            self.count(model, TokenUsage(*total))
 
     def count(self, model: str, usage: TokenUsage) -> None:
         """Count what a response says of its tokens."""
-        for kind, tokens in zip(usage._fields, usage, strict=True):
+        for kind, tokens in zip(TokenUsage.__struct_fields__, astuple(usage), strict=True):
             if tokens:
                 self._tokens(model, kind, "usage").add(tokens)
 
