@@ -1,10 +1,11 @@
 """The path of every inference request, whatever its protocol: parse, resolve the model, admit, route, relay."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import falcon
 import gevent
@@ -43,7 +44,8 @@ _MULTIPLE_CHOICES = HTTPStatus.MULTIPLE_CHOICES.value  # a member of an enumerat
 _PIN_KEY = "HTTP_" + PIN.upper().replace("-", "_")
 
 
-class Dispatcher(NamedTuple):
+@dataclass(frozen=True, slots=True)  # attributes are looked up faster than those of a NamedTuple
+class Dispatcher:
     """Serves inference requests."""
 
     registry: ModelRegistry

@@ -1,6 +1,7 @@
 """OpenAI's `/v1/responses`: later requests about a response go to the endpoint that created it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import falcon
@@ -123,6 +124,6 @@ def refer(
     assert isinstance(call, ParsedCall)
     name, endpoint = dispatcher.registry.creator_of(call.refers_to)
     model = dispatcher.resolve(req.env[ENVIRON_KEY], adapter, name)
-    model = model._replace(wait_rule=None)  # an endpoint that appears meanwhile does not have the response
+    model = replace(model, wait_rule=None)  # an endpoint that appears meanwhile does not have the response
     call.endpoint, call.pinned = endpoint, True
     dispatcher.serve(req, resp, call, model, size, counts=False, falls_back=False)

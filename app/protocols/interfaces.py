@@ -1,6 +1,7 @@
 """What an adapter of a wire format offers, and what it makes of a client's request."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
@@ -85,7 +86,8 @@ class Kind(Enum):
     """It is about an earlier response, whose id is the field `response_id` of the template."""
 
 
-class Operation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Operation:
     """One request that clients may make, at one path or at several of the same meaning."""
 
     method: str
