@@ -1,3 +1,6 @@
+from app.native cimport plain_usage
+
+
 cpdef object usage_in(bytes text, Py_ssize_t start=*)
 cdef dict _usage_at(bytes text, Py_ssize_t at)
 cdef object _read(dict usage)

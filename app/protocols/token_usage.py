@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
+from app.native import plain_usage
+
 TAIL_BYTES = 16 << 10
 """So much of the end of a JSON body is searched. What servers write behind `usage` is shorter."""
 MEMBER = b'"usage"'
@@ -33,6 +35,7 @@ _VALUE = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+(" + _NESTED + rb")", re.DOTALL)
 """An object with objects in it, but none in these."""
 
 _MOST = 1 << 40
+_BACKSLASH = ord("\\")
 
 
 class TokenUsage(msgspec.Struct, frozen=True, gc=False):
@@ -70,7 +73,10 @@ def usage_in(text: bytes, start: int = 0) -> TokenUsage:
         at = text.rfind(MEMBER, start, at)
         if at < 0:
             break
-        if text[at - 1 : at] != b"\\":
+        if at == 0 or text[at - 1] != _BACKSLASH:
+            counts = plain_usage(text, at + len(MEMBER))
+            if counts is not None:
+                return TokenUsage(*counts)
             usage = _usage_at(text, at)
             if usage is not None and (found := _read(usage)) != NOTHING:
                 return found
