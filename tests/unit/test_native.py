@@ -151,9 +151,10 @@ def test_heads_are_written_alike(status: str, odd: list[tuple[str, str]], plain:
     assert written(native, status, plain, plain) == written(TWIN, status, plain, plain)
 
 
-_NAMES = st.sampled_from(("prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "Other", "a\\"b", ""))
+_NAMES = st.sampled_from(("prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "Other", ""))
 _NUMBERS = st.one_of(
-    st.integers(0, 1 << 45).map(str), st.sampled_from(("null", "nul", "0", "00", "01", "-1", "1.5", "1e3", '"1"', "{}", "9" * 12, "9" * 13))
+    st.integers(0, 1 << 45).map(str),
+    st.sampled_from(("null", "nul", "0", "00", "01", "-1", "1.5", "1e3", '"1"', "{}", "9" * 12, "9" * 13)),
 )
 _BLANKS = st.text(" \t\r\n", max_size=2)
 
@@ -161,11 +162,9 @@ _BLANKS = st.text(" \t\r\n", max_size=2)
 @st.composite
 def usages(draw: st.DrawFn) -> str:
     """What may follow the name `usage`: mostly an object of counts."""
-    blank = lambda: draw(_BLANKS)  # noqa: E731
-    members = [
-        f'{blank()}"{draw(_NAMES)}"{blank()}:{blank()}{draw(_NUMBERS)}{blank()}' for _ in range(draw(st.integers(0, 4)))
-    ]
-    return f"{blank()}:{blank()}{{{','.join(members)}}}" + draw(st.sampled_from(("", "}", "}\n", "x")))
+    parts = (_BLANKS, st.just('"'), _NAMES, st.just('"'), _BLANKS, st.just(":"), _BLANKS, _NUMBERS, _BLANKS)
+    members = draw(st.lists(st.tuples(*parts).map("".join), max_size=4))
+    return f"{draw(_BLANKS)}:{draw(_BLANKS)}{{{','.join(members)}}}" + draw(st.sampled_from(("", "}", "\n", "x")))
 
 
 @given(usages(), st.integers(0, 200))
