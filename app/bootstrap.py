@@ -132,8 +132,8 @@ def _build_parts(
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, traffic, metrics)
     traced = tracing.load(environ, metrics)
-    wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
-    dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
+    endpoint_wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
+    dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     return Router(
         settings=settings,
@@ -161,7 +161,7 @@ def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
     registry: ModelRegistry,
     limiter: Limiter,
     drain: Drain,
-    wait: EndpointWait,
+    endpoint_wait: EndpointWait,
     metrics: Metrics,
     traced: "Tracing | None",
 ) -> Dispatcher:
@@ -173,8 +173,8 @@ def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
         queue_timeout_s=settings.queue_timeout_ms / 1000,
         trace_sample_ratio=settings.trace_sample_ratio if traced is None else 0.0,  # the SDK's sampler decides
         max_upload_bytes=settings.max_upload_bytes,
-        wait=wait,
-        text=metrics.text,
+        endpoint_wait=endpoint_wait,
+        token_metrics=metrics.token_metrics,
         tracing=traced,
     )
 

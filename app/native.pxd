@@ -18,5 +18,6 @@ cpdef int64_t now_ms() noexcept
 cpdef tuple split_request(bytes data, Py_ssize_t longest)
 cpdef tuple split_response(bytes data)
 cpdef bytes join_response(str status, list fixed, list fields)
+cpdef tuple plain_usage(bytes text, Py_ssize_t at)
 cpdef str server_timing(double queue_s, double model_s, double total_s)
 cpdef str new_id()

@@ -27,6 +27,10 @@ _REQUEST = re.compile(  # possessive (++): no head, however malformed, takes lon
 _RESPONSE = re.compile(rf"HTTP/1\.([0-9]) ([1-5]\d\d)(?: {FIELD_VALUE})?({FIELDS})".encode())
 _FIELD = re.compile(r"\r\n([^:]+):([^\r]*)")
 _WRITTEN = re.compile(rf"HTTP/1\.1 [0-9]{{3}} {FIELD_VALUE}\r\n(?>(?:{FIELD_NAME}: {FIELD_VALUE}\r\n)*)\r\n")
+_BLANK = rb"[ \t\r\n]*+"
+_COUNT = rb'%b"([a-z_]*+)"%b:%b(null|0|[1-9][0-9]{0,11}+)%b' % ((_BLANK,) * 4)
+_COUNTS = re.compile(rb"%b:%b\{%b(?>(?:,%b)*)\}" % (_BLANK, _BLANK, _COUNT, _COUNT))
+_EACH_COUNT = re.compile(_COUNT)
 _OTHER_LINES = 2  # the status, and the empty one
 
 # PyDLL keeps the interpreter lock during the call. That is cheaper, and a worker has no second thread that needs it.
@@ -112,6 +116,26 @@ def join_response(status: str, fixed: Headers, fields: Headers) -> bytes:
 def server_timing(queue_s: float, model_s: float, total_s: float) -> str:
     """Returns the value of Server-Timing (W3C): milliseconds in the queue, in the model, and in all so far."""
     return f"queue;dur={queue_s * 1e3:.3f}, model;dur={model_s * 1e3:.3f}, total;dur={total_s * 1e3:.3f}"
+
+
+def plain_usage(text: bytes, at: int) -> tuple[int, int | None] | None:
+    """Returns `prompt_tokens` and `completion_tokens` of a member `usage` whose colon comes at this index.
+
+    None if it has any count beside these and `total_tokens` (null is none), or anything but counts.
+    """
+    found = _COUNTS.match(text, at)
+    if found is None:
+        return None
+    given = output = None
+    for name, number in _EACH_COUNT.findall(found[0]):
+        count = None if number == b"null" else int(number)
+        if name == b"prompt_tokens":
+            given = count
+        elif name == b"completion_tokens":
+            output = count
+        elif count is not None and name != b"total_tokens":
+            return None
+    return None if given is None else (given, output)
 
 
 def new_id() -> str:

@@ -250,6 +250,69 @@ cdef _refuse():
     raise ValueError("the status or a header of the response has characters that are not allowed")
 
 
+cpdef tuple plain_usage(bytes text, Py_ssize_t at):
+    cdef object given = None, output = None, count
+    cdef Py_ssize_t begin, end
+    cdef int64_t number
+    at = _past_blanks(text, at)
+    if _byte(text, at) != c':':
+        return None
+    at = _past_blanks(text, at + 1)
+    if _byte(text, at) != c'{':
+        return None
+    while True:
+        at = _past_blanks(text, at + 1)
+        if _byte(text, at) != c'"':
+            return None
+        begin = end = at + 1
+        while c'a' <= _byte(text, end) <= c'z' or _byte(text, end) == c'_':
+            end += 1
+        if _byte(text, end) != c'"':
+            return None
+        at = _past_blanks(text, end + 1)
+        if _byte(text, at) != c':':
+            return None
+        at = _past_blanks(text, at + 1)
+        if _follows(text, at, len(text), b"null"):
+            count = None
+            at += 4
+        elif c'0' <= _byte(text, at) <= c'9':
+            number = _byte(text, at) - c'0'
+            at += 1
+            while 0 < number < 100000000000 and c'0' <= _byte(text, at) <= c'9':  # 12 digits; none after a zero
+                number = 10 * number + (_byte(text, at) - c'0')
+                at += 1
+            count = number
+        else:
+            return None
+        if _is(text, begin, end, b"prompt_tokens"):
+            given = count
+        elif _is(text, begin, end, b"completion_tokens"):
+            output = count
+        elif count is not None and not _is(text, begin, end, b"total_tokens"):
+            return None
+        at = _past_blanks(text, at)
+        if _byte(text, at) == c'}':
+            return None if given is None else (given, output)
+        if _byte(text, at) != c',':
+            return None
+
+
+cdef inline unsigned char _byte(bytes text, Py_ssize_t at) noexcept:
+    """Returns the byte at an index that is not negative; beyond the end: 0."""
+    return (<const unsigned char*>text)[at] if at < len(text) else 0
+
+
+cdef inline Py_ssize_t _past_blanks(bytes text, Py_ssize_t at) noexcept:
+    while _byte(text, at) in (c' ', c'\n', c'\r', c'\t'):
+        at += 1
+    return at
+
+
+cdef inline bint _is(bytes text, Py_ssize_t begin, Py_ssize_t end, bytes name) except -1:
+    return end - begin == len(name) and _follows(text, begin, end, name)
+
+
 cpdef str server_timing(double queue_s, double model_s, double total_s):
     return f"queue;dur={_ms(queue_s)}, model;dur={_ms(model_s)}, total;dur={_ms(total_s)}"
 

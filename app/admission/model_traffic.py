@@ -118,4 +118,5 @@ class ModelTraffic:
         A process that is killed between the two stores leaves a count without its time, which is one of many.
         """
         self._counts.served[self._shared_id] += 1
-        self._counts.served_us[self._shared_id] += int(seconds * 1e6)
+        if seconds > 0:
+            self._counts.served_us[self._shared_id] += int(seconds * 1e6)

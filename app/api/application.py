@@ -119,7 +119,7 @@ def _count(metrics: Metrics, exchange: Exchange) -> None:
         metrics.model_seconds(exchange.model).observe(exchange.model_s)
         # What only asks about a model or a response is quick, and says nothing of how long a request takes.
         if exchange.traffic is not None and exchange.status < _BAD_REQUEST and exchange.method == "POST":
-            exchange.traffic.count_served(max(0.0, exchange.model_s - exchange.earlier_s))
+            exchange.traffic.count_served(exchange.model_s - exchange.earlier_s)
     metrics.overhead_seconds.observe(max(0.0, total - exchange.queue_s - exchange.model_s))
 
 

@@ -1,10 +1,11 @@
 """The path of every inference request, whatever its protocol: parse, resolve the model, admit, route, relay."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import falcon
 import gevent
@@ -43,7 +44,8 @@ _MULTIPLE_CHOICES = HTTPStatus.MULTIPLE_CHOICES.value  # a member of an enumerat
 _PIN_KEY = "HTTP_" + PIN.upper().replace("-", "_")
 
 
-class Dispatcher(NamedTuple):
+@dataclass(frozen=True, slots=True)  # attributes are looked up faster than those of a NamedTuple
+class Dispatcher:
     """Serves inference requests."""
 
     registry: ModelRegistry
@@ -52,10 +54,10 @@ class Dispatcher(NamedTuple):
     max_body_bytes: int
     queue_timeout_s: float
     trace_sample_ratio: float = 0.0
-    text: TokenMetrics | None = None
+    token_metrics: TokenMetrics | None = None
     """Counts tokens; without it, none are counted."""
     tracing: "Tracing | None" = None
-    wait: EndpointWait | None = None
+    endpoint_wait: EndpointWait | None = None
     """Without it, no request waits for an endpoint."""
     max_upload_bytes: int = 1 << 30
 
@@ -132,7 +134,7 @@ class Dispatcher(NamedTuple):
             if exchange.permit is not None:
                 exchange.model_s = monotonic() - began
         counted = counts and reply.status < _MULTIPLE_CHOICES
-        _relay(reply, resp, exchange, began, self.text if counted else None)
+        _relay(reply, resp, exchange, began, self.token_metrics if counted else None)
 
     def _send(  # noqa: PLR0913, PLR0917  # `handle` binds what belongs to the request
         self,
@@ -170,8 +172,7 @@ class Dispatcher(NamedTuple):
             )
         finally:
             resp.set_header(failover.SERVED_BY, exchange.model)
-        name = failover.SERVED_BY.lower()
-        reply.headers[:] = [header for header in reply.headers if header[0] != name]  # of a router behind this one
+        reply.headers[:] = failover.without_name(reply.headers)
         return reply
 
     def resolve(self, exchange: Exchange, adapter: ProtocolAdapter | None, name: str | None) -> RegisteredModel:
@@ -181,6 +182,7 @@ class Dispatcher(NamedTuple):
         """
         model = self.registry.find(name)
         exchange.model = model.route.name
+        exchange.adapter = adapter
         if adapter is not None and not speaks(model.route.protocol, adapter):
             raise ProtocolMismatch(served_elsewhere(name or model.route.name, model.route.protocol))
         return model
@@ -189,23 +191,27 @@ class Dispatcher(NamedTuple):
         """Take the permits, after the wait for an endpoint if the model has none.
 
         Returns the model as it is by then: the endpoints that it had before may have gone while the request waited.
-        Raises Draining, a Rejected, NoEndpoint, or ClientGone.
+        Raises Draining, a Rejected, NoEndpoint, ClientGone, or what `resolve` raises: the routes may change meanwhile.
         """
         check_draining(self.drain)
-        if model.wait is not None and self.wait is not None:
-            return self._admit_with_endpoint(exchange, model, version, self.wait)
+        if model.wait_rule is not None and self.endpoint_wait is not None:
+            return self._admit_with_endpoint(exchange, model, version, self.endpoint_wait)
         exchange.admit(self.limiter, self.queue_timeout_s, model.limit, model.traffic)
         return self.registry.renewed(model)
 
     def _admit_with_endpoint(
         self, exchange: Exchange, model: RegisteredModel, version: str, wait: EndpointWait
     ) -> RegisteredModel:
+        resolve = partial(self.resolve, exchange, exchange.adapter, model.route.name)
         deadline = monotonic() + model.route.no_endpoint_wait_s
+        model = self.registry.renewed(model)
         while True:
-            if lacks_endpoints(self.registry.renewed(model), version):
+            if lacks_endpoints(model, version):
                 exchange.withdraw()  # a request that waits for an endpoint holds no place
-                model = exchange.wait(wait.until_endpoint, model, version, deadline)
+                model = exchange.wait_for(wait.until_endpoint, resolve, version, deadline)
             exchange.admit(self.limiter, self.queue_timeout_s, model.limit, model.traffic)
+            # One look decides whether to return and, if not, to give the permit back first. Between two looks another
+            # process might publish an endpoint, and a second permit would be taken beside the first one.
             model = self.registry.renewed(model)
             if not lacks_endpoints(model, version):
                 return model  # else the last endpoint has gone while the request was in the queue
@@ -234,17 +240,17 @@ def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Seque
     return b""
 
 
-def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float, text: TokenMetrics | None) -> None:
+def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float, tokens: TokenMetrics | None) -> None:
     """Pass the model server's response on: at once if all of it is there, else as it comes."""
     resp.status = f"{reply.status} {phrase(reply.status)}"
     if isinstance(reply.body, tuple):
-        resp.data = b"".join(reply.body)
-        if text is not None:
-            count_whole(reply.headers, resp.data, text, exchange)
+        body = resp.data = b"".join(reply.body)
+        if tokens is not None:
+            count_whole(reply.headers, body, tokens, exchange)
     else:
         if reply.length is not None:
             resp.content_length = reply.length
-        meter = None if text is None else meter_of(reply.headers, text, exchange)
+        meter = None if tokens is None else meter_of(reply.headers, tokens, exchange)
         resp.stream = _timed(reply, exchange, began, meter)
     exchange.reply_headers = reply.headers  # bypasses Falcon, which checks each again; last, as errors have none
 

@@ -5,6 +5,7 @@ cdef class Exchange:
     cdef object __weakref__
     cdef public object route
     cdef public str model
+    cdef public object adapter
     cdef public int status
     cdef public double queue_s
     cdef public double model_s
@@ -27,7 +28,7 @@ cdef class Exchange:
 
     cpdef hold(self, release)
     cpdef admit(self, limiter, double queue_timeout_s, model_limit=*, traffic=*)
-    cdef _wait(self, ticket, double timeout_s)
+    cdef _wait_in_queue(self, ticket, double timeout_s)
     cpdef change_model(self, str name, limit, traffic)
     cpdef withdraw(self)
     cdef _watch_client(self)

@@ -23,6 +23,7 @@ from app.native import monotonic, server_timing
 from app.net.disconnect import Client, ClientWatch
 from app.observability import telemetry_headers
 from app.observability.request_trace import Trace
+from app.protocols.interfaces import ProtocolAdapter
 
 ENVIRON_KEY = "router.exchange"
 CLIENT_CLOSED_REQUEST = 499
@@ -42,6 +43,7 @@ class Exchange:
         "_connection",
         "_held",
         "_place",
+        "adapter",
         "client_address",
         "earlier_s",
         "fallbacks",
@@ -66,6 +68,8 @@ class Exchange:
         self.started = monotonic()
         self.route: str | None = None
         self.model = ""
+        self.adapter: ProtocolAdapter | None = None
+        """The protocol by which it came; None: one that every model serves."""
         self.status = 500
         self.queue_s = 0.0
         self.model_s = 0.0
@@ -117,7 +121,7 @@ class Exchange:
                 self._place = _place_of(model_limit, traffic)
             admission = limiter.request()
             if isinstance(admission, Ticket):
-                admission = self._wait(admission, queue_timeout_s)
+                admission = self._wait_in_queue(admission, queue_timeout_s)
             self.permit = admission
         except Rejected as rejected:
             self.rejection = rejected.code
@@ -126,7 +130,7 @@ class Exchange:
             self.queue_s += monotonic() - began
         self._watch_client()
 
-    def _wait(self, ticket: Ticket, timeout_s: float) -> Permit:
+    def _wait_in_queue(self, ticket: Ticket, timeout_s: float) -> Permit:
         """Wait in the queue, and count as waiting meanwhile. Raises QueueTimeout or ClientGone."""
         self.hold(ticket.cancel)  # does nothing once the wait is over
         self._watch_client()
@@ -160,12 +164,12 @@ class Exchange:
         if left is not None:
             left()
 
-    def wait(self, wait: Callable[..., T], *args: object) -> T:
-        """Returns what a function returns that waits; it is interrupted if the client leaves. Counts as queueing."""
+    def wait_for(self, function: Callable[..., T], *args: object) -> T:
+        """Call a function that waits, and return what it returns. A client that leaves ends it. Counts as queueing."""
         began = monotonic()
         self._watch_client()
         try:
-            return wait(*args)
+            return function(*args)
         finally:
             self.queue_s += monotonic() - began
             if self.trace is not None:

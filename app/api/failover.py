@@ -29,6 +29,7 @@ from app.routing.registered_model import RegisteredModel
 
 SERVED_BY = "X-Router-Model"
 """The header of a response that names the model that served the request, where its route has fallbacks."""
+_SERVED_BY_LOWER = SERVED_BY.lower()
 FORBIDDEN_BY = "X-Router-Fallback"
 """The header by which a request forbids them, with the value `none`."""
 
@@ -45,6 +46,11 @@ _ERRORS: dict[type[RouterError], FallbackReason] = {
 def is_forbidden(req: falcon.Request, version: str) -> bool:
     """Whether this request must not go to another model: it says so, or it asks for a version of this one."""
     return bool(version) or (req.get_header(FORBIDDEN_BY) or "").strip().lower() == "none"
+
+
+def without_name(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Returns these headers of a model server, without the name that a router behind this one gave to its model."""
+    return [header for header in headers if header[0] != _SERVED_BY_LOWER]
 
 
 def serve(

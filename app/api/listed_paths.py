@@ -4,6 +4,7 @@ Routes change while the router runs. So these paths are not added to Falcon's ro
 found nothing. Which of the models serves the path is seen later, from the body of the request.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from falcon.routing import map_http_methods, set_default_responders
@@ -36,7 +37,7 @@ class ListedPaths:
         return self._known[path]
 
     def _route(self, path: str) -> _Route:
-        operation = openai.operation(path)._replace(only_listed=True)
+        operation = replace(openai.operation(path), only_listed=True)
         resource = OperationResource(self._dispatcher, openai.ADAPTER, [operation])
         responders = map_http_methods(resource)
         set_default_responders(responders)

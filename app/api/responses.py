@@ -1,16 +1,22 @@
 """OpenAI's `/v1/responses`: later requests about a response go to the endpoint that created it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import falcon
 
-from app.api.dispatch import Dispatcher
+from app.api import failover
+from app.api.dispatch import PIN, Dispatcher
 from app.api.exchange import ENVIRON_KEY
 from app.http_fields import Headers
 from app.protocols.calls import Model, Reply
 from app.protocols.interfaces import Operation, ParsedCall, ProtocolAdapter
 from app.protocols.response_ids import ResponseIdReader
+from app.routing.created_responses import Creator
+from app.routing.registered_model import RegisteredModel
+from app.routing.registry import ModelRegistry
+from app.shared_memory.table import name_hash
 
 
 class _Noted(NamedTuple):
@@ -69,22 +75,39 @@ def create(
 ) -> None:
     """Serve a request that creates a response.
 
-    The endpoint that has the response before it is preferred: most model servers keep responses for themselves.
+    The endpoint that has the response before it is preferred: most model servers keep responses for themselves. That
+    may be an endpoint of a fallback, which served when the model had failed.
     """
     call, size = dispatcher.read(operation, req, params)
     assert isinstance(call, ParsedCall)
     exchange = req.env[ENVIRON_KEY]
-    model = dispatcher.resolve(exchange, adapter, call.model)
+    model = named = dispatcher.resolve(exchange, adapter, call.model)
     responses = dispatcher.registry.responses
     before = responses.find(call.refers_to) if call.refers_to else None
     if before is not None:
-        call = call._replace(endpoint=before.endpoint)
+        call.endpoint = before.endpoint
+        if not failover.is_forbidden(req, req.get_header(PIN) or ""):
+            model = _model_that_continues(dispatcher.registry, named, before)
+            exchange.model = model.route.name
+        if named.route.fallback:
+            resp.set_header(failover.SERVED_BY, exchange.model)
 
     def note(response_id: str, endpoint: str) -> None:
         responses.note(response_id, exchange.model, endpoint)  # perhaps a fallback
 
     # Another model does not have the response before this one.
     dispatcher.serve(req, resp, _Noted(call, note), model, size, falls_back=before is None)
+    if named.route.fallback:
+        exchange.reply_headers = failover.without_name(exchange.reply_headers)
+
+
+def _model_that_continues(registry: ModelRegistry, named: RegisteredModel, before: Creator) -> RegisteredModel:
+    """Returns the fallback that created the response before, as long as it has the endpoint; else the named model."""
+    for model in registry.fallbacks(named.route):
+        if name_hash(model.route.name) == before.model:
+            urls = (endpoint.url for version in model.route.versions for endpoint in version.endpoints)
+            return model if any(name_hash(url) == before.endpoint for url in urls) else named
+    return named
 
 
 def refer(
@@ -101,5 +124,6 @@ def refer(
     assert isinstance(call, ParsedCall)
     name, endpoint = dispatcher.registry.creator_of(call.refers_to)
     model = dispatcher.resolve(req.env[ENVIRON_KEY], adapter, name)
-    pinned = call._replace(endpoint=endpoint, pinned=True)
-    dispatcher.serve(req, resp, pinned, model, size, counts=False, falls_back=False)
+    model = replace(model, wait_rule=None)  # an endpoint that appears meanwhile does not have the response
+    call.endpoint, call.pinned = endpoint, True
+    dispatcher.serve(req, resp, call, model, size, counts=False, falls_back=False)

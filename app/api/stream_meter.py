@@ -10,9 +10,7 @@ from app.http_fields import Headers
 from app.native import monotonic
 from app.observability.token_metrics import TokenMetrics
 from app.protocols.event_stream import EventReader
-from app.protocols.token_usage import MEMBER, TAIL_BYTES, TokenUsage, usage_at_end, usage_in
-
-_BEGINNINGS_OF_STREAMS = (b"data:", b"event:", b":")
+from app.protocols.token_usage import TAIL_BYTES, TokenUsage, usage_at_end, usage_in
 
 
 class StreamMeter:
@@ -78,11 +76,12 @@ def meter_of(headers: Headers, metrics: TokenMetrics, exchange: Exchange) -> Str
 
 def count_whole(headers: Headers, body: bytes, metrics: TokenMetrics, exchange: Exchange) -> None:
     """Count the tokens of a body that came at once. The times of its events are not known."""
-    if body.rfind(MEMBER, max(0, len(body) - TAIL_BYTES)) < 0 and not body.startswith(_BEGINNINGS_OF_STREAMS):
-        return  # most bodies without tokens: spare the headers
     kind = _kind_of(headers)
     if kind == "application/json":
-        _count(usage_at_end(body), metrics, exchange)
+        if exchange.trace is None:
+            metrics.count_later(exchange.model, body)
+        else:
+            _count(usage_at_end(body), metrics, exchange)
     elif kind == "text/event-stream":
         reader = EventReader()
         reader.feed(body)
@@ -93,7 +92,7 @@ def _count_stream(reader: EventReader, metrics: TokenMetrics, exchange: Exchange
     """Count the tokens that a stream has said, or else its events."""
     usage = reader.tokens()
     if usage.output is None or not reader.usage_is_final():
-        usage = usage._replace(output=None)
+        usage = TokenUsage(usage.input, None, usage.cached, usage.reasoning)
         metrics.count_events(exchange.model, reader.events)
     _count(usage, metrics, exchange, first_s)
 

@@ -201,7 +201,7 @@ class Metrics:
         self.fallbacks = counts(FALLBACKS)
         self.spans = counts_of(SPANS, SPAN_RESULTS)
         self.reloads = counts_of(RELOADED, RELOADS)
-        self.text = TokenMetrics()
+        self.token_metrics = TokenMetrics()
 
     def count_discovery(self, source: str, result: str) -> None:
         """Count one result of discovery, `ok` or `failed`."""
@@ -212,6 +212,7 @@ class Metrics:
 
         That is OpenMetrics if `accept` prefers it, else text. Other greenlets run while a large page is made.
         """
+        self.token_metrics.count_pending()
         form, turns = accepted_format(accept), Turns()
         pieces: list[bytes] = []
         unjoined: list[bytes] = []

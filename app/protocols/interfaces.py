@@ -1,6 +1,7 @@
 """What an adapter of a wire format offers, and what it makes of a client's request."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
@@ -14,19 +15,30 @@ VERSION_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 """The pattern of a version's name: it may become a part of a path."""
 
 
-class ClientRequest(NamedTuple):
+class ClientRequest:
     """What a parser sees of a client's request."""
 
-    operation: "Operation"
-    params: Mapping[str, str]
-    """The fields of the URI template that matched."""
-    query: str
-    """Without the question mark; empty: none."""
-    header: Callable[[str], str | None]
-    """Returns the value of a header, or None."""
-    body: bytes
-    form: "FormHead | None" = None
-    """What is known of a form, of which `body` is the beginning."""
+    __slots__ = ("body", "form", "header", "operation", "params", "query")
+
+    def __init__(  # noqa: PLR0913, PLR0917  # it is made for every request: a NamedTuple takes twice as long
+        self,
+        operation: "Operation",
+        params: Mapping[str, str],
+        query: str,
+        header: Callable[[str], str | None],
+        body: bytes,
+        form: "FormHead | None" = None,
+    ) -> None:
+        self.operation = operation
+        self.params = params
+        """The fields of the URI template that matched."""
+        self.query = query
+        """Without the question mark; empty: none."""
+        self.header = header
+        """Returns the value of a header, or None."""
+        self.body = body
+        self.form = form
+        """What is known of a form, of which `body` is the beginning."""
 
 
 class FormHead(NamedTuple):
@@ -74,7 +86,8 @@ class Kind(Enum):
     """It is about an earlier response, whose id is the field `response_id` of the template."""
 
 
-class Operation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Operation:
     """One request that clients may make, at one path or at several of the same meaning."""
 
     method: str
@@ -122,28 +135,56 @@ class ProtocolAdapter(NamedTuple):
     error_body: ErrorBody
 
 
-class ParsedCall(NamedTuple):
+class ParsedCall:
     """The `ParsedRequest` of an adapter's operation: the client's own bytes, to be passed on."""
 
-    adapter: ProtocolAdapter | None
-    """See Call."""
-    method: str
-    path: str
-    body: bytes
-    model: str | None
-    prompt: Callable[[], Sequence[bytes | memoryview]]
-    version: str = ""
-    model_as_written: Raw | memoryview | None = None
-    """See Call."""
-    is_json: bool = False
-    """Whether the body was read as JSON, whatever its declared type."""
-    rest: BodyStream | None = None
-    """See Call."""
-    refers_to: str = ""
-    """Id of the earlier response that the request is about or continues; empty: none."""
-    endpoint: int = 0
-    pinned: bool = False
-    """See Call, for both."""
+    __slots__ = (
+        "adapter",
+        "body",
+        "endpoint",
+        "is_json",
+        "method",
+        "model",
+        "model_as_written",
+        "path",
+        "pinned",
+        "prompt",
+        "refers_to",
+        "rest",
+        "version",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917  # see ClientRequest
+        self,
+        adapter: ProtocolAdapter | None,
+        method: str,
+        path: str,
+        body: bytes,
+        model: str | None,
+        prompt: Callable[[], Sequence[bytes | memoryview]],
+        version: str = "",
+        model_as_written: Raw | memoryview | None = None,
+        *,
+        is_json: bool = False,
+        rest: BodyStream | None = None,
+        refers_to: str = "",
+    ) -> None:
+        self.adapter = adapter
+        """See Call, for what has no word here."""
+        self.method = method
+        self.path = path
+        self.body = body
+        self.model = model
+        self.prompt = prompt
+        self.version = version
+        self.model_as_written = model_as_written
+        self.is_json = is_json
+        """Whether the body was read as JSON, whatever its declared type."""
+        self.rest = rest
+        self.refers_to = refers_to
+        """Id of the earlier response that the request is about or continues; empty: none."""
+        self.endpoint = 0
+        self.pinned = False
 
     def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
         """See ParsedRequest."""

@@ -113,7 +113,9 @@ def _parse_creation(request: ClientRequest) -> ParsedCall:
     members = request_body.read_request(_decode_creation, request, request.body)
     before = members.previous_response_id
     refers_to = None if before is UNSET else request_body.text_of("previous_response_id", before)
-    return _parsed(_decode_creation, request, members)._replace(refers_to=refers_to or "")
+    call = _parsed(_decode_creation, request, members)
+    call.refers_to = refers_to or ""
+    return call
 
 
 def _parse_reference(request: ClientRequest) -> ParsedCall:

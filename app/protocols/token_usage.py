@@ -13,10 +13,12 @@ member.
 """
 
 import re
-from typing import Annotated, NamedTuple
+from typing import Any
 
 import msgspec
-from msgspec import Meta
+from msgspec.structs import astuple
+
+from app.native import plain_usage
 
 TAIL_BYTES = 16 << 10
 """So much of the end of a JSON body is searched. What servers write behind `usage` is shorter."""
@@ -32,30 +34,11 @@ _NESTED = rb'\{(?:[^{}"]++|' + _STRING + rb"|" + _FLAT + rb")*+\}"
 _VALUE = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+(" + _NESTED + rb")", re.DOTALL)
 """An object with objects in it, but none in these."""
 
-_Count = Annotated[int, Meta(ge=0, le=1 << 40)] | None
+_MOST = 1 << 40
+_BACKSLASH = ord("\\")
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: _Count = None
-    reasoning_tokens: _Count = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: _Count = None
-    completion_tokens: _Count = None
-    total_tokens: _Count = None
-    input_tokens: _Count = None
-    output_tokens: _Count = None
-    reasoning_tokens: _Count = None
-    cache_read_input_tokens: _Count = None
-    cache_creation_input_tokens: _Count = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-
-
-class TokenUsage(NamedTuple):
+class TokenUsage(msgspec.Struct, frozen=True, gc=False):
     """How many tokens a request took, as its response says. None: it does not say."""
 
     input: int | None = None
@@ -69,17 +52,17 @@ class TokenUsage(NamedTuple):
 
     def joined(self, other: "TokenUsage") -> "TokenUsage":
         """Returns what two events of one stream say together: counts of a stream only grow."""
-        return TokenUsage(*(_larger(one, two) for one, two in zip(self, other, strict=True)))
+        return TokenUsage(*map(_larger, astuple(self), astuple(other)))
 
 
 NOTHING = TokenUsage()
 
 
-class _Rest(msgspec.Struct):
-    usage: _Usage | None = None
+class _Rest(msgspec.Struct, gc=False):
+    usage: dict[str, Any] | None = None
 
 
-_decode = msgspec.json.Decoder(_Usage).decode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_rest = msgspec.json.Decoder(_Rest).decode
 
 
@@ -90,7 +73,10 @@ def usage_in(text: bytes, start: int = 0) -> TokenUsage:
         at = text.rfind(MEMBER, start, at)
         if at < 0:
             break
-        if text[at - 1 : at] != b"\\":
+        if at == 0 or text[at - 1] != _BACKSLASH:
+            counts = plain_usage(text, at + len(MEMBER))
+            if counts is not None:
+                return TokenUsage(*counts)
             usage = _usage_at(text, at)
             if usage is not None and (found := _read(usage)) != NOTHING:
                 return found
@@ -102,7 +88,7 @@ def usage_at_end(body: bytes) -> TokenUsage:
     return usage_in(body, max(0, len(body) - TAIL_BYTES))
 
 
-def _usage_at(text: bytes, at: int) -> _Usage | None:
+def _usage_at(text: bytes, at: int) -> dict[str, Any] | None:
     """Returns the value of the member that begins here, or None if it can't be read."""
     try:
         return _decode_rest(b"{" + text[at:]).usage  # a member of the whole: with what follows it is an object again
@@ -116,24 +102,33 @@ def _usage_at(text: bytes, at: int) -> _Usage | None:
         return None
 
 
-def _read(usage: _Usage) -> TokenUsage:
-    given = usage.prompt_tokens
-    cached = _first(usage.prompt_tokens_details, usage.input_tokens_details, "cached_tokens")
-    if given is None and usage.input_tokens is not None:
-        given = usage.input_tokens + (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+def _read(usage: dict[str, Any]) -> TokenUsage:
+    # Members of a dict, for a record of all the names that servers use takes twice as long.
+    given = _count(usage, "prompt_tokens")
+    cached = _detail(usage, "prompt_tokens_details", "input_tokens_details", "cached_tokens")
+    if given is None and (given := _count(usage, "input_tokens")) is not None:
+        given += (_count(usage, "cache_read_input_tokens") or 0) + (_count(usage, "cache_creation_input_tokens") or 0)
     if cached is None:
-        cached = usage.cache_read_input_tokens
-    output = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
+        cached = _count(usage, "cache_read_input_tokens")
+    output = _count(usage, "completion_tokens")
+    if output is None:
+        output = _count(usage, "output_tokens")
     if given is None and output is None:
-        given = usage.total_tokens  # some rerankers give no other
-    reasoning = _first(usage.completion_tokens_details, usage.output_tokens_details, "reasoning_tokens")
-    return TokenUsage(given, output, cached, usage.reasoning_tokens if reasoning is None else reasoning)
+        given = _count(usage, "total_tokens")  # some rerankers give no other
+    reasoning = _count(usage, "reasoning_tokens")
+    if reasoning is None:
+        reasoning = _detail(usage, "completion_tokens_details", "output_tokens_details", "reasoning_tokens")
+    return TokenUsage(given, output, cached, reasoning)
 
 
-def _first(one: _Details | None, other: _Details | None, name: str) -> int | None:
-    details = other if one is None else one
-    count: int | None = None if details is None else getattr(details, name)
-    return count
+def _count(members: dict[str, Any], name: str) -> int | None:
+    count = members.get(name)
+    return count if type(count) is int and 0 <= count <= _MOST else None
+
+
+def _detail(usage: dict[str, Any], one: str, other: str, name: str) -> int | None:
+    details = usage.get(one) or usage.get(other)
+    return _count(details, name) if type(details) is dict else None
 
 
 def _larger(one: int | None, other: int | None) -> int | None:

@@ -61,12 +61,12 @@ def check_version(model: str, version: str) -> None:
 
 
 def _parse_infer(request: ClientRequest) -> ParsedCall:
-    call = _parse("/infer", partial(_inputs, request), request)
-    return call._replace(is_json=_is_form(request) and request.header(_JSON_LENGTH) is None)
+    is_json = _is_form(request) and request.header(_JSON_LENGTH) is None
+    return _parse("/infer", partial(_inputs, request), request, is_json=is_json)
 
 
 def _parse_generate(action: str, request: ClientRequest) -> ParsedCall:
-    return _parse(action, partial(_text_input, request), request)._replace(is_json=_is_form(request))
+    return _parse(action, partial(_text_input, request), request, is_json=_is_form(request))
 
 
 def _is_form(request: ClientRequest) -> bool:
@@ -75,12 +75,12 @@ def _is_form(request: ClientRequest) -> bool:
     return is_form and not _is_compressed(request)
 
 
-def _parse(action: str, prompt: Any, request: ClientRequest) -> ParsedCall:
+def _parse(action: str, prompt: Any, request: ClientRequest, *, is_json: bool = False) -> ParsedCall:
     name, version = request.params["name"], request.params.get("version", "")
     check_version(name, version)
     query = f"?{request.query}" if request.query else ""
     path = _path(name, version, action, query)
-    return ParsedCall(ADAPTER, request.operation.method, path, request.body, name, prompt, version)
+    return ParsedCall(ADAPTER, request.operation.method, path, request.body, name, prompt, version, is_json=is_json)
 
 
 def _path(model: str, version: str, action: str, query: str = "") -> str:

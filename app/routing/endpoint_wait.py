@@ -11,6 +11,8 @@ worker. Nothing is notified. While requests wait, one greenlet of their worker l
 of shared memory, every `_LOOK_S`. So no wake-up can be lost, whoever publishes.
 """
 
+from collections.abc import Callable
+
 import gevent
 from gevent.event import Event
 
@@ -42,20 +44,22 @@ class EndpointWait:
         self._changed = Event()
         """Set, and replaced, when routes are published or the drain begins."""
 
-    def until_endpoint(self, model: RegisteredModel, version: str, deadline: float) -> RegisteredModel:
+    def until_endpoint(self, resolve: Callable[[], RegisteredModel], version: str, deadline: float) -> RegisteredModel:
         """Returns the model as it is once it has an endpoint for this version ("": any).
 
-        `deadline` is in seconds of time.monotonic(). Raises NoEndpoint, Draining, or ModelNotFound.
+        `resolve` returns the model as it is now. It raises if newer routes serve the request no more, and that ends the
+        wait. `deadline` is in seconds of time.monotonic(). Raises NoEndpoint, Draining, or what `resolve` raises.
         """
-        model = self._registry.find(model.route.name)
+        model = resolve()
         if not lacks_endpoints(model, version):
             return model
-        assert model.wait is not None
-        self._enter(model.wait, model.route.name)
+        rule = model.wait_rule
+        assert rule is not None
+        self._enter(rule, model.route.name)
         try:
-            return self._wait(model.route.name, version, deadline)
+            return self._wait_for_endpoint(resolve, version, deadline)
         finally:
-            self._counters.remove(model.wait.shared_id)
+            self._counters.remove(rule.shared_id)
             self._waiting -= 1
 
     def _enter(self, rule: WaitRule, name: str) -> None:
@@ -72,18 +76,20 @@ class EndpointWait:
             self._looks = True
             gevent.spawn(self._look, self._registry.generation)
 
-    def _wait(self, name: str, version: str, deadline: float) -> RegisteredModel:
+    def _wait_for_endpoint(
+        self, resolve: Callable[[], RegisteredModel], version: str, deadline: float
+    ) -> RegisteredModel:
         while True:
             if self._drain.begun:
                 raise Draining("the server is shutting down; send the request to another one")
             # The event is taken before the routes are looked at: a change in between sets it.
             changed = self._changed
-            model = self._registry.find(name)
+            model = resolve()
             if not lacks_endpoints(model, version):
                 return model
             left = deadline - monotonic()
             if left <= 0:
-                raise NoEndpoint(f"{name} had no endpoint within {model.route.no_endpoint_wait_s:g} s")
+                raise NoEndpoint(f"{model.route.name} had no endpoint within {model.route.no_endpoint_wait_s:g} s")
             changed.wait(left)
 
     def _look(self, seen: int) -> None:
@@ -100,4 +106,4 @@ class EndpointWait:
 
 def lacks_endpoints(model: RegisteredModel, version: str) -> bool:
     """Whether a request for this version ("": any) has to wait for an endpoint."""
-    return model.wait is not None and model.wait.lacks_endpoints(version)
+    return model.wait_rule is not None and model.wait_rule.lacks_endpoints(version)

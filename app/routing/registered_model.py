@@ -1,6 +1,7 @@
 """A model as the registry hands it out."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.admission.model_limit import ModelLimit
@@ -21,14 +22,17 @@ class WaitRule(NamedTuple):
     generation: int
 
 
-class RegisteredModel(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
     """A model, its route, its own limit if it has one, and what counts its requests.
 
-    `wait` is there if requests wait while it has no endpoint.
+    `wait_rule` is there if requests wait while it has no endpoint.
     """
 
     model: Model
     route: route_schema.Model
     limit: ModelLimit | None = None
     traffic: ModelTraffic | None = None
-    wait: WaitRule | None = None
+    built_of: int = -1
+    """What the cursor of the published routes was when it was built."""
+    wait_rule: WaitRule | None = None

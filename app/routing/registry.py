@@ -58,7 +58,7 @@ class ModelRegistry:
         self._generation = 0
         self._cursor = cursor_of(shared.table)
         self._built_of = 0
-        """What the cursor was when the models were built."""
+        """What the cursor was when they were built."""
         self._document = Document(route_schema.Routes(models=()))
         self._models: dict[str, RegisteredModel] = {}
         self._listed_paths: frozenset[str] = frozenset()
@@ -89,6 +89,8 @@ class ModelRegistry:
 
     def renewed(self, model: RegisteredModel) -> RegisteredModel:
         """Returns the model as it is now; the same if nothing was published since, or if it is gone by its name."""
+        if self._cursor[0] == model.built_of:
+            return model
         now = self._current().get(model.route.name, model)
         return now if now.route.protocol == model.route.protocol else model
 
@@ -162,14 +164,13 @@ class ModelRegistry:
 
     def endpoint_states(self) -> Iterable[EndpointState]:
         """Yields what the gauges say of every endpoint."""
-        counters, health = self._shared.counters, self._shared.health
         stale = {
             endpoint.url: self._shared.loads.is_stale(shared_id, stale_ms(model))
             for endpoint, shared_id, model in self.reporting()
         }
         for endpoint, shared_id, _ in self.checks():
-            url = endpoint.url
-            yield EndpointState(url, counters.total(shared_id), health.is_up(shared_id), stale.get(url))
+            inflight, is_stale = self._shared.counters.total(shared_id), stale.get(endpoint.url)
+            yield EndpointState(endpoint.url, inflight, self._shared.health.is_up(shared_id), is_stale)
 
     def model_ids(self) -> dict[str, int]:
         """Returns the ids of all models, by name."""
@@ -249,10 +250,10 @@ class ModelRegistry:
         traffic = self._shared.traffic.of(self._shared_ids[counted_as(model)])
         if model.protocol == "simulated":
             versions = tuple(version.name for version in model.versions)
-            latency_s, token_s = self._simulated_latency_s, self._simulated_token_s
-            simulated = SimulatedModel(model.name, latency_s, token_s, versions, model.paths)
-            return RegisteredModel(simulated, model, self._limit(model), traffic)
-        sources = [source.key for version in model.versions if (source := source_of(version)) is not None]
+            times = self._simulated_latency_s, self._simulated_token_s
+            simulated = SimulatedModel(model.name, *times, versions, model.paths)
+            return RegisteredModel(simulated, model, self._limit(model), traffic, self._built_of)
+        sources = [source.key for version in model.versions if (source := source_of(version))]
         # Usable without an endpoint only once discovery has said that there is none: what can't be asked is not known.
         scaled_to_zero = bool(model.no_endpoint_wait_s and sources) and all(key in found for key in sources)
         remote = self._remote_model(model, heads, scaled_to_zero)
@@ -260,7 +261,7 @@ class ModelRegistry:
         if model.no_endpoint_wait_s:
             name = waiting_as(model)
             rule = WaitRule(remote.lacks_endpoints, self._shared_ids[name], name_hash(name), self._generation)
-        return RegisteredModel(remote, model, self._limit(model), traffic, rule)
+        return RegisteredModel(remote, model, self._limit(model), traffic, self._built_of, rule)
 
     def _remote_model(
         self, model: route_schema.Model, heads: Mapping[route_schema.Endpoint, str], scaled_to_zero: bool

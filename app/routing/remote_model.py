@@ -74,7 +74,7 @@ class RemoteModel:
             reply.close()
         if reply.status < 300:
             usage = usage_at_end(body)
-            self._metrics.text.count(self.name, usage)
+            self._metrics.token_metrics.count(self.name, usage)
             if self._trace is not None:
                 self._trace.generated(usage.input, usage.output, None)
         return output_of(self._adapter, reply, body)

@@ -61,10 +61,13 @@ class Workers:
                 metrics.request_seconds("/v1/chat/completions", model).observe(seconds)
                 for of_model in (metrics.model_seconds, metrics.first_byte_seconds, metrics.upstream_seconds):
                     of_model(model).observe(seconds)
-                for of_streams in (metrics.text.first_token_seconds, metrics.text.inter_token_seconds):
+                for of_streams in (
+                    metrics.token_metrics.first_token_seconds,
+                    metrics.token_metrics.inter_token_seconds,
+                ):
                     of_streams(model).observe(seconds)
-                metrics.text.count(model, TokenUsage(100, 50, 20, 10))
-                metrics.text.count_events(model, 50)
+                metrics.token_metrics.count(model, TokenUsage(100, 50, 20, 10))
+                metrics.token_metrics.count_events(model, 50)
             for url in self.urls:
                 for code in CODES:
                     metrics.endpoint_requests(url, code).inc()

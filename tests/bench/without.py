@@ -103,7 +103,9 @@ def _signals() -> None:
     _put(
         dispatch.Dispatcher,
         "admit",
-        lambda self, exchange, model: exchange.admit(self.limiter, self.queue_timeout_s, model.limit),
+        lambda self, exchange, model, version="": (
+            exchange.admit(self.limiter, self.queue_timeout_s, model.limit) or model
+        ),
     )
 
 

@@ -80,6 +80,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             model("full", main.url, fallback=["spare"], fallback_on=["model_limit_reached"], max_concurrency=1),
             model("tensors", main.url, fallback=["others"], protocol="v2"),
             model("others", spare.url, protocol="v2", upstream_model="small"),
+            model("lists", main.url, fallback=["lists-too"], paths=["/v1/custom", "/v1/own"]),
+            model("lists-too", spare.url, fallback=["last"], paths=["/v1/custom"]),
         ]
         path.write_text(json.dumps({"models": models}))
         with Router(folder, ROUTES_FILE=path, MAX_CONCURRENCY=40, ACCESS_LOG="all") as router:
@@ -232,6 +234,29 @@ def test_v2_has_the_other_name_in_its_path(stage: Stage) -> None:
     got = requests.post(f"{stage.router.url}/v2/models/tensors/infer?a=1", data=body, timeout=20)
     assert (got.status_code, served_by(got)) == (200, "others")
     assert (stage.spare.seen[0].path, stage.spare.seen[0].body) == ("/v2/models/small/infer?a=1", body)
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/v1/messages/count_tokens"])
+def test_what_is_said_of_one_model_comes_from_no_other(stage: Stage, path: str) -> None:
+    """Each model has a tokenizer of its own: the client gets the error of the model that it names."""
+    stage.answer(fails(503))
+    got = requests.post(stage.router.url + path, json={"model": "main"}, timeout=20)
+    assert (got.status_code, served_by(got), stage.seen()) == (503, None, (1, 0, 0))
+
+
+def test_listed_path_falls_back_on_models_that_list_it(stage: Stage) -> None:
+    """What a route lists is a path of that model: another one gets the request only if its route lists the path too."""
+    for path, name, expected in (
+        ("/v1/custom", "lists", (200, "lists-too", (1, 1, 0))),
+        ("/v1/own", "lists", (503, None, (1, 0, 0))),
+        ("/v1/chat/completions", "lists", (200, "lists-too", (1, 1, 0))),
+    ):
+        stage.answer(fails(503))
+        got = requests.post(stage.router.url + path, json={"model": name}, timeout=20)
+        assert (got.status_code, served_by(got), stage.seen()) == expected
+    stage.answer(fails(503), fails(503))
+    got = requests.post(f"{stage.router.url}/v1/custom", json={"model": "lists-too"}, timeout=20)
+    assert (got.status_code, served_by(got), stage.seen()) == (503, None, (0, 1, 0))
 
 
 def test_places_of_both_models_are_exact(stage: Stage) -> None:

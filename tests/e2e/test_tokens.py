@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import signal
 import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+import msgspec
 import pytest
 import requests
 
@@ -42,10 +44,14 @@ class Counted:
         """The kinds that have grown, with their source."""
         found = {
             f"{kind} by {source}": self.get("router_tokens_total", kind=kind, source=source)
-            for kind in TokenUsage._fields
+            for kind in TokenUsage.__struct_fields__
             for source in ("usage", "events")
         }
         return {name: count for name, count in found.items() if count}
+
+    def reach(self, tokens: dict[str, float]) -> None:
+        """Wait until these are counted: a worker keeps whole bodies for up to a second before it reads them."""
+        until(lambda: self.tokens() == tokens, f"{tokens} are counted, and not {self.tokens()}")
 
     def times(self) -> tuple[float, float]:
         """How many times to a first token, and how many between two, were observed."""
@@ -54,7 +60,7 @@ class Counted:
 
 def by_usage(usage: TokenUsage) -> dict[str, float]:
     """What `Counted.tokens` returns of this usage."""
-    return {f"{kind} by usage": count for kind, count in zip(usage._fields, usage, strict=True) if count}
+    return {f"{kind} by usage": count for kind, count in msgspec.structs.asdict(usage).items() if count}
 
 
 def sends(events: Iterable[bytes], **headers: str) -> Callable[[Seen, Reply], None]:
@@ -176,8 +182,7 @@ def test_body_is_counted_however_it_comes(share_routed: ShareRouted, answer: Cal
     router, _ = share_routed(answer)
     counted = Counted(router)
     assert chat(router).status_code == 200
-    until(counted.tokens, "it is counted")
-    assert counted.tokens() == {"input by usage": 9, "output by usage": 5}
+    counted.reach({"input by usage": 9, "output by usage": 5})
     assert counted.times() == (0, 0)
 
 
@@ -209,6 +214,18 @@ def test_what_can_not_be_counted_passes_uncounted(
     assert counted.tokens() == {}
 
 
+def test_worker_that_ends_has_counted_every_body(start: Start, serve: Callable[..., Upstream]) -> None:
+    """What it has kept to read later is read before it ends."""
+    router = start(MODEL_REF="m", BACKENDS=serve(whole).url, WEB_CONCURRENCY=1)
+    counted = Counted(router)
+    (before,) = router.workers()
+    for _ in range(3):
+        assert chat(router).status_code == 200
+    router.signal(signal.SIGHUP)
+    until(lambda: before not in router.workers(), "the worker has ended")
+    counted.reach({"input by usage": 27, "output by usage": 15})
+
+
 def test_compressed_stream_passes_uncounted(share_routed: ShareRouted) -> None:
     """Its bytes say nothing before they are decoded."""
     events = gzip.compress(b"".join(VLLM.events))
@@ -227,10 +244,10 @@ def test_simulated_model_is_counted_and_unknown_models_are_no_labels(start: Star
     assert chat(router, model="nobody").status_code == 404
     assert chat(router, messages=words).status_code == 200
     assert chat(router, messages=words, stream=True, stream_options={"include_usage": True}).status_code == 200
-    assert counted.tokens() == {"input by usage": 6, "output by usage": 6}
+    counted.reach({"input by usage": 6, "output by usage": 6})
     assert chat(router, messages=words, stream=True).status_code == 200
     for path, body in (("completions", {"prompt": "one two"}), ("embeddings", {"input": "one two three"})):
         requests.post(f"{router.url}/v1/{path}", json={"model": "m", **body}, timeout=20).raise_for_status()
-    assert counted.tokens() == {"input by usage": 11, "output by usage": 8, "output by events": 3}
+    counted.reach({"input by usage": 11, "output by usage": 8, "output by events": 3})
     assert counted.times() == (2, 4)
     assert "nobody" not in requests.get(f"{router.url}/metrics", timeout=20).text

@@ -94,6 +94,11 @@ def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication
     settings = router.settings
     timeout_s = settings.queue_timeout_ms / 1000
     dispatcher = Dispatcher(
-        registry, router.limiter, router.drain, settings.max_body_bytes, timeout_s, text=router.metrics.text
+        registry,
+        router.limiter,
+        router.drain,
+        settings.max_body_bytes,
+        timeout_s,
+        token_metrics=router.metrics.token_metrics,
     )
     return create_app(settings, dispatcher, router.metrics, read_state)

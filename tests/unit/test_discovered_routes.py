@@ -19,7 +19,7 @@ from app.routing.endpoint_pool import EndpointPool
 from app.routing.outlier_detection import Outcome
 from app.routing.remote_model import RemoteModel
 from app.shared_memory.counters import MAX_IDS
-from tests.support.local_router import LocalRouter
+from tests.support.routed_router import RoutedRouter
 
 KEY = "dns m.test:8000"
 
@@ -29,22 +29,15 @@ def urls(first: int, count: int) -> tuple[str, ...]:
     return tuple(sorted(f"http://10.0.{n // 250}.{n % 250 + 1}:8000" for n in range(first, first + count)))
 
 
-class Routed(LocalRouter):
+class Routed(RoutedRouter):
     """A router of the model `m`, found by the DNS, in a file that may be written again."""
 
     def __init__(self, folder: Path, **members: Any) -> None:
-        self.file = folder / "routes.json"
-        self.write({"name": "m", "dns": "m.test:8000", **members})
-        super().__init__(folder, ROUTES_FILE=str(self.file), QUEUE_SIZE="5")
-        self.registry, self.publisher = self.router.models.registry, self.router.models.publisher
+        super().__init__(folder, {"name": "m", "dns": "m.test:8000", **members}, QUEUE_SIZE="5")
 
-    def write(self, *models: Mapping[str, Any]) -> None:
-        """Write these models into the file."""
-        self.file.write_text(json.dumps({"models": models}))
-
-    def found(self, *found: str) -> tuple[str, ...]:
+    def found(self, *urls: str) -> tuple[str, ...]:
         """Publish that these URLs were found. Returns those that are current."""
-        return self.publisher.publish_found({KEY: found})[KEY]
+        return super().found(KEY, *urls)
 
     def pool(self) -> EndpointPool:
         """The endpoints of the model, as a request gets them now."""

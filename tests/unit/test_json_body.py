@@ -286,7 +286,7 @@ def test_reading_a_body_takes_memory_in_proportion(kind: str, name: str) -> None
         "v2": v2.ADAPTER.operations[0].parse,
         "infer": infer.parse_inference,
     }[kind]
-    request = client_request(body)._replace(params={"name": "m"})
+    request = client_request(body, params={"name": "m"})
     tracemalloc.start()
     try:
         parsed: Any = parse(request)
@@ -339,13 +339,13 @@ def test_a_compressed_body_is_refused_by_its_encoding(encoding: str) -> None:
 def test_compressed_tensors_pass_unread() -> None:
     """Under /v2 the model server decompresses; only a form that curl declares is corrected."""
     operation: Operation = v2.ADAPTER.operations[0]
-    gzip = client_request(b"\x1f\x8b", content_encoding="gzip", content_type=CURL[0][1])._replace(params={"name": "m"})
+    gzip = client_request(b"\x1f\x8b", content_encoding="gzip", content_type=CURL[0][1], params={"name": "m"})
     parsed: Any = operation.parse(gzip)
     assert (list(parsed.prompt()), parsed.is_json) == ([], False)
-    plain = client_request(b'{"inputs":[]}', content_type=CURL[0][1])._replace(params={"name": "m"})
+    plain = client_request(b'{"inputs":[]}', content_type=CURL[0][1], params={"name": "m"})
     parsed = operation.parse(plain)
     assert parsed.is_json
-    binary = client_request(b'{"inputs":[]}x', inference_header_content_length="13")._replace(params={"name": "m"})
+    binary = client_request(b'{"inputs":[]}x', inference_header_content_length="13", params={"name": "m"})
     parsed = operation.parse(binary)
     assert (not parsed.is_json, [bytes(part) for part in parsed.prompt()]) == (True, [b"[]"])
 

@@ -149,6 +149,7 @@ def flood(peer: Peer) -> None:
     peer.send_until_hung_up(b"# nothing\n" * 5000)
 
 
+@pytest.mark.alone
 def test_hostile_pages_end_in_time() -> None:
     """One that drips ends with the deadline. One that never ends is cut, and counts as far as it was read."""
     with ScriptedServer(drip, flood, answer_and_close(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")) as server:

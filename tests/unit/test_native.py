@@ -4,6 +4,7 @@ These tests compare the compiled module with the twin, so they run where it is c
 """
 
 import importlib.util
+import json
 import math
 import os
 import re
@@ -148,6 +149,35 @@ def test_heads_are_written_alike(status: str, odd: list[tuple[str, str]], plain:
     assert written(native, status, odd, plain) == written(TWIN, status, odd, plain)
     assert written(native, "200 OK", plain, odd) == written(TWIN, "200 OK", plain, odd)
     assert written(native, status, plain, plain) == written(TWIN, status, plain, plain)
+
+
+_NAMES = st.sampled_from(("prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "Other", ""))
+_NUMBERS = st.one_of(
+    st.integers(0, 1 << 45).map(str),
+    st.sampled_from(("null", "nul", "0", "00", "01", "-1", "1.5", "1e3", '"1"', "{}", "9" * 12, "9" * 13)),
+)
+_BLANKS = st.text(" \t\r\n", max_size=2)
+
+
+@st.composite
+def usages(draw: st.DrawFn) -> str:
+    """What may follow the name `usage`: mostly an object of counts."""
+    parts = (_BLANKS, st.just('"'), _NAMES, st.just('"'), _BLANKS, st.just(":"), _BLANKS, _NUMBERS, _BLANKS)
+    members = draw(st.lists(st.tuples(*parts).map("".join), max_size=4))
+    return f"{draw(_BLANKS)}:{draw(_BLANKS)}{{{','.join(members)}}}" + draw(st.sampled_from(("", "}", "\n", "x")))
+
+
+@given(usages(), st.integers(0, 200))
+def test_counts_are_read_alike(text: str, cut: int) -> None:
+    """Both read the same counts or none, wherever the text is cut; what they read is what a JSON parser reads."""
+    for written in (text.encode(), text[:cut].encode(), text[:cut].encode() + b"}"):
+        found = native.plain_usage(written, 0)
+        assert found == TWIN.plain_usage(written, 0)
+        if found is not None:
+            usage = json.loads(written[written.index(b"{") : written.index(b"}") + 1])
+            assert found == (usage["prompt_tokens"], usage.get("completion_tokens"))
+    assert native.plain_usage(b"", 0) is TWIN.plain_usage(b"", 0) is None
+    assert native.plain_usage(b"", 7) is TWIN.plain_usage(b"", 7) is None
 
 
 @given(st.floats(allow_nan=False, min_value=-1e9, max_value=1e9), st.sampled_from((0.0, 1e-9, 0.0005, 1e300, math.inf)))

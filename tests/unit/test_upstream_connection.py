@@ -530,6 +530,7 @@ def test_body_of_an_error_is_not_waited_for_as_a_first_token() -> None:
     assert "within 0.5 s" in failure(script, UpstreamTimeout, timeouts=limits(idle_s=0.5))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 103 E\r\n\r\n"], ids=["head", "interim responses"])
 def test_head_that_drips_has_no_longer_for_the_first_byte(piece: bytes) -> None:
     """What comes before the body does not start `first_byte_s` again, and `idle_s` does not replace it."""
@@ -949,6 +950,7 @@ def test_early_response_is_read_while_the_request_is_sent(
         done.set()
 
 
+@pytest.mark.alone
 def test_nothing_more_is_sent_after_an_early_error() -> None:
     """The rest of a request that was refused is not sent, also while the response is still being read."""
     taken = []

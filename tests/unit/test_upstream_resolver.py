@@ -108,7 +108,8 @@ def test_names_that_hang_hold_no_other_up() -> None:
         assert not any(one.ready() for one in waiting)
         server.names.update({f"bad{number}": v4("10.0.0.2") for number in range(40)})
         event.set()
-        assert len(gevent.joinall(waiting, LONG_S)) == 200
+        with gevent.Timeout(LONG_S):
+            gevent.joinall(waiting)
         assert [one.get() for one in waiting] == [v4("10.0.0.2")] * 200
 
 
