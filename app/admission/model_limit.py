@@ -6,12 +6,12 @@ its limit inside. As a permit is, the count is in the worker's own row, and it i
 dies.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 from math import ceil
 
 from app.errors import ModelLimitReached
+from app.native import monotonic
 from app.shared_memory.counters import MAX_IDS, InflightCounters
 from app.shared_memory.table import Layout, SharedTable
 
@@ -46,7 +46,7 @@ class ModelLimit:
                 "allows; over this limit nothing is queued, QUEUE_SIZE applies to MAX_CONCURRENCY only",
                 self.retry_after(),
             )
-        return partial(self._release, time.monotonic())
+        return partial(self._release, monotonic())
 
     def retry_after(self) -> int:
         """Returns the seconds, 1 to 60, until a place of this model comes free.
@@ -57,7 +57,7 @@ class ModelLimit:
 
     def _release(self, taken_at: float) -> None:
         self._counters.remove(self._shared_id)
-        mean, held_us = self._held_us[0], int((time.monotonic() - taken_at) * 1e6) + 1
+        mean, held_us = self._held_us[0], int((monotonic() - taken_at) * 1e6) + 1
         self._held_us[0] = mean + (held_us - mean) // _SMOOTHING if mean else held_us
 
 

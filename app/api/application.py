@@ -131,6 +131,8 @@ def _log_access(log: Any, exchange: Exchange) -> None:
             path=exchange.path,
             status=exchange.status,
             **({"model": exchange.model} if exchange.model else {}),
+            **({"endpoint": exchange.endpoint} if exchange.endpoint else {}),
+            **({"rejection": exchange.rejection} if exchange.rejection else {}),
             client=exchange.client_address,
             request_id=exchange.request_id,
             **({} if exchange.trace is None else {"trace_id": exchange.trace.trace_id}),

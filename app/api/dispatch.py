@@ -237,6 +237,7 @@ def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Seque
 def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float, text: TokenMetrics | None) -> None:
     """Pass the model server's response on: at once if all of it is there, else as it comes."""
     resp.status = f"{reply.status} {phrase(reply.status)}"
+    exchange.endpoint = reply.endpoint
     if isinstance(reply.body, tuple):
         body = resp.data = b"".join(reply.body)
         if text is not None:

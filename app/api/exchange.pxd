@@ -5,6 +5,7 @@ cdef class Exchange:
     cdef object __weakref__
     cdef public object route
     cdef public str model
+    cdef public str endpoint
     cdef public int status
     cdef public double queue_s
     cdef public double model_s

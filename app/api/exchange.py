@@ -44,6 +44,7 @@ class Exchange:
         "_place",
         "client_address",
         "earlier_s",
+        "endpoint",
         "fallbacks",
         "method",
         "model",
@@ -66,6 +67,8 @@ class Exchange:
         self.started = monotonic()
         self.route: str | None = None
         self.model = ""
+        self.endpoint = ""
+        """URL of the endpoint whose response is passed on; empty: there is none."""
         self.status = 500
         self.queue_s = 0.0
         self.model_s = 0.0

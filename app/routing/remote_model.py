@@ -114,6 +114,10 @@ class RemoteModel:
             self._metrics.retries[reason].inc()
             attempt = other
 
+    def begin(self, call: Call) -> Attempt | None:
+        """Begin the first attempt of a call that prefers no endpoint, as `relay` does. The caller must finish it."""
+        return _begin_first_attempt(self._in_order(call), call)
+
     def unusable(self, version: str = "") -> str | None:
         """See `Model`."""
         pools = self._pools if len(self._pools) == 1 or not version else self._pinned(version)
