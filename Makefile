@@ -27,7 +27,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # gunicorn puts the working folder, with the uncompiled `app`, in front of the path unless it is a part of it already.
 run: $(VENV)/.run $(COMPILED)/.made  ## serve on 0.0.0.0:8080, compiled; settings come from the environment (README.md)
-	@export PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR); $(BIN)/python -P -m app && exec $(BIN)/gunicorn -c gunicorn.conf.py
+	@export PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR); $(BIN)/python -P -m app --version && exec $(BIN)/gunicorn -c gunicorn.conf.py
 
 test: lint type prometheus  ## every check: linters, types, layering, and all tests, of the compiled form too
 	@$(BIN)/python -m pytest $(AT_ONCE) -m "not alone"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
@@ -156,14 +155,16 @@ def _print(documents: list[dict[str, Any]], measured: list[Measured], ratio: dic
     if measured[0].times:
         _print_histogram(sorted(measured[0].times))
     if ratio:
-        print_table(("Through the router / direct", "Ratio"), [(k.replace("_", " "), f"{v:.3f}") for k, v in ratio.items()])
+        print_table(
+            ("Through the router / direct", "Ratio"), [(k.replace("_", " "), f"{v:.3f}") for k, v in ratio.items()]
+        )
 
 
 def _print_histogram(ordered: list[float]) -> None:
     bins = histogram(ordered)
-    most = max(one.count for one in bins)
+    most = max(one.number for one in bins)
     rows = [
-        (f"{one.low * 1000:,.2f} to {one.high * 1000:,.2f}", one.count, "█" * -(-_BAR * one.count // most))
+        (f"{one.low * 1000:,.2f} to {one.high * 1000:,.2f}", one.number, "█" * -(-_BAR * one.number // most))
         for one in bins
     ]
     print_table(("Latency, ms", "Requests", ""), rows)

@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from app.cli.admin import Admin, admin_option
-from app.cli.output import json_option, print_json, shown, table
-from app.cli.output import console as console_for
+from app.cli.output import json_option, print_json, print_table, shown
 
 COLUMNS = ("Id", "Endpoint", "Models", "State", "In flight", "For another", "Why", "Last error")
 
@@ -30,7 +29,7 @@ def command(drain: int | None, undrain: int | None, admin: Admin, as_json: bool)
     if as_json:
         print_json({"endpoints": shown_ones})
     else:
-        console_for().print(table(COLUMNS, rows(shown_ones)))
+        print_table(COLUMNS, rows(shown_ones))
 
 
 def rows(endpoints: Iterable[dict[str, Any]]) -> list[tuple[object, ...]]:

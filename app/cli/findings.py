@@ -16,8 +16,9 @@ from app.config.settings import Settings, load_settings
 from app.errors import RouterError, RoutesError, SettingsError
 from app.server.fd_limits import reserve_connections
 
-_SECRET = re.compile("secret|password|token|credential", re.IGNORECASE)
+_SECRET = re.compile("secret|password|credential|sha256", re.IGNORECASE)
 _MASK = "***"
+_FIRST_VARIABLE = re.compile("[A-Z0-9_]*")
 
 
 class Problem(NamedTuple):
@@ -63,15 +64,16 @@ def check(environ: Mapping[str, str]) -> Findings:
 
 def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, list[Problem]]:
     """Returns the settings, None if one is wrong, and a problem for every variable that is."""
-    left, wrong = dict(environ), []
+    left = dict(environ)
+    wrong: list[tuple[str, Problem]] = []
     while True:
         try:
             settings = load_settings(left, usable_cpus())
         except SettingsError as error:
             text = str(error)
-            variable = text.partition("=")[0]
+            variable = _FIRST_VARIABLE.match(text)[0]  # type: ignore[index]  # each begins with one
             # What is wrong only beside the default of a variable that was wrong is left out.
-            if not any(f"{name}=" in text for name, _ in wrong):
+            if not any(re.search(rf"\b{name}\b", text) for name, _ in wrong):
                 wrong.append((variable, Problem(text)))
             if left.pop(variable, None) is None:
                 break

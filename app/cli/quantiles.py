@@ -17,7 +17,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    number: int
 
 
 def histogram(ordered: Sequence[float], most: int = 16) -> list[Bin]:

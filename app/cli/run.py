@@ -12,7 +12,9 @@ _CONFIG = "gunicorn.conf.py"
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="gunicorn's configuration.")
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="gunicorn's configuration."
+)
 @click.option("--json", "as_json", is_flag=True, help="Log JSON, whatever LOG_FORMAT says.")
 @click.argument("gunicorn_options", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
@@ -25,7 +27,7 @@ def command(environ: dict[str, str], config: Path | None, as_json: bool, gunicor
         environ = {**environ, "LOG_FORMAT": "json"}
     sys.stdout.flush()
     program = gunicorn()
-    os.execve(program[0], [*program, "-c", str(config or find_config()), *gunicorn_options], environ)
+    os.execve(program[0], [*program, "-c", str(config or find_config()), *gunicorn_options], environ)  # noqa: S606
 
 
 def gunicorn() -> list[str]:

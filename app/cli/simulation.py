@@ -5,11 +5,11 @@ Only the clock is another one (`native.stop_clock`), which jumps from one event 
 result depends on the log, the settings and the seed only, to the bit, and an hour of log takes seconds.
 
 What is assumed:
-- A request takes as long inside the model as it did, on whichever endpoint and with however many beside it. For one that
-  was rejected, the time of a random one of the same model is taken.
+- A request takes as long inside the model as it did, on whichever endpoint and with however many beside it. One that
+  was rejected takes as long as a random one of the same model.
 - A client that left leaves again, after the same time.
-- An endpoint that failed a request fails it again; another endpoint serves it. Nothing is retried, no health is checked,
-  and no key is known: `session`, `prefix` and `prefix_hash` balance as without one.
+- An endpoint that failed a request fails it again; another endpoint serves it. Nothing is retried, and no health is
+  checked. No key is known: `session`, `prefix` and `prefix_hash` balance as without one.
 """
 
 import heapq

@@ -182,7 +182,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "info"
     log_format: Annotated[
         Literal["json", "console"],
-        _setting("json or console", "Form of the log lines, for machines or for people. Unset on a terminal: `console`."),
+        _setting(
+            "json or console", "Form of the log lines, for machines or for people. Unset on a terminal: `console`."
+        ),
     ] = "json"
     access_log: Annotated[
         Literal["off", "errors", "all"],

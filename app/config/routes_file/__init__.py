@@ -37,7 +37,7 @@ def parse_routes(text: str, name: str, mistakes: list[Mistake] | None = None) ->
     if not isinstance(data, dict):
         raise source.error((), "must be a table that holds `models`")
     check_values(source, data, ())
-    routes = to_record(source, Routes, data, ())
+    routes: Routes = to_record(source, Routes, data, ())
     if not mistakes:
         routes = without_roots(routes)
     wrong_values = list(mistakes or ())

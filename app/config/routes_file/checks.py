@@ -160,9 +160,7 @@ def _check_names_in_paths(source: Source, model: Model, path: Path) -> None:
         name = version.upstream_model
         if name is not None and (name.startswith("/") or not re.match(NAME_PATTERN, name)):
             where = (*path, "versions", index, "upstream_model")
-            source.report(
-                where, f"becomes a part of a path of v2: it must not begin with a slash, and be {NAME_RULE}"
-            )
+            source.report(where, f"becomes a part of a path of v2: it must not begin with a slash, and be {NAME_RULE}")
 
 
 def _check_paths(source: Source, model: Model, path: Path) -> None:
