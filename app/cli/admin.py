@@ -58,8 +58,10 @@ class Admin:
                 raise click.ClickException(f"{self.url}{path}: {error}") from error
 
     def _request(self, method: str, path: str) -> Any:
-        data = b"" if method == "POST" else None
-        request = urllib.request.Request(self.url + path, data, self._headers, method=method)  # noqa: S310  # checked
+        posts = method == "POST"
+        headers = {**self._headers, "Content-Type": "application/json"} if posts else self._headers
+        data = b"{}" if posts else None
+        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310  # checked
         try:
             return self._open(request, timeout=_TIMEOUT_S)
         except urllib.error.HTTPError as error:
