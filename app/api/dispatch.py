@@ -150,7 +150,7 @@ class Dispatcher(NamedTuple):
         target = model.model
         if exchange.trace is not None or deadline != inf:
             target = target.under(deadline, exchange.trace)
-        return request.send(target, headers, key, version)
+        return request.send(target, headers, key, version, exchange.attempts)
 
     def _fail_over(  # noqa: PLR0913, PLR0917  # see `_send`
         self,
@@ -237,7 +237,6 @@ def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Seque
 def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float, text: TokenMetrics | None) -> None:
     """Pass the model server's response on: at once if all of it is there, else as it comes."""
     resp.status = f"{reply.status} {phrase(reply.status)}"
-    exchange.endpoint = reply.endpoint
     if isinstance(reply.body, tuple):
         body = resp.data = b"".join(reply.body)
         if text is not None:

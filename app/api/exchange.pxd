@@ -5,12 +5,14 @@ cdef class Exchange:
     cdef object __weakref__
     cdef public object route
     cdef public str model
-    cdef public str endpoint
     cdef public int status
     cdef public double queue_s
     cdef public double model_s
     cdef public double earlier_s
     cdef public object rejection
+    cdef public object overload
+    cdef public object error
+    cdef readonly list attempts
     cdef public object fallbacks
     cdef public object trace
     cdef public object reply_headers
