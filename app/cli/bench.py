@@ -164,7 +164,7 @@ def _print_histogram(ordered: list[float]) -> None:
     bins = histogram(ordered)
     most = max(one.number for one in bins)
     rows = [
-        (f"{one.low * 1000:,.2f} to {one.high * 1000:,.2f}", one.number, "█" * -(-_BAR * one.number // most))
+        (f"{one.low * 1000:,.2f} to {one.high * 1000:,.2f}", one.number, "█" * -(-_BAR * one.number // most) or " ")
         for one in bins
     ]
     print_table(("Latency, ms", "Requests", ""), rows)

@@ -43,8 +43,16 @@ def version() -> str:
     return f"inference-router {metadata.version('inference-router')}, {form()}"
 
 
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(version())
+        context.exit()
+
+
 @click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(message=version())
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the release."
+)
 @click.pass_context
 def cli(context: click.Context) -> None:
     """An inference router with one exact concurrency cap. Settings come from the environment.

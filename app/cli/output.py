@@ -38,13 +38,13 @@ def console(*, stderr: bool = False) -> Any:
     return Console(file=stream, width=None if stream.isatty() else _WIDTH_OF_FILES, highlight=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Any:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Any:
     """Returns a table of rich's. Numbers stand to the right, and nothing in a cell is taken for markup."""
     from rich import box  # noqa: PLC0415  # see above
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     written = [list(row) for row in rows]
     for at, name in enumerate(columns):
         numbers = all(isinstance(row[at], int | float) or row[at] is None for row in written)
@@ -54,9 +54,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     return made
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table."""
-    console().print(table(columns, rows, title))
+    console().print(table(columns, rows))
 
 
 def shown(value: object) -> str:

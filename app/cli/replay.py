@@ -64,7 +64,8 @@ def _print(made: dict[str, Any]) -> None:
     before, after, settings = made["log"], made["replay"], made["settings"]
     names = [name for name in after if name not in ("endpoints", "models")]
     title = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
-    print_table(("", "Log", "Replay"), list(_rows(names, before, after)), title)
+    click.echo(title)
+    print_table(("", "Log", "Replay"), list(_rows(names, before, after)))
     print_table(
         ("Model", "Requests", "Served", "Rejected", "Queue p50 ms", "Queue p99 ms"),
         [tuple(model.values()) for model in after["models"]],

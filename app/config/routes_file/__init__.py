@@ -37,13 +37,14 @@ def parse_routes(text: str, name: str, mistakes: list[Mistake] | None = None) ->
     if not isinstance(data, dict):
         raise source.error((), "must be a table that holds `models`")
     check_values(source, data, ())
+    no_values = list(mistakes or ())
     routes: Routes = to_record(source, Routes, data, ())
     if not mistakes:
         routes = without_roots(routes)
-    wrong_values = list(mistakes or ())
+    wrong = list(mistakes or ())
     check_routes(source, routes)
     if mistakes is not None:
-        mistakes[:] = first_causes(wrong_values, mistakes[len(wrong_values) :])
+        mistakes[:] = first_causes(no_values, wrong[len(no_values) :], mistakes[len(wrong) :])
     return routes
 
 

@@ -36,7 +36,7 @@ def to_record(source: Source, record: type[msgspec.Struct], value: object, path:
     """The record that a table stands for. Raises RoutesError."""
     table = _SHORT_FORMS.get(record, _as_it_is)(value)
     if not isinstance(table, dict):
-        source.report(path, f"must be a table, not {_KINDS[type(table)]}")
+        source.report(path, f"must be a table, not {_kind(table)}")
         table = {}
     known_members = members(record)
     for name in table:
@@ -64,7 +64,7 @@ def _to_value(source: Source, kind: ValueType, value: object, path: Path) -> Any
         return None
     if kind.item is not None:
         if not isinstance(value, list):
-            source.report(path, f"must be a list, not {_KINDS[type(value)]}")
+            source.report(path, f"must be a list, not {_kind(value)}")
             return _WRONG
         if len(value) < kind.least:
             source.report(path, f"must have at least {kind.least} item")
@@ -80,6 +80,10 @@ def _to_value(source: Source, kind: ValueType, value: object, path: Path) -> Any
     return _WRONG
 
 
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), "another thing")  # where mistakes are collected: else there is none
+
+
 def _stand_in(source: Source) -> str:
     """Returns a text that no file holds, and that differs from all others."""
     return f"\0{len(source.mistakes or ())}"
@@ -91,7 +95,7 @@ def _got(kind: ValueType, value: object) -> str:
     if type(value) is expected or (expected is float and type(value) is int):
         return ""
     quotes = ": put it in quotes" if kind.base is str and isinstance(value, _UNQUOTED) else ""
-    return f", not {_KINDS[type(value)]}{quotes}"
+    return f", not {_kind(value)}{quotes}"
 
 
 def _unknown(record: type[msgspec.Struct], written: Any, name: str, path: Path) -> str:

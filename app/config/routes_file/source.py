@@ -16,6 +16,8 @@ SOURCES = ("endpoints", "dns", "service")
 SHORT_FORM = (*SOURCES, "port", "credential_env", "credential_file", "upstream_model", "upstream_version")
 """The members of a version that a model with one version may hold itself, in place of `versions`."""
 
+MOST_MISTAKES = 100
+"""No more of a file are collected: the next one is raised."""
 _DEEPEST = 20
 TOO_DEEP = f"nested too deep: at most {_DEEPEST} levels are read"
 
@@ -44,7 +46,7 @@ class Source(NamedTuple):
         `missing`: the member that the table at this path lacks.
         """
         error = self.error(path, problem)
-        if self.mistakes is None:
+        if self.mistakes is None or len(self.mistakes) >= MOST_MISTAKES:
             raise error
         about = (*path, missing) if missing else path
         self.mistakes.append(Mistake(about, self.line(path), f"{self.shown(path)} {problem}", error))
