@@ -73,7 +73,7 @@ class _Request:
 
 
 class Simulation:
-    """One replay. It needs a process of its own: it stops the clock for all that runs there, and seeds `random`."""
+    """One replay. While it runs, the clock stands for all that this process does; and it seeds `random`."""
 
     def __init__(self, router: Router, requests: Sequence[Logged], seed: int) -> None:
         """This process is the router's only worker. `requests` are in order of arrival."""
@@ -90,7 +90,7 @@ class Simulation:
             arrives_us = _BEGIN_US + logged.at_us - requests[0].at_us
             self._push(arrives_us, _Event.ARRIVE, _Request(logged, arrives_us, takes(logged)))
 
-    def run(self, on_result: Callable[[Replayed], None] = lambda _: None) -> list[Replayed]:
+    def run(self) -> list[Replayed]:
         """Returns what became of every request, in the order in which they ended."""
         does = {
             _Event.END: self._end,
@@ -98,14 +98,14 @@ class Simulation:
             _Event.TIMEOUT: self._time_out,
             _Event.ARRIVE: self._arrive,
         }
-        while self._events:
-            self._now_us, event, _, request = heapq.heappop(self._events)
-            stop_clock(self._now_us * 1000)
-            if not request.over:
-                told = len(self._results)
-                does[event](request)
-                for result in self._results[told:]:
-                    on_result(result)
+        try:
+            while self._events:
+                self._now_us, event, _, request = heapq.heappop(self._events)
+                stop_clock(self._now_us * 1000)
+                if not request.over:
+                    does[event](request)
+        finally:
+            stop_clock(-1)  # it goes on
         return self._results
 
     def _push(self, at_us: int, event: _Event, request: _Request) -> None:

@@ -74,7 +74,7 @@ def _to_value(source: Source, kind: ValueType, value: object, path: Path) -> Any
         return to_record(source, kind.record, value, path)
     try:
         return msgspec.convert(value, kind.annotated)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # the latter where mistakes are collected: no text at all
         pass
     source.report(path, f"must be {_NUMBERS.get(kind.base, '')}{kind.allowed}{_got(kind, value)}")
     return _WRONG
