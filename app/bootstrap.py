@@ -7,7 +7,8 @@ module does no work.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, NamedTuple
 from wsgiref.types import WSGIApplication
 
 from app.admission import limiter as limiter_module
@@ -17,6 +18,8 @@ from app.admission.limiter import Limiter
 from app.admission.model_traffic import TrafficCounts
 from app.api.application import create_app
 from app.api.dispatch import Dispatcher
+from app.api.live import LiveFeed
+from app.compiled import form
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
 from app.discovery import dns_source
@@ -39,6 +42,7 @@ from app.routing import (
 )
 from app.routing.endpoint import SharedRouting
 from app.routing.endpoint_health import EndpointHealth
+from app.routing.endpoint_views import EndpointViews
 from app.routing.endpoint_wait import EndpointWait
 from app.routing.health_checks import HealthChecks
 from app.routing.load_reports import LoadReports
@@ -70,6 +74,7 @@ class Models(NamedTuple):
     health_checks: HealthChecks
     discovery: Discovery
     load_scrapes: LoadScrapes
+    endpoint_views: EndpointViews
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +97,7 @@ class Router:
     metric_files: MetricFiles
     metrics_directory: MetricsDirectory
     models: Models
+    live: LiveFeed
     tracing: "Tracing | None"
     application: WSGIApplication
 
@@ -135,6 +141,7 @@ def _build_parts(
     wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
+    live = LiveFeed(metrics, read_state, partial(facts, settings, models, drain))
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -151,8 +158,9 @@ def _build_parts(
         metric_files=metric_files,
         metrics_directory=metrics_directory,
         models=models,
+        live=live,
         tracing=traced,
-        application=create_app(settings, dispatcher, metrics, read_state),
+        application=create_app(settings, dispatcher, metrics, read_state, live),
     )
 
 
@@ -192,9 +200,12 @@ def _build_models(
     publisher = Publisher(RoutesSource(settings, environ), store, metrics)
     publisher.publish()
     prefixes = prefix_history.PrefixHistory(table)
+    shared = SharedRouting(
+        table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics, loads, prefixes
+    )
     registry = ModelRegistry(
         store,
-        SharedRouting(table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics, loads, prefixes),
+        shared,
         created_responses.CreatedResponses(table),
         simulated_latency_s=settings.simulated_latency_ms / 1000,
         simulated_token_s=settings.simulated_token_ms / 1000,
@@ -203,7 +214,8 @@ def _build_models(
     discovery = Discovery(publisher.publish_found, api_server_in(environ), metrics.count_discovery)
     if any(source.kind == "dns" for source in registry.sources().values()):
         dns_source.prepare()
-    return Models(registry, publisher, HealthChecks(registry, health), discovery, LoadScrapes(registry, loads))
+    views = EndpointViews(registry, health, outliers, back_offs)
+    return Models(registry, publisher, HealthChecks(registry, health), discovery, LoadScrapes(registry, loads), views)
 
 
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:
@@ -248,3 +260,16 @@ def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, regi
         discovered={key: len(urls) for key, urls in registry.found().items()},
         waiting=dict(registry.waiting()),
     )
+
+
+def facts(settings: Settings, models: Models, drain: Drain) -> dict[str, Any]:
+    """What is shown to people beside what the gauges say."""
+    return {
+        "pod": settings.pod_name,
+        "version": metadata.version("inference-router"),
+        "form": form(),
+        "queue_size": settings.queue_size,
+        "draining": drain.begun,
+        "routes": {"generation": models.registry.generation, "newest_is_invalid": models.publisher.newest_is_invalid},
+        "endpoints": models.endpoint_views.all(),
+    }

@@ -15,9 +15,11 @@ from app.api.exact_paths import ExactRouter
 from app.api.exchange import Exchange, with_exchange
 from app.api.health import HealthzResource, ReadyzResource
 from app.api.listed_paths import ListedPaths
+from app.api.live import LiveFeed, LiveResource
 from app.api.metrics_page import MetricsResource
 from app.api.openai import ModelsResource
 from app.api.operations import OperationResource
+from app.api.status_page import StatusPageResource
 from app.api.v2 import ModelReadyResource, ServerResource
 from app.api.v2_models import RepositoryIndexResource, StatisticsResource
 from app.config.settings import Settings
@@ -31,7 +33,11 @@ _App = falcon.App[falcon.Request, falcon.Response]
 
 
 def create_app(
-    settings: Settings, dispatcher: Dispatcher, metrics: Metrics, read_state: Callable[[], SharedState]
+    settings: Settings,
+    dispatcher: Dispatcher,
+    metrics: Metrics,
+    read_state: Callable[[], SharedState],
+    live: LiveFeed,
 ) -> WSGIApplication:
     """Returns the router's application. `read_state` returns what the gauges of `/metrics` say."""
     router = ExactRouter(ListedPaths(dispatcher).find)
@@ -44,6 +50,8 @@ def create_app(
     app.add_route("/healthz", HealthzResource())
     app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
     app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
+    app.add_route("/", StatusPageResource(settings.admin_port))
+    app.add_route("/admin/live", LiveResource(live, settings.admin_port))
     prompts = infer.operation(settings.pod_name, settings.kv_endpoints_masked)
     app.add_route(infer.ROUTE, OperationResource(dispatcher, None, [prompts]))
     for adapter in adapters.PROTOCOLS:

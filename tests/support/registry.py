@@ -9,6 +9,7 @@ from msgspec import Raw, UnsetType
 
 from app.api.application import create_app
 from app.api.dispatch import Dispatcher
+from app.api.live import LiveFeed
 from app.bootstrap import Router, shared_state
 from app.config import route_schema
 from app.errors import ModelNotFound
@@ -96,4 +97,10 @@ def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication
     dispatcher = Dispatcher(
         registry, router.limiter, router.drain, settings.max_body_bytes, timeout_s, text=router.metrics.text
     )
-    return create_app(settings, dispatcher, router.metrics, read_state)
+    return create_app(
+        settings,
+        dispatcher,
+        router.metrics,
+        read_state,
+        LiveFeed(router.metrics, read_state, lambda: {"endpoints": []}),
+    )
