@@ -141,7 +141,8 @@ def _build_parts(
     wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
-    live = LiveFeed(metrics, read_state, partial(facts, settings, models, drain))
+    build = {"version": metadata.version("inference-router"), "form": form()}
+    live = LiveFeed(metrics, read_state, partial(facts, settings, models, drain, build))
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -262,12 +263,11 @@ def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, regi
     )
 
 
-def facts(settings: Settings, models: Models, drain: Drain) -> dict[str, Any]:
+def facts(settings: Settings, models: Models, drain: Drain, build: Mapping[str, str]) -> dict[str, Any]:
     """What is shown to people beside what the gauges say."""
     return {
         "pod": settings.pod_name,
-        "version": metadata.version("inference-router"),
-        "form": form(),
+        **build,
         "queue_size": settings.queue_size,
         "draining": drain.begun,
         "routes": {"generation": models.registry.generation, "newest_is_invalid": models.publisher.newest_is_invalid},

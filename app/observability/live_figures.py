@@ -11,8 +11,10 @@ which take no time, so under overload its percentiles would fall just when reque
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
+from operator import sub
 from typing import Any
 
 from app.observability.metric_series import Sample
@@ -39,8 +41,6 @@ _HISTOGRAMS = {
     MODEL_SECONDS: ("in_model", SECONDS),
 }
 _BOUNDS = dict(_HISTOGRAMS.values())
-Rate = float | None
-Times = dict[str, float] | None
 
 
 @dataclass
@@ -105,78 +105,79 @@ def _add_responses(counted: Counted, code: str, numbers: Mapping[Sample, float])
 
 
 class LiveFigures:
-    """The readings of the last minute, in one process."""
+    """The readings of the last minute, in one process. Add one before you ask."""
 
     def __init__(self) -> None:
         self._readings: deque[Reading] = deque()
+        self._minute_ago = self._before = self._now = Reading(0.0)
+        """The readings between which times lie, and rates: the first of each, and the newest."""
 
     def add(self, reading: Reading) -> None:
         """Add the newest reading, and forget those that no figure needs any more."""
         self._readings.append(reading)
         while len(self._readings) > 2 and self._readings[1].at <= reading.at - TIMES_S:
             self._readings.popleft()
+        self._minute_ago, self._before, self._now = self._aged(TIMES_S), self._aged(RATES_S), reading
 
     def of_all(self) -> dict[str, Any]:
         """Returns the figures of all requests together, and over how many seconds they are."""
-        now = self._readings[-1]
-        over = {"rates": now.at - self._before(RATES_S).at, "times": now.at - self._before(TIMES_S).at}
-        figures = self._figures([(reading.at, reading.total) for reading in self._ends()])
-        figures["times_s"] = dict.fromkeys(_BOUNDS) | figures["times_s"]
-        return {"over_s": {what: round(seconds, 1) for what, seconds in over.items()}, **figures}
+        minute_ago, before, now = self._minute_ago, self._before, self._now
+        over = {"rates": round(now.at - before.at, 1), "times": round(now.at - minute_ago.at, 1)}
+        times = dict.fromkeys(_BOUNDS) | _times(minute_ago.total, now.total)
+        rejections = self._rate(before.total.rejections, now.total.rejections)
+        return {
+            "over_s": over,
+            **self._rates(before.total, now.total),
+            "rejections_per_s": rejections,
+            "times_s": times,
+        }
 
     def of_model(self, name: str) -> dict[str, Any]:
         """Returns the figures of a model."""
-        return self._figures([(reading.at, reading.models.get(name, _NOTHING)) for reading in self._ends()])
+        before, now = self._before.models.get(name, _NOTHING), self._now.models.get(name, _NOTHING)
+        times = _times(self._minute_ago.models.get(name, _NOTHING), now)
+        rejections = self._rate(before.rejections, now.rejections)
+        return {**self._rates(before, now), "rejections_per_s": rejections, "times_s": times}
 
     def of_endpoint(self, url: str) -> dict[str, Any]:
-        """Returns the figures of an endpoint, which has no times of its own."""
-        ends = [(reading.at, reading.endpoints.get(url, _NOTHING)) for reading in self._ends()]
-        return {name: value for name, value in self._figures(ends).items() if name.startswith(("req", "fail"))}
+        """Returns the rates of an endpoint, which has no times of its own."""
+        return self._rates(self._before.endpoints.get(url, _NOTHING), self._now.endpoints.get(url, _NOTHING))
 
-    def _ends(self) -> tuple[Reading, Reading, Reading]:
-        """Returns the readings between which the figures lie: the first of times, the first of rates, the newest."""
-        return self._before(TIMES_S), self._before(RATES_S), self._readings[-1]
-
-    def _before(self, seconds: float) -> Reading:
+    def _aged(self, seconds: float) -> Reading:
         """Returns the newest reading that is as old, within half a second, or else the oldest."""
         wanted = self._readings[-1].at - seconds + 0.5
         at = bisect_right(self._readings, wanted, hi=len(self._readings) - 1, key=lambda reading: reading.at)
         return self._readings[max(0, at - 1)]
 
-    @staticmethod
-    def _figures(ends: Sequence[tuple[float, Counted]]) -> dict[str, Any]:
-        (_, long_ago), (began, before), (ended, now) = ends
-        seconds = ended - began
+    def _rates(self, before: Counted, now: Counted) -> dict[str, Any]:
         return {
-            "requests_per_s": _rate(now.requests - before.requests, seconds),
-            "failures_per_s": _rate(now.failures - before.failures, seconds),
-            "rejections_per_s": _rate(now.rejections - before.rejections, seconds),
-            "times_s": {timed: _times(timed, long_ago, now) for timed in now.times},
+            "requests_per_s": self._rate(before.requests, now.requests),
+            "failures_per_s": self._rate(before.failures, now.failures),
         }
 
-
-def _rate(number: float, seconds: float) -> Rate:
-    """Returns so many per second. Fewer than before: an id, or a file, has another owner now."""
-    return round(max(0.0, number) / seconds, 3) if seconds > 0 else None
-
-
-def _times(timed: str, before: Counted, now: Counted) -> Times:
-    """Returns the percentiles of what was timed between the two, in seconds."""
-    if timed not in now.times:
-        return None
-    earlier = before.times.get(timed) or array("d", bytes(8 * len(now.times[timed])))
-    numbers = [max(0.0, n - e) for n, e in zip(now.times[timed], earlier, strict=True)]
-    found = {f"p{each}": percentile(_BOUNDS[timed], numbers, each / 100) for each in PERCENTILES}
-    return {name: value for name, value in found.items() if value is not None} or None
+    def _rate(self, before: float, now: float) -> float | None:
+        """Returns so many per second. Fewer than before: an id, or a file, has another owner now."""
+        seconds = self._now.at - self._before.at
+        return round(max(0.0, now - before) / seconds, 3) if seconds > 0 else None
 
 
-def percentile(bounds: Sequence[float], numbers: Iterable[float], share: float) -> float | None:
+def _times(before: Counted, now: Counted) -> dict[str, dict[str, float] | None]:
+    """Returns the percentiles of all that was timed between the two, in seconds."""
+    found: dict[str, dict[str, float] | None] = {}
+    for timed, ever in now.times.items():
+        earlier = before.times.get(timed)
+        numbers = ever if earlier is None else array("d", map(max, map(sub, ever, earlier), repeat(0.0)))
+        values = {f"p{each}": percentile(_BOUNDS[timed], numbers, each / 100) for each in PERCENTILES}
+        found[timed] = {name: value for name, value in values.items() if value is not None} or None
+    return found
+
+
+def percentile(bounds: Sequence[float], numbers: Sequence[float], share: float) -> float | None:
     """Returns the value that `share` of the amounts do not exceed, as Prometheus' histogram_quantile estimates it.
 
     It lies between the bounds of its bucket as if the amounts in there were evenly spread. Of the last bucket, which
     has no upper bound, the lower one is returned. `numbers` are those of each bucket, one more than there are bounds.
     """
-    numbers = list(numbers)
     rank = share * sum(numbers)
     if not rank > 0:
         return None
