@@ -7,8 +7,7 @@ module does no work.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from wsgiref.types import WSGIApplication
 
 from app.admission import limiter as limiter_module
@@ -16,10 +15,12 @@ from app.admission import model_limit, model_traffic
 from app.admission.demand import DemandMeter
 from app.admission.limiter import Limiter
 from app.admission.model_traffic import TrafficCounts
-from app.api.application import create_app
+from app.api.admin import AdminApi
+from app.api.admin_access import AdminAccess
+from app.api.application import create_app, records_of
 from app.api.dispatch import Dispatcher
 from app.api.live import LiveFeed
-from app.compiled import form
+from app.api.live_facts import LiveFacts
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
 from app.discovery import dns_source
@@ -35,30 +36,36 @@ from app.routing import (
     created_responses,
     endpoint_pool,
     endpoint_records,
+    last_errors,
     load_reports,
     prefix_history,
     retry_budget,
     route_store,
 )
 from app.routing.endpoint import SharedRouting
+from app.routing.endpoint_drain import EndpointDrain
 from app.routing.endpoint_health import EndpointHealth
-from app.routing.endpoint_views import EndpointViews
+from app.routing.endpoint_report import EndpointReports
 from app.routing.endpoint_wait import EndpointWait
 from app.routing.health_checks import HealthChecks
+from app.routing.last_errors import LastErrors
 from app.routing.load_reports import LoadReports
 from app.routing.load_scrapes import LoadScrapes
 from app.routing.outlier_detection import OutlierDetector
 from app.routing.publisher import Publisher
 from app.routing.registry import ModelRegistry
+from app.routing.route_store import RouteStore
 from app.shared_memory import connection_counts as connection_counts_module
 from app.shared_memory import counters as counters_module
 from app.shared_memory import drain as drain_module
 from app.shared_memory import leader as leader_module
+from app.shared_memory import request_ring
 from app.shared_memory import slots as slots_module
 from app.shared_memory.connection_counts import ConnectionCounts
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.drain import Drain
 from app.shared_memory.leader import Leader
+from app.shared_memory.request_ring import RequestRing
 from app.shared_memory.slots import Slots
 from app.shared_memory.table import SharedTable
 
@@ -74,7 +81,8 @@ class Models(NamedTuple):
     health_checks: HealthChecks
     discovery: Discovery
     load_scrapes: LoadScrapes
-    endpoint_views: EndpointViews
+    store: RouteStore
+    endpoints: EndpointReports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,7 @@ class Router:
     traffic: TrafficCounts
     demand: DemandMeter
     connection_counts: ConnectionCounts
+    ring: RequestRing
     metrics: Metrics
     metric_files: MetricFiles
     metrics_directory: MetricsDirectory
@@ -141,8 +150,10 @@ def _build_parts(
     wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
-    build = {"version": metadata.version("inference-router"), "form": form()}
-    live = LiveFeed(metrics, read_state, partial(facts, settings, models, drain, build))
+    ring = RequestRing(table)
+    access = AdminAccess(settings.admin_port)
+    admin = AdminApi(access, settings, models.registry, models.store, limiter, models.endpoints)
+    live = LiveFeed(metrics, read_state, LiveFacts(admin, records_of(admin, ring), drain).read)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -155,13 +166,14 @@ def _build_parts(
         traffic=traffic,
         demand=DemandMeter(traffic),
         connection_counts=connection_counts,
+        ring=ring,
         metrics=metrics,
         metric_files=metric_files,
         metrics_directory=metrics_directory,
         models=models,
         live=live,
         tracing=traced,
-        application=create_app(settings, dispatcher, metrics, read_state, live),
+        application=create_app(settings, dispatcher, metrics, read_state, ring, admin, live),
     )
 
 
@@ -196,13 +208,14 @@ def _build_models(
     records, back_offs = endpoint_records.EndpointRecords(table), back_off.BackOffs(table)
     outliers, health, budgets = OutlierDetector(records), EndpointHealth(records), retry_budget.RetryBudgets(table)
     limits, loads = model_limit.ModelLimits(table, counters), LoadReports(table, counters)
-    parts = (records, back_offs, budgets, limits, traffic, loads)
+    errors = LastErrors(table)
+    parts = (records, back_offs, budgets, limits, traffic, loads, errors)
     store = route_store.RouteStore(table, counters, parts, records.appear)
     publisher = Publisher(RoutesSource(settings, environ), store, metrics)
     publisher.publish()
     prefixes = prefix_history.PrefixHistory(table)
     shared = SharedRouting(
-        table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics, loads, prefixes
+        table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics, loads, prefixes, errors
     )
     registry = ModelRegistry(
         store,
@@ -215,8 +228,9 @@ def _build_models(
     discovery = Discovery(publisher.publish_found, api_server_in(environ), metrics.count_discovery)
     if any(source.kind == "dns" for source in registry.sources().values()):
         dns_source.prepare()
-    views = EndpointViews(registry, health, outliers, back_offs)
-    return Models(registry, publisher, HealthChecks(registry, health), discovery, LoadScrapes(registry, loads), views)
+    reports = EndpointReports(registry, shared, EndpointDrain(records, counters))
+    checks, scrapes = HealthChecks(registry, health, errors), LoadScrapes(registry, loads)
+    return Models(registry, publisher, checks, discovery, scrapes, store, reports)
 
 
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:
@@ -228,6 +242,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             leader_module.LAYOUT,
             counters_module.LAYOUT,
             connection_counts_module.LAYOUT,
+            request_ring.LAYOUT,
             limiter_module.layout(queue_size),
             metric_files_module.LAYOUT,
             model_limit.LAYOUT,
@@ -235,6 +250,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             endpoint_records.LAYOUT,
             back_off.LAYOUT,
             load_reports.LAYOUT,
+            last_errors.LAYOUT,
             prefix_history.LAYOUT,
             retry_budget.LAYOUT,
             endpoint_pool.LAYOUT,
@@ -261,15 +277,3 @@ def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, regi
         discovered={key: len(urls) for key, urls in registry.found().items()},
         waiting=dict(registry.waiting()),
     )
-
-
-def facts(settings: Settings, models: Models, drain: Drain, build: Mapping[str, str]) -> dict[str, Any]:
-    """What is shown to people beside what the gauges say."""
-    return {
-        "pod": settings.pod_name,
-        **build,
-        "queue_size": settings.queue_size,
-        "draining": drain.begun,
-        "routes": {"generation": models.registry.generation, "newest_is_invalid": models.publisher.newest_is_invalid},
-        "endpoints": models.endpoint_views.all(),
-    }

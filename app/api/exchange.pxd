@@ -10,6 +10,9 @@ cdef class Exchange:
     cdef public double model_s
     cdef public double earlier_s
     cdef public object rejection
+    cdef public object overload
+    cdef public object error
+    cdef readonly list attempts
     cdef public object fallbacks
     cdef public object trace
     cdef public object reply_headers

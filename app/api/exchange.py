@@ -10,19 +10,20 @@ reference cycle, and both are freed without the collector.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.admission.limiter import Limiter
 from app.admission.model_limit import ModelLimit
 from app.admission.model_traffic import ModelTraffic
 from app.admission.permit import Permit, Ticket
-from app.errors import ClientGone, Rejected, UpstreamError
+from app.errors import ClientGone, Overload, Rejected, UpstreamError
 from app.http_fields import Headers
 from app.native import monotonic, server_timing
 from app.net.disconnect import Client, ClientWatch
 from app.observability import telemetry_headers
 from app.observability.request_trace import Trace
+from app.protocols.calls import Attempts
 
 ENVIRON_KEY = "router.exchange"
 CLIENT_CLOSED_REQUEST = 499
@@ -31,7 +32,6 @@ BROKEN_OFF = 502
 """Status counted for a response that its model server broke off after its head had been sent."""
 
 T = TypeVar("T")
-Write: TypeAlias = Callable[[bytes], object]
 
 
 class Exchange:
@@ -42,12 +42,15 @@ class Exchange:
         "_connection",
         "_held",
         "_place",
+        "attempts",
         "client_address",
         "earlier_s",
+        "error",
         "fallbacks",
         "method",
         "model",
         "model_s",
+        "overload",
         "path",
         "permit",
         "queue_s",
@@ -67,12 +70,15 @@ class Exchange:
         self.route: str | None = None
         self.model = ""
         self.status = 500
-        self.queue_s = 0.0
-        self.model_s = 0.0
+        self.queue_s = self.model_s = 0.0
         self.earlier_s = 0.0
         """Of `model_s`: what passed with models before the last one."""
         self.rejection: str | None = None
         """The code of the error by which admission rejected it."""
+        self.overload: Overload | None = None
+        self.error: str | None = None
+        """The code of the router's error that is the response. `overload` is the limit that it met."""
+        self.attempts: Attempts = []
         self.fallbacks: Sequence[tuple[str, str, str]] = ()
         """Every change to another model: from which one, to which one, and why."""
         self.trace: Trace | None = None
@@ -117,10 +123,11 @@ class Exchange:
                 self._place = _place_of(model_limit, traffic)
             admission = limiter.request()
             if isinstance(admission, Ticket):
+                self.overload = admission.overload
                 admission = self._wait(admission, queue_timeout_s)
             self.permit = admission
         except Rejected as rejected:
-            self.rejection = rejected.code
+            self.rejection, self.overload = rejected.code, rejected.overload
             raise
         finally:
             self.queue_s += monotonic() - began
@@ -215,9 +222,7 @@ class Exchange:
 
 def _place_of(limit: ModelLimit | None, traffic: ModelTraffic | None) -> Callable[[], object] | None:
     """Count a request for a model. Returns the function that takes it back. Raises ModelLimitReached."""
-    if limit is not None:
-        return limit.acquire()
-    return None if traffic is None else traffic.enter()
+    return limit.acquire() if limit is not None else None if traffic is None else traffic.enter()
 
 
 def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], None]) -> WSGIApplication:
@@ -252,7 +257,7 @@ class _ResponseBody:
         state = "ended" if self._on_end is None else "complete" if self._complete else "in progress"
         return f"<response body of {self._exchange!r}, {state}>"
 
-    def start(self, status: str, headers: Headers, exc_info: Any = None, /) -> Write:
+    def start(self, status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
         """The application's start_response."""
         exchange = self._exchange
         exchange.status = int(status[:3])

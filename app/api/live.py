@@ -15,7 +15,7 @@ import gevent
 import msgspec
 from gevent.event import Event
 
-from app.api.admin_listener import check_admin_listener
+from app.api.admin_access import AdminAccess
 from app.observability import live_figures
 from app.observability.live_figures import LiveFigures
 from app.observability.metrics import Metrics, SharedState
@@ -27,12 +27,12 @@ class LiveFeed:
     """The events of one worker. `attach` it to the worker before anybody watches."""
 
     def __init__(
-        self, metrics: Metrics, read_state: Callable[[], SharedState], facts: Callable[[], dict[str, Any]]
+        self, metrics: Metrics, read_state: Callable[[], SharedState], facts: Callable[[SharedState], dict[str, Any]]
     ) -> None:
-        """`facts` returns what else an event says: see `figures`."""
+        """`facts` returns what an event says that is not counted, its endpoints among it."""
         self._metrics = metrics
         self._read_state = read_state
-        self._facts = facts
+        self.facts = facts
         self._stops: Callable[[], bool] = lambda: False
         self._watchers = 0
         self._produces = False
@@ -82,7 +82,7 @@ class LiveFeed:
 
     def _figures(self, state: SharedState, figures: LiveFigures) -> dict[str, Any]:
         """Returns an event's content."""
-        facts = self._facts()
+        facts = self.facts(state)
         endpoints = facts.pop("endpoints")
         return {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -113,12 +113,12 @@ class LiveFeed:
 class LiveResource:
     """See the module's opening lines."""
 
-    def __init__(self, feed: LiveFeed, admin_port: str | None) -> None:
+    def __init__(self, feed: LiveFeed, access: AdminAccess) -> None:
         self._feed = feed
-        self._admin_port = admin_port
+        self._access = access
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        check_admin_listener(req, self._admin_port)
+        self._access.check(req)
         resp.content_type = "text/event-stream"
         resp.set_header("Cache-Control", "no-store")
         resp.set_header("X-Accel-Buffering", "no")  # nginx would keep events back until its buffer is full

@@ -11,7 +11,7 @@ from importlib.resources import files
 
 import falcon
 
-from app.api.admin_listener import check_admin_listener
+from app.api.admin_access import AdminAccess
 
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
@@ -19,8 +19,8 @@ _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 class StatusPageResource:
     """The page, on the admin listener."""
 
-    def __init__(self, admin_port: str | None) -> None:
-        self._admin_port = admin_port
+    def __init__(self, access: AdminAccess) -> None:
+        self._access = access
         self._page = files("app.api").joinpath("status.html").read_bytes()
         self._headers = {
             "Content-Security-Policy": policy(self._page.decode()),
@@ -30,7 +30,7 @@ class StatusPageResource:
         }
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        check_admin_listener(req, self._admin_port)
+        self._access.check(req)
         resp.content_type = falcon.MEDIA_HTML
         resp.set_headers(self._headers)
         resp.data = self._page

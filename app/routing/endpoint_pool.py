@@ -6,11 +6,12 @@ case; the other two give way where nothing else is left (`Reach`).
 
 from array import array
 from collections.abc import Iterable, Sequence
-from enum import IntFlag
 
 from app.config import route_schema
 from app.native import now_ms
+from app.observability.request_record import MOST_CANDIDATES, words
 from app.routing.attempt import Attempt
+from app.routing.candidates import NoAttempt, PoolMembers, Reach, seen_among
 from app.routing.endpoint import Endpoint, SharedRouting, Target
 from app.routing.load_reports import LoadReports, loads_of, stale_ms
 from app.routing.outlier_detection import PoolRules
@@ -30,22 +31,6 @@ _WEIGHT = 1000
 """The unit of weights, so that slow start can take parts of it."""
 _LEAST_SHARE = 10
 """Slow start begins with this part of the weight: with none, nothing would warm the endpoint up."""
-
-
-class Reach(IntFlag):
-    """Which endpoints may be chosen beside those that are healthy and not backing off.
-
-    If the pool is in panic and has a healthy endpoint, all count as healthy.
-    """
-
-    HEALTHY = 0
-    """None."""
-    BACKING_OFF = 1
-    """If there is no other, the one whose back-off ends first."""
-    PANIC = 2
-    """All, if the pool is in panic, also if it has no healthy one."""
-    ANY = 3
-    """Both."""
 
 
 class EndpointPool:
@@ -90,6 +75,7 @@ class EndpointPool:
             PoolRules(list(self._shared_ids), route.ejection, self._panic_threshold),
             budget,
             shared,
+            PoolMembers(self.size, words(list(self._hashes[:MOST_CANDIDATES])), route.balancing),
         )
 
     def _set_policy(self, route: route_schema.Model, version: route_schema.Version, shared: SharedRouting) -> None:
@@ -126,6 +112,7 @@ class EndpointPool:
             if not tried:  # a request takes one turn, however often it is retried: else some endpoints would be skipped
                 self._turn[0] = (self._turn[0] + 1) % _TURNS
             at = self._found[self._preferred(count, key, now) if count > 1 else 0]
+            seen = self._loads_seen() if count == self.size else self._seen(count, tried, now)
             chosen = self._endpoints[at]
             self._counters.add(self._shared_ids[at])
             trial = self._outliers.begin(self._shared_ids[at], now)
@@ -134,12 +121,13 @@ class EndpointPool:
             self._lock.release()
         if self._history is not None and key:
             self._history.remember(key, self._seed, endpoint_mark(self._hashes[at]), match)
-        return Attempt(self._target, chosen, trial)
+        return Attempt(self._target, chosen, trial, seen)
 
-    def begin_at(self, endpoint: int) -> Attempt | None:
+    def begin_at(self, endpoint: int, pinned: bool) -> Attempt | None:
         """Begin an attempt at the endpoint whose URL has this hash, or return None if it is ejected or gone.
 
-        Nothing else keeps the request away: not its health, nor that it backs off. The pool `has` the endpoint.
+        Nor if it drains, unless the request is `pinned` to it: only this endpoint can serve what it is about. Nothing
+        else keeps the request away: not its health, nor that it backs off. The pool `has` the endpoint.
         """
         at = list(self._hashes).index(endpoint)
         shared_id = self._shared_ids[at]
@@ -148,11 +136,16 @@ class EndpointPool:
             current = self._cursor[0] >> LENGTH_BITS
             if current != self._generation and not self._counters.is_current(shared_id, endpoint, current):
                 return None  # see `_find`
-            if self._health.is_ejected(shared_id, now):
+            if self._health.is_ejected(shared_id, now) or (self._health.is_draining(shared_id) and not pinned):
                 return None
             self._counters.add(shared_id)
             trial = self._outliers.begin(shared_id, now)
-        return Attempt(self._target, self._endpoints[at], trial)
+        return Attempt(self._target, self._endpoints[at], trial, [])
+
+    def no_attempt(self) -> NoAttempt:
+        """Returns what is noted of a choice that found no endpoint."""
+        with self._lock:
+            return NoAttempt(self._target.pool, self._seen(0, (), now_ms()))
 
     def has(self, endpoint: int) -> bool:
         """Whether the endpoint whose URL has this hash is in the pool."""
@@ -161,11 +154,12 @@ class EndpointPool:
     def is_usable(self) -> bool:
         """Whether requests can be served: an endpoint is up, or in panic one seems to serve all the same."""
         health = self._health
-        if any(health.is_up(shared_id) for shared_id in self._shared_ids):
+        served = [shared_id for shared_id in self._shared_ids if not health.is_draining(shared_id)]
+        if any(health.is_up(shared_id) for shared_id in served):
             return True
         now = now_ms()
         return self._panics(now) and any(
-            health.seems_to_serve(shared_id) and not health.is_ejected(shared_id, now) for shared_id in self._shared_ids
+            health.seems_to_serve(shared_id) and not health.is_ejected(shared_id, now) for shared_id in served
         )
 
     def is_known(self) -> bool:
@@ -183,6 +177,7 @@ class EndpointPool:
         for one, url in zip(self._shared_ids, self._hashes, strict=True):
             until = health.unavailable_until(one)
             counts = endpoint == url or (not endpoint and (panic or not health.is_unhealthy(one)))
+            counts = counts and (bool(endpoint) or not health.is_draining(one))
             if until > now and counts:
                 times.append(until)
         return max(1, -(-(min(times) - now) // 1000)) if times else None
@@ -203,12 +198,31 @@ class EndpointPool:
                 continue
             if outdated and not self._counters.is_current(shared_id, self._hashes[at], current):
                 continue
+            if self._health.is_draining(shared_id):
+                continue  # the flag is set under the lock too: no worker chooses the endpoint after that
             if self._health.is_ejected(shared_id, now) or not (unhealthy or not self._health.is_unhealthy(shared_id)):
                 continue
             if backing_off or self._until_ms[self._back_offs[at]] <= now:
                 self._found[count] = at
                 count += 1
         return count
+
+    def _loads_seen(self) -> list[int]:
+        """Returns what a choice among all endpoints has seen, as candidates.py has it."""
+        if self.size == 1:
+            return [self._counters.total(self._shared_ids[0]) << 4]
+        unit = 0 if self._reports is None else 8
+        return [self._loads[at] << 4 | unit for at in range(min(self.size, MOST_CANDIDATES))]
+
+    def _seen(self, count: int, tried: Sequence[int], now: int) -> list[int]:
+        """Returns the same of a choice that found `count` of the endpoints, with what keeps the others out."""
+        current = self._cursor[0] >> LENGTH_BITS
+        ids = zip(self._shared_ids, self._hashes, strict=True)
+        gone = {one for one, url in ids if not self._counters.is_current(one, url, current)}
+        found = {self._shared_ids[at] for at in self._found[:count]}
+        return seen_among(
+            list(self._shared_ids[:MOST_CANDIDATES]), found, tried, gone, self._counters, self._health, now
+        )
 
     def _widen(self, count: int, tried: Sequence[int], reach: Reach, now: int) -> int:
         """Find the endpoints that may be chosen where only `count` are simply available. Returns how many there are."""

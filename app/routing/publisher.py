@@ -28,11 +28,6 @@ class Publisher:
         self._store = store
         self._reloads = metrics.reloads
 
-    @property
-    def newest_is_invalid(self) -> bool:
-        """Whether the newest routes are invalid, so that older ones are served in their place."""
-        return self._store.stale[0] != 0
-
     def publish(self) -> bool:
         """Publish what the source says. Returns whether that differs from what was current. Raises RoutesError."""
         document = self._source.load()

@@ -108,6 +108,7 @@ class Hooks:
         router.counters.attach(claim.slot)
         router.traffic.attach(claim.slot)
         router.connection_counts.attach(claim.slot)
+        router.ring.attach(claim.slot)
         router.metric_files.attach(claim.slot)
         worker.enter(
             WorkerContext(

@@ -106,13 +106,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.close()
 
 
-def assert_problem(answer: testing.Result, status: int, code: str) -> str:
+def assert_problem(answer: testing.Result, status: int, code: str, **more: Any) -> str:
     """The answer is this problem, and its members agree with its status line; answers the detail."""
     assert answer.status == f"{status} {problem.phrase(status)}"
     assert answer.headers["content-type"] == PROBLEM
     members = answer.json
     detail: str = members.pop("detail")
-    assert members == {"type": "about:blank", "title": problem.phrase(status), "status": status, "code": code}
+    assert members == {"type": "about:blank", "title": problem.phrase(status), "status": status, "code": code, **more}
     assert detail
     return detail
 

@@ -19,7 +19,7 @@ class Feed:
 
     def __init__(self, metrics: Metrics) -> None:
         self.made = 0
-        self.live = LiveFeed(metrics, self._read, lambda: {"endpoints": []})
+        self.live = LiveFeed(metrics, self._read, lambda _: {"endpoints": []})
 
     def _read(self) -> SharedState:
         self.made += 1
