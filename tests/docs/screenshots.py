@@ -4,6 +4,7 @@ A real router with scripted model servers is loaded for half a minute, and the p
 endpoint fails, one fails its health checks, and one model has more requests than its limit allows.
 """
 
+import io
 import json
 import random
 import tempfile
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.chromium import launch
 from tests.support.router import ROOT, Router, free_port
 from tests.support.upstream import Reply, Seen, Upstream
 
-_WARM_UP_S = 20
+_WARM_UP_S = 30
 _SHOTS: dict[str, dict[str, Any]] = {
     "status-light": {"viewport": {"width": 1280, "height": 940}, "color_scheme": "light"},
     "status-dark": {"viewport": {"width": 1280, "height": 940}, "color_scheme": "dark"},
@@ -109,7 +111,8 @@ def shoot(browser: Browser, url: str, folder: Path) -> None:
         page.goto(url)
     time.sleep(_WARM_UP_S)
     for name, page in pages.items():
-        page.screenshot(path=folder / f"{name}.png", full_page=True)
+        seen = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+        seen.quantize(128, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
 
 
 def main() -> None:

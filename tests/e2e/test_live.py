@@ -49,18 +49,18 @@ def until_shown(events: Iterator[dict[str, Any]], condition: Callable[[dict[str,
     return seen[-1]
 
 
-@pytest.mark.parametrize("path", ["/", "/admin/live"])
 def test_pages_for_operators_are_on_the_admin_listener_only(
-    share: Callable[..., Router], start_admin: Callable[..., tuple[Router, str]], path: str
+    share: Callable[..., Router], start_admin: Callable[..., tuple[Router, str]]
 ) -> None:
     """Without ADMIN_BIND they are served nowhere, and with it not where clients are; the detail says which setting."""
     without, (router, admin) = share(), start_admin()
-    for url in (without.url, router.url):
-        response = requests.get(url + path, timeout=10)
-        assert response.status_code == 404
-        assert "ADMIN_BIND" in response.json()["detail"]
-    with requests.get(admin + path, timeout=10, stream=True) as response:
-        assert response.status_code == 200
+    for path in ("/", "/admin/live"):
+        for url in (without.url, router.url):
+            response = requests.get(url + path, timeout=10)
+            assert response.status_code == 404
+            assert "ADMIN_BIND" in response.json()["detail"]
+        with requests.get(admin + path, timeout=10, stream=True) as response:
+            assert response.status_code == 200
 
 
 def test_events_tell_what_all_workers_do(gate: Gate, start_gated: Callable[..., Router]) -> None:
