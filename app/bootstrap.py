@@ -151,8 +151,9 @@ def _build_parts(
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     ring = RequestRing(table)
-    access = AdminAccess(settings.admin_port)
-    admin = AdminApi(access, settings, models.registry, models.store, limiter, models.endpoints)
+    admin = AdminApi(
+        AdminAccess(settings.admin_port), settings, models.registry, models.store, limiter, models.endpoints
+    )
     live = LiveFeed(metrics, read_state, LiveFacts(admin, records_of(admin, ring), drain).read)
     return Router(
         settings=settings,
