@@ -13,7 +13,7 @@ from app.api.live import LiveFeed
 from app.bootstrap import Router, shared_state
 from app.config import route_schema
 from app.errors import ModelNotFound
-from app.observability.metrics import EndpointState
+from app.observability.endpoint_gauges import EndpointState
 from app.observability.model_gauges import ModelState
 from app.protocols.calls import Call, Inference, Model, Reply, RequestTrace
 from app.routing.registered_model import RegisteredModel
