@@ -17,8 +17,10 @@ from app.admission.limiter import Limiter
 from app.admission.model_traffic import TrafficCounts
 from app.api.admin import AdminApi
 from app.api.admin_access import AdminAccess
-from app.api.application import create_app
+from app.api.application import create_app, records_of
 from app.api.dispatch import Dispatcher
+from app.api.live import LiveFeed
+from app.api.live_facts import LiveFacts
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
 from app.discovery import dns_source
@@ -104,6 +106,7 @@ class Router:
     metric_files: MetricFiles
     metrics_directory: MetricsDirectory
     models: Models
+    live: LiveFeed
     tracing: "Tracing | None"
     application: WSGIApplication
 
@@ -148,8 +151,10 @@ def _build_parts(
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     ring = RequestRing(table)
-    access = AdminAccess(settings.admin_port)
-    admin = AdminApi(access, settings, models.registry, models.store, limiter, models.endpoints)
+    admin = AdminApi(
+        AdminAccess(settings.admin_port), settings, models.registry, models.store, limiter, models.endpoints
+    )
+    live = LiveFeed(metrics, read_state, LiveFacts(admin, records_of(admin, ring), drain).read)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -167,8 +172,9 @@ def _build_parts(
         metric_files=metric_files,
         metrics_directory=metrics_directory,
         models=models,
+        live=live,
         tracing=traced,
-        application=create_app(settings, dispatcher, metrics, read_state, ring, admin),
+        application=create_app(settings, dispatcher, metrics, read_state, ring, admin, live),
     )
 
 

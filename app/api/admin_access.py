@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import falcon
 
-_NOT_HERE = "the admin API is served on the admin listener only: set ADMIN_BIND, and use that address"
+NOT_HERE = "the admin API is served on the admin listener only, at the address ADMIN_BIND"
 
 
 class AdminAccess(NamedTuple):
@@ -23,7 +23,7 @@ class AdminAccess(NamedTuple):
     def check(self, req: falcon.Request) -> None:
         """Raises HTTPNotFound for a request that did not come by the admin listener."""
         if self.port is None or req.env["SERVER_PORT"] != self.port:
-            raise falcon.HTTPNotFound(description=_NOT_HERE)
+            raise falcon.HTTPNotFound(description=NOT_HERE)
 
     def check_change(self, req: falcon.Request) -> None:
         """Raises the same, or HTTPUnsupportedMediaType or HTTPForbidden for what a page of another origin may send."""

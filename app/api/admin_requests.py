@@ -62,7 +62,7 @@ class RequestRecords:
         heapq.heapify(found)
         while found:
             _, slot, index, copy = heapq.heappop(found)
-            content = copy.content(index)
+            content = copy.record(index)
             if content is not None:
                 yield slot, request_record.read(content)
 
@@ -126,7 +126,7 @@ class RequestsResource:
         most = req.get_param_as_int("limit", min_value=1, max_value=_MOST) or _USUAL
 
         def wanted(record: Beginning) -> bool:
-            return record.total_s >= slow_s and (not rejected or record.rejection != 0)
+            return record.total_s >= slow_s and (not rejected or record.is_rejected)
 
         respond(resp, {"requests": self._records.newest(wanted, most)})
 

@@ -10,6 +10,7 @@ import falcon
 
 from app.api import listed_paths
 from app.api.admin import AdminApi, ConfigResource, EndpointsResource, QueueResource, RoutesResource
+from app.api.admin_access import AdminAccess
 from app.api.admin_requests import RequestRecords, RequestsResource
 from app.api.cors import with_cors
 from app.api.dispatch import Dispatcher
@@ -18,10 +19,12 @@ from app.api.exact_paths import ExactRouter
 from app.api.exchange import Exchange, with_exchange
 from app.api.health import HealthzResource, ReadyzResource
 from app.api.listed_paths import ListedPaths
+from app.api.live import LiveFeed, LiveResource
 from app.api.metrics_page import MetricsResource
 from app.api.openai import ModelsResource
 from app.api.operations import OperationResource
-from app.api.request_recorder import recorder
+from app.api.request_recorder import RequestRecorder
+from app.api.status_page import StatusPageResource
 from app.api.v2 import ModelReadyResource, ServerResource
 from app.api.v2_models import RepositoryIndexResource, StatisticsResource
 from app.config.settings import Settings
@@ -42,10 +45,12 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     read_state: Callable[[], SharedState],
     ring: RequestRing | None = None,
     admin: AdminApi | None = None,
+    live: LiveFeed | None = None,
 ) -> WSGIApplication:
     """Returns the router's application. `read_state` returns what the gauges of `/metrics` say.
 
-    Without `ring` no records of requests are written, and without `admin` there is no admin API.
+    Without `ring` no records of requests are written. Without `admin`, or ADMIN_BIND, there is no admin API, and
+    without `live` no status page.
     """
     router = ExactRouter(ListedPaths(dispatcher).find)
     app = falcon.App(router=router)
@@ -64,8 +69,12 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
             errors.register(template, error_body or adapter.error_body)
     errors.register(listed_paths.TEMPLATE, openai.ADAPTER.error_body)
     _add_own_routes(app, errors, dispatcher, StatisticsResource(dispatcher.registry, metrics, settings.admin_port))
-    if admin is not None and ring is not None:
+    if admin is not None and ring is not None and settings.admin_bind is not None:
         _add_admin_routes(app, admin, ring)
+    if live is not None and settings.admin_bind is not None:
+        access = AdminAccess(settings.admin_port)
+        app.add_route("/", StatusPageResource(access))
+        app.add_route("/admin/live", LiveResource(live, access))
     return with_cors(with_exchange(app, _recorder(settings, metrics, ring)), settings.cors_origins)
 
 
@@ -127,7 +136,7 @@ def _add_own_routes(app: _App, errors: ErrorResponses, dispatcher: Dispatcher, s
 
 def _recorder(settings: Settings, metrics: Metrics, ring: RequestRing | None) -> Callable[[Exchange], None]:
     """Returns what is called at the end of every exchange: it is counted, recorded, and logged."""
-    keep = None if ring is None else recorder(ring)
+    keep = None if ring is None else RequestRecorder(ring).record
     log = logs.access_logger(settings)
     logged_from = {"all": 0, "errors": 400, "off": 1000}[settings.access_log]
 

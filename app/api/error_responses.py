@@ -12,6 +12,7 @@ import falcon
 import structlog
 from falcon.routing import CompiledRouter
 
+from app.api.admin_access import NOT_HERE
 from app.api.exchange import ENVIRON_KEY
 from app.errors import (
     BodyStalled,
@@ -150,6 +151,8 @@ class ErrorResponses:
 
 def _detail(req: falcon.Request, status: HTTPStatus) -> str:
     if status is HTTPStatus.NOT_FOUND:
+        if req.path.startswith("/admin/"):
+            return f"nothing is served at {req.path} here; {NOT_HERE}"
         return f"nothing is served at {req.path}"
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         return f"{req.path} does not take {req.method}; see Allow"

@@ -1,37 +1,22 @@
 """Writes the record of every inference request, when its exchange has ended: once, in this worker's ring.
 
-It runs for every request, so it does as little as it can: numbers and hashes into one `struct.Struct`
-(tests/bench/records.py measures it).
+It runs for every request, so it does as little as it can: it stores words (tests/bench/records.py measures it).
 """
 
-from collections.abc import Callable
 from zlib import crc32
 
 from app.api.exchange import Exchange
 from app.errors import Overload
-from app.observability.request_record import (
-    ATTEMPT,
-    CODE_NUMBERS,
-    MOST_ATTEMPTS,
-    POLICY_NAMES,
-    RECORD,
-    SCOPES,
-    UNKNOWN_MS,
-    attempt_code,
-    words,
-)
+from app.observability.request_record import CODE_NUMBERS, POLICY_NAMES, SCOPES, TEXTS, UNKNOWN_MS, attempt_code
 from app.protocols.calls import Attempts
-from app.routing.attempt import Attempt
-from app.routing.candidates import NoAttempt
 from app.shared_memory.request_ring import RequestRing
 from app.shared_memory.table import name_hash
 
 _MOST_NAMES = 4096
+_MOST_ATTEMPTS = 4
 _SCOPES = {scope: number for number, scope in enumerate(SCOPES)}
 _POLICIES = {policy: number for number, policy in enumerate(POLICY_NAMES)}
-_NO_LIMIT = (0, 0, 0, 0, UNKNOWN_MS)
-_NO_ATTEMPTS = (0, b"", 0, 0, 0, b"", b"")
-_pack_attempt, _pack_into = ATTEMPT.pack, RECORD.pack_into
+_pack_texts = TEXTS.pack_into
 
 
 class _Hashes(dict[str, int]):
@@ -44,61 +29,83 @@ class _Hashes(dict[str, int]):
         return found
 
 
-def recorder(ring: RequestRing) -> Callable[[Exchange, float], None]:
-    """Returns what writes the record of an exchange that took so many seconds."""
-    hashes = _Hashes()
-    begin, commit, block = ring.begin, ring.commit, ring.bytes
+class _Codes(dict[str, int]):
+    """Numbers of the codes of attempts."""
 
-    def record(exchange: Exchange, total_s: float) -> None:
-        at = begin()
+    def __missing__(self, code: str) -> int:
+        if len(self) >= _MOST_NAMES:
+            self.clear()
+        found = self[code] = attempt_code(code)
+        return found
+
+
+class RequestRecorder:
+    """Writes the records of one worker."""
+
+    def __init__(self, ring: RequestRing) -> None:
+        self._ring = ring
+        self._hashes = _Hashes()
+        self._codes = _Codes()
+
+    def record(self, exchange: Exchange, total_s: float) -> None:
+        """Write the record of an exchange that took so many seconds. The indices are those of request_record.py."""
+        ring = self._ring
+        at = ring.begin()
         if at < 0:
-            return
-        request_id = exchange.request_id.encode()
-        permit, attempts = exchange.permit, exchange.attempts
+            return  # this process is no worker
+        words, doubles = ring.words, ring.doubles
+        doubles[at + 1] = exchange.started
+        doubles[at + 2] = total_s
+        doubles[at + 3] = exchange.queue_s
+        doubles[at + 4] = exchange.model_s
+        flags = exchange.status & 0xFFFF
+        if exchange.error is not None:
+            flags |= CODE_NUMBERS.get(exchange.error, 0) << 16
+        if exchange.rejection is not None:
+            flags |= CODE_NUMBERS.get(exchange.rejection, 0) << 24
+        words[at + 6] = self._hashes[exchange.model]
+        words[at + 7] = self._hashes[exchange.route or ""]
+        permit = exchange.permit
         if exchange.overload is not None:
-            limit = _limit(exchange.overload)
+            flags |= self._store_overload(at, exchange.overload) << 40
         elif permit is not None:
-            limit = (1, permit.limit, permit.in_flight, 0, UNKNOWN_MS)
-        else:
-            limit = _NO_LIMIT
-        _pack_into(
-            block,
-            at,
-            exchange.started,
-            total_s,
-            exchange.queue_s,
-            exchange.model_s,
-            exchange.status,
-            CODE_NUMBERS.get(exchange.error or "", 0),
-            CODE_NUMBERS.get(exchange.rejection or "", 0),
-            hashes[exchange.model],
-            hashes[exchange.route or ""],
-            *limit,
-            len(request_id),
-            crc32(request_id),
-            request_id,
-            *(_tried(attempts) if attempts else _NO_ATTEMPTS),
-        )
-        commit()
+            flags |= 1 << 40
+            words[at + 8] = permit.limit << 32 | permit.in_flight
+            words[at + 9] = UNKNOWN_MS
+        request_id = exchange.request_id.encode()
+        words[at + 10] = len(request_id) | crc32(request_id) << 8
+        hashes = b""
+        if exchange.attempts:
+            hashes = exchange.attempts[-1].pool.hashes
+            flags |= self._store_attempts(at, exchange.attempts)
+        _pack_texts(ring.bytes, (at + 11) * 8, request_id, hashes)
+        words[at + 5] = flags
+        ring.commit(at)
 
-    return record
+    def _store_overload(self, at: int, overload: Overload) -> int:
+        """Store what the request waited for or was rejected by. Returns the number of the scope."""
+        expected_ms = overload.expected_wait_ms
+        expected_ms = UNKNOWN_MS if expected_ms is None else min(expected_ms, UNKNOWN_MS - 1)
+        words = self._ring.words
+        words[at + 8] = overload.limit << 32 | overload.in_flight
+        words[at + 9] = overload.ahead << 32 | expected_ms
+        return _SCOPES[overload.limit_scope]
 
-
-def _limit(overload: Overload) -> tuple[int, int, int, int, int]:
-    expected_ms = overload.expected_wait_ms
-    expected_ms = UNKNOWN_MS if expected_ms is None else min(expected_ms, UNKNOWN_MS - 1)
-    return _SCOPES[overload.limit_scope], overload.limit, overload.in_flight, overload.ahead, expected_ms
-
-
-def _tried(attempts: Attempts) -> tuple[int, bytes, int, int, int, bytes, bytes]:
-    """Returns the attempts of a request, and what the last choice was made among."""
-    last = attempts[-1]
-    pool, seen = last.pool, last.seen
-    packed = _packed(last) if len(attempts) == 1 else b"".join(map(_packed, attempts[-MOST_ATTEMPTS:]))
-    policy = _POLICIES[pool.policy]
-    return min(len(attempts), 255), packed, policy, pool.size, len(seen), pool.hashes, words(seen)
-
-
-def _packed(attempt: Attempt | NoAttempt) -> bytes:
-    endpoint = attempt.endpoint
-    return _pack_attempt(0 if endpoint is None else endpoint.url_hash, attempt_code(attempt.code), attempt.took_s)
+    def _store_attempts(self, at: int, attempts: Attempts) -> int:
+        """Store the attempts, and what the last choice has seen. Returns the flags that tell of them."""
+        words, doubles = self._ring.words, self._ring.doubles
+        count = min(len(attempts), _MOST_ATTEMPTS)
+        place = at + 35
+        for attempt in attempts if count == len(attempts) else attempts[-count:]:
+            endpoint = attempt.endpoint
+            words[place] = 0 if endpoint is None else endpoint.url_hash
+            words[place + 1] = self._codes[attempt.code]
+            doubles[place + 2] = attempt.took_s
+            place += 3
+        last = attempts[-1]
+        words[at + 10] |= last.pool.size << 40
+        place = at + 27
+        for seen in last.seen:
+            words[place] = seen
+            place += 1
+        return _POLICIES[last.pool.policy] << 32 | count << 48 | len(last.seen) << 56

@@ -15,7 +15,7 @@ from app.config import route_schema
 from app.config.discovered import Source, expanded, source_of, sources_in
 from app.config.routes_source import Document, counted_as, endpoints_of, names_in, waiting_as
 from app.errors import ModelNotFound, ResponseNotFound
-from app.observability.metrics import EndpointState
+from app.observability.endpoint_gauges import EndpointState
 from app.observability.model_gauges import ModelState
 from app.routing.back_off import pair
 from app.routing.created_responses import CreatedResponses
@@ -169,8 +169,9 @@ class ModelRegistry:
             for endpoint, shared_id, model in self.reporting()
         }
         for endpoint, shared_id, _ in self.checks():
-            inflight, is_stale = self._shared.counters.total(shared_id), stale.get(endpoint.url)
-            yield EndpointState(endpoint.url, inflight, self._shared.health.is_up(shared_id), is_stale)
+            inflight, health = self._shared.counters.total(shared_id), self._shared.health
+            up, draining = health.is_up(shared_id), health.is_draining(shared_id)
+            yield EndpointState(endpoint.url, inflight, up, stale.get(endpoint.url), draining)
 
     def model_ids(self) -> dict[str, int]:
         """Returns the ids of all models, by name."""

@@ -139,6 +139,7 @@ class Hooks:
     def post_worker_init(self, worker: RouterWorker) -> None:
         """Attach the limiter, which listens on the event loop that the worker has just got."""
         self._router.limiter.attach(self._claims[worker].slot)
+        self._router.live.attach(lambda: not worker.alive or self._router.drain.begun)
         if self._router.tracing is not None:
             self._router.tracing.start()
 

@@ -20,15 +20,13 @@ from app.shared_memory.table import SLOTS, Layout, SharedTable
 
 RECORDS = 4096
 """Of each worker."""
-RECORD_BYTES = 384
+RECORD_WORDS = 48
 """The number, and the content. The ring of a slot takes 1.5 MiB, and one of a slot that was never used takes none: the
 system gives memory to pages only when they are written."""
-NUMBER_BYTES = 8
-CONTENT_BYTES = RECORD_BYTES - NUMBER_BYTES
-_WORDS = RECORD_BYTES // 8
+RECORD_BYTES = RECORD_WORDS * 8
 _RING_BYTES = RECORDS * RECORD_BYTES
 _APART_S = 0.001
-LAYOUT = Layout(columns=("requests_recorded",), arrays={"request_records": SLOTS * RECORDS * _WORDS})
+LAYOUT = Layout(columns=("requests_recorded",), arrays={"request_records": SLOTS * RECORDS * RECORD_WORDS})
 
 
 class RingCopy(NamedTuple):
@@ -39,12 +37,12 @@ class RingCopy(NamedTuple):
     now: bytes
     """Made after the other one. Records that have the number 0 are none."""
 
-    def content(self, index: int) -> memoryview | None:
-        """Returns the content of the record at this index, or None if it may be torn."""
+    def record(self, index: int) -> memoryview | None:
+        """Returns the words of the record at this index, or None if it may be torn."""
         begin, end = index * RECORD_BYTES, (index + 1) * RECORD_BYTES
         if self.before[begin:end] != self.now[begin:end]:
             return None
-        return memoryview(self.now)[begin + NUMBER_BYTES : end]
+        return memoryview(self.now)[begin:end]
 
 
 class RequestRing:
@@ -52,8 +50,11 @@ class RequestRing:
 
     def __init__(self, table: SharedTable) -> None:
         self._written = table.column("requests_recorded")
-        self._words = table.array("request_records")
-        self.bytes = self._words.cast("B")
+        words = table.array("request_records")
+        self.words = words
+        self.bytes = words.cast("B")
+        """The same memory, as is the next."""
+        self.doubles = words.cast("B").cast("d")
         self._slot = -1
         self._number = 0
 
@@ -62,20 +63,19 @@ class RequestRing:
         self._slot = slot
 
     def begin(self) -> int:
-        """Begin a record. Returns where in `bytes` its content belongs, or -1 in a process that is no worker."""
+        """Begin a record. Returns its index in `words`, or -1 in a process that is no worker."""
         slot = self._slot
         if slot < 0:
             return -1
         number = self._number = self._written[slot] + 1
-        at = (slot * RECORDS + number % RECORDS) * _WORDS
-        self._words[at] = 0
-        return at * 8 + NUMBER_BYTES
+        at = (slot * RECORDS + number % RECORDS) * RECORD_WORDS
+        self.words[at] = 0
+        return at
 
-    def commit(self) -> None:
-        """The content is stored: make the record one."""
-        slot, number = self._slot, self._number
-        self._words[(slot * RECORDS + number % RECORDS) * _WORDS] = number
-        self._written[slot] = number
+    def commit(self, at: int) -> None:
+        """Make the record at this index one: its content is stored."""
+        self.words[at] = self._number
+        self._written[self._slot] = self._number
 
     def copies(self, pause: Callable[[float], object] = gevent.sleep) -> list[RingCopy]:
         """Returns the records of all workers. Other greenlets run meanwhile."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import falcon
 import pytest
@@ -219,7 +220,8 @@ def test_cap_says_when_to_try_again(server: Server) -> None:
     """At the cap a request is refused with 429 and a whole number of seconds from 1 to 60."""
     held = acquire(server.limiter)
     answer = server.ask("POST", "/infer")
-    assert "1 permits" in assert_problem(answer, 429, "limit_reached")
+    full = {"limit_scope": "router", "limit": 1, "in_flight": 1, "ahead": 0, "expected_wait_ms": None}
+    assert "1 permits" in assert_problem(answer, 429, "limit_reached", **full)
     assert 1 <= int(answer.headers["retry-after"]) <= 60
     held.release()
     assert server.ask("POST", "/infer").status_code == 200

@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from app.config import route_schema as routes
 from app.errors import ModelNotFound
-from app.observability.metrics import EndpointState
+from app.observability.endpoint_gauges import EndpointState
 from app.observability.model_gauges import ModelState
 from app.protocols import adapters
 from app.protocols.calls import Call, Reply
