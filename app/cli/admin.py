@@ -41,7 +41,10 @@ class Admin:
         return self._document("POST", path)
 
     def events(self, path: str) -> Iterator[Any]:
-        """Yields the data of the events of a stream as they come (WHATWG HTML section 9.2.6). Raises ClickException."""
+        """Yields the data of the events of an endless stream as they come (WHATWG HTML section 9.2.6).
+
+        Raises ClickException, at its end too.
+        """
         with self._request("GET", path) as response:
             try:
                 for line in response:
@@ -49,6 +52,7 @@ class Admin:
                         yield _decoded(line[5:])
             except (OSError, HTTPException) as error:
                 raise click.ClickException(f"{self.url}{path}: the stream broke off: {error}") from error
+        raise click.ClickException(f"{self.url}{path}: the router ended the stream")
 
     def _document(self, method: str, path: str) -> Any:
         with self._request(method, path) as response:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import requests
@@ -23,7 +23,7 @@ from tests.support.upstream import Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow
 
-ADMIN = {"WEB_CONCURRENCY": "2", "ACCESS_LOG": "all", "MAX_CONCURRENCY": "2", "SIMULATED_LATENCY_MS": "300"}
+SETTINGS: dict[str, Any] = {"ACCESS_LOG": "all", "MAX_CONCURRENCY": 2, "SIMULATED_LATENCY_MS": 300}
 MANUAL = (ROOT / "docs/cli.md").read_text()
 COMMANDS = re.findall(r"^    (inference-router .+)$", MANUAL, re.MULTILINE)
 """Every command that the manual shows; `run`, which does not end, stands with its settings and is not among them."""
@@ -125,7 +125,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             '[[models]]\nname = "slow"\nprotocol = "simulated"\nmax_concurrency = 1\n'
         )
         file = folder / "routes.toml"
-        with Router(folder, ADMIN_BIND=admin, ROUTES_FILE=file, **ADMIN) as router:
+        with Router(folder, ADMIN_BIND=admin, ROUTES_FILE=file, **SETTINGS) as router:
             yield Running(router.url, f"http://{admin}", server.url, router.log_path, folder)
 
 
@@ -210,8 +210,20 @@ def test_top_shows_each_event_once() -> None:
         lines = run("top", "--count", 2, "--json", "--admin", url).out.splitlines()
         assert [json.loads(line)["in_flight"] for line in lines] == [1, 2]
         shown = run("top", "--count", 1, "--admin", url)
+        ended = run("top", "--count", 9, "--json", "--admin", url)
     assert re.search(r"in flight +1 of 2 .*queued 3", shown.out)
+    assert (ended.code, len(ended.out.splitlines())) == (1, 3)
+    assert "the router ended the stream" in ended.err
     assert "4.5 requests" in shown.out
+
+
+def test_top_of_a_running_router(running: Running) -> None:
+    """Its load, its models and its endpoints, as the status page has them."""
+    event = json.loads(run("top", "--count", 1, "--json", "--admin", running.admin).out)
+    assert (event["limit"], [model["name"] for model in event["models"]]) == (2, ["llama", "slow"])
+    shown = run("top", "--count", 1, "--admin", running.admin).out
+    assert re.search(r"in flight +\d of 2 ", shown)
+    assert re.search(rf"{running.model_server} +llama +", shown)
 
 
 def test_replay_of_the_routers_own_log_agrees_with_it(running: Running) -> None:
@@ -239,8 +251,7 @@ def test_commands_of_the_manual_work(command: str, running: Running) -> None:
     until(lambda: b"router.access" in running.log.read_bytes(), "the request is in the log")
     (running.folder / "access.log").write_bytes(running.log.read_bytes())
     there = command.replace("http://localhost:8080", running.url).replace("http://localhost:8000", running.model_server)
-    with live(LIVE) if " top " in there else contextlib.nullcontext(running.admin) as admin:
-        done = run(*shlex.split(there)[1:], cwd=running.folder, ROUTER_ADMIN_URL=admin)
+    done = run(*shlex.split(there)[1:], cwd=running.folder, ROUTER_ADMIN_URL=running.admin)
     assert done.code == 0, done.err
     assert done.out
 

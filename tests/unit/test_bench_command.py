@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,16 @@ def test_duration_ends_it(bench: Callable[..., Any]) -> None:
 def test_ratio_of_two_servers(bench: Callable[..., Any]) -> None:
     """Both are asked equally often, in turns, and the ratio says how much slower the first one is."""
     asked: list[str] = []
-    slow = threading.Event()
+    never = threading.Event()
+
+    def answer(name: str, within_s: float, seen: Seen, reply: Reply) -> None:
+        asked.append(name)
+        never.wait(within_s)
+        reply.send()
+
     with (
-        Upstream(lambda seen, reply: (asked.append("first"), slow.wait(0.05), reply.send())) as first,
-        Upstream(lambda seen, reply: (asked.append("direct"), reply.send())) as direct,
+        Upstream(partial(answer, "first", 0.05)) as first,
+        Upstream(partial(answer, "direct", 0.0)) as direct,
     ):
         said = bench(first.url, "--direct", direct.url, "--requests", 20, "--connections", 1)
     assert [asked.index("first"), asked.index("direct")] == [0, 10]
