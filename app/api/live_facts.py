@@ -54,6 +54,6 @@ class LiveFacts:
         now = time.monotonic()
         if rejected != self._rejected_before and now - self._looked_at >= _LOOK_AGAIN_S:
             self._looked_at, self._rejected_before = now, before
-            found = self._records.newest(lambda record: record.rejection != 0, _REJECTIONS)
+            found = self._records.newest(lambda record: record.is_rejected, _REJECTIONS)
             self._rejections = [{**record, "explanation": explanation_of(record)} for record in found]
         return self._rejections
