@@ -148,8 +148,7 @@ def _build_parts(
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
     ring = RequestRing(table)
-    access = AdminAccess(settings.admin_port)
-    admin = AdminApi(access, settings, models.registry, models.store, limiter, models.endpoints)
+    admin = _admin_api(settings, limiter, models)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -170,6 +169,11 @@ def _build_parts(
         tracing=traced,
         application=create_app(settings, dispatcher, metrics, read_state, ring, admin),
     )
+
+
+def _admin_api(settings: Settings, limiter: Limiter, models: Models) -> AdminApi:
+    access = AdminAccess(settings.admin_port)
+    return AdminApi(access, settings, models.registry, models.store, limiter, models.endpoints)
 
 
 def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
