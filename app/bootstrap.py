@@ -137,7 +137,7 @@ def _build_parts(
     counters = InflightCounters(table)
     traffic = TrafficCounts(table, counters)
     metric_files = MetricFiles(table)
-    connection_counts = ConnectionCounts(table)
+    connection_counts, ring = ConnectionCounts(table), RequestRing(table)
     slots = Slots(table, (counters, traffic, limiter, metric_files, connection_counts))
     drain = Drain(table)
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
@@ -147,8 +147,6 @@ def _build_parts(
     wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
-    ring = RequestRing(table)
-    admin = _admin_api(settings, limiter, models)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -167,7 +165,7 @@ def _build_parts(
         metrics_directory=metrics_directory,
         models=models,
         tracing=traced,
-        application=create_app(settings, dispatcher, metrics, read_state, ring, admin),
+        application=create_app(settings, dispatcher, metrics, read_state, ring, _admin_api(settings, limiter, models)),
     )
 
 

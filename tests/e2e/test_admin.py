@@ -118,10 +118,6 @@ class Holding(Upstream):
             assert self.leave.wait(30)
         reply.send()
 
-    def wait_seen(self, count: int) -> None:
-        """Return once so many requests have come."""
-        until(lambda: len(self.seen) == count, f"{count} requests are with the model server")
-
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_any_worker_explains_the_requests_of_all(workers: int, tmp_path: Path, admin_of: AdminOf) -> None:
