@@ -10,8 +10,10 @@ import pytest
 from app.config.route_schema import Ejection
 from app.native import now_ms
 from app.routing.attempt import Attempt
+from app.routing.back_off import pair
 from app.routing.candidates import REASONS, Reach, seen_of
 from app.routing.endpoint_pool import EndpointPool
+from app.routing.endpoint_records import EndpointRecords
 from app.routing.endpoint_report import EndpointReport
 from app.routing.last_errors import LastErrors
 from app.routing.outlier_detection import Ended, Outcome, PoolRules
@@ -51,6 +53,10 @@ class Routed:
         shared_id = self.models.registry.shared_id(url)
         assert shared_id is not None
         return shared_id
+
+    def pair_of(self, url: str) -> int:
+        """The index of an endpoint's back-off for the model."""
+        return pair(self.id_of(url), self.models.registry.model_ids()["m"])
 
     def drain(self, url: str, *, draining: bool = True) -> EndpointReport | None:
         """Drain or undrain an endpoint."""
@@ -151,7 +157,7 @@ def test_undrained_endpoint_starts_slowly(routed: Routed) -> None:
     began = now_ms()
     routed.drain(A, draining=False)
     assert routed.shared.health.in_use_since(routed.id_of(A)) >= began
-    routed.shared.health._records.in_use_since_ms[routed.id_of(A)] = 7
+    EndpointRecords(routed.local.router.table).in_use_since_ms[routed.id_of(A)] = 7
     routed.drain(A, draining=False)  # it does not drain, so nothing begins
     assert routed.shared.health.in_use_since(routed.id_of(A)) == 7
 
@@ -167,17 +173,13 @@ def test_every_reason_that_keeps_an_endpoint_out_is_noted(routed: Routed) -> Non
     by_reason: dict[str, Callable[[str], object]] = {
         "draining": routed.drain,
         "unhealthy": lambda url: shared.health.set_healthy(routed.id_of(url), healthy=False),
-        "backing off": lambda url: shared.back_offs.refused(
-            next(e for e in routed.pool._endpoints if e.url == url).back_off, 60
-        ),
+        "backing off": lambda url: shared.back_offs.refused(routed.pair_of(url), 60),
         "ejected": routed.eject,
     }
     undo: dict[str, Callable[[str], object]] = {
         "draining": lambda url: routed.drain(url, draining=False),
         "unhealthy": lambda url: shared.health.set_healthy(routed.id_of(url), healthy=True),
-        "backing off": lambda url: shared.back_offs.until_ms.__setitem__(
-            next(e for e in routed.pool._endpoints if e.url == url).back_off, 0
-        ),
+        "backing off": lambda url: shared.back_offs.until_ms.__setitem__(routed.pair_of(url), 0),
         "ejected": lambda url: None,
     }
     for reason, cause in by_reason.items():
