@@ -139,10 +139,8 @@ def _build_parts(
         limiter.set_limit(settings.max_concurrency)
     counters = InflightCounters(table)
     traffic = TrafficCounts(table, counters)
-    metric_files = MetricFiles(table)
-    connection_counts = ConnectionCounts(table)
-    slots = Slots(table, (counters, traffic, limiter, metric_files, connection_counts))
-    drain = Drain(table)
+    metric_files, connection_counts, ring = MetricFiles(table), ConnectionCounts(table), RequestRing(table)
+    slots, drain = Slots(table, (counters, traffic, limiter, metric_files, connection_counts)), Drain(table)
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, traffic, metrics)
@@ -150,10 +148,7 @@ def _build_parts(
     wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
-    ring = RequestRing(table)
-    admin = AdminApi(
-        AdminAccess(settings.admin_port), settings, models.registry, models.store, limiter, models.endpoints
-    )
+    admin = _admin_api(settings, limiter, models)
     live = LiveFeed(metrics, read_state, LiveFacts(admin, records_of(admin, ring), drain).read)
     return Router(
         settings=settings,
@@ -176,6 +171,11 @@ def _build_parts(
         tracing=traced,
         application=create_app(settings, dispatcher, metrics, read_state, ring, admin, live),
     )
+
+
+def _admin_api(settings: Settings, limiter: Limiter, models: Models) -> AdminApi:
+    access = AdminAccess(settings.admin_port)
+    return AdminApi(access, settings, models.registry, models.store, limiter, models.endpoints)
 
 
 def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path

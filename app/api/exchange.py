@@ -117,7 +117,7 @@ class Exchange:
         Raises a `Rejected`, or ClientGone.
         """
         began = monotonic()
-        self.traffic = traffic
+        self.traffic, self.overload = traffic, None
         try:
             if self._place is None:
                 self._place = _place_of(model_limit, traffic)

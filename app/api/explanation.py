@@ -3,9 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_FULL = ("limit_reached", "queue_full", "model_limit_reached", "tenant_limit_reached")
-_FAILED_FIRST = "{endpoint} responded with {outcome}"
-
 
 def outcome_of(record: Mapping[str, Any]) -> str:
     """Returns what became of the request in one word: `served`, `rejected`, `failed`, `invalid`, `client_left`."""

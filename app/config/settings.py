@@ -143,7 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         _setting(
             "host:port or [ipv6]:port, on another port than BIND",
-            "Address of a second listener. When set, `/metrics` is served only there, and probes on both.",
+            "A second listener. Only there are `/metrics` and the admin API (docs/admin.md). Probes are on both.",
         ),
     ] = None
     graceful_timeout_s: Annotated[

@@ -43,7 +43,7 @@ _HISTOGRAMS = {
 _BOUNDS = dict(_HISTOGRAMS.values())
 
 
-@dataclass
+@dataclass(slots=True)
 class Counted:
     """What was counted of one model, of one endpoint, or of all requests, ever."""
 
@@ -66,7 +66,7 @@ class Counted:
 _NOTHING = Counted()
 
 
-@dataclass
+@dataclass(slots=True)
 class Reading:
     """All that was counted by a moment."""
 

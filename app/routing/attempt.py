@@ -32,7 +32,8 @@ _TEXT_WITHIN_S = 1.0
 _ABOUT_CREDENTIAL = frozenset((401, 429))
 """Where clients use credentials of their own, these say nothing about the endpoint."""
 
-_PERHAPS_FAILED = (Outcome.FAILURE, Outcome.UNANSWERED)
+_FAILED = Outcome.FAILURE  # a member of an enumeration is looked up by a call
+_PERHAPS_FAILED = (_FAILED, Outcome.UNANSWERED)
 
 _log = structlog.get_logger("router.endpoints")
 
@@ -150,7 +151,7 @@ class Attempt:
                 and shared.outliers.fails_too_often(shared_id, self._target.rules)
             ):
                 shared.back_offs.refused(self.endpoint.back_off, None)  # too many are out already: prefer others
-            if outcome is Outcome.FAILURE:
+            if outcome is _FAILED:
                 shared.last_errors.record(shared_id, self._error or f"it responded with {code}")
         finally:
             # Last: as long as the attempt counts, its id is given to no other endpoint, so nothing of what it tells is

@@ -5,7 +5,8 @@ of the pool, at most `MOST_CANDIDATES`: the load above `BITS` bits, and in these
 That costs an ordinary request a list of small numbers.
 """
 
-from collections.abc import Collection, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Sequence
 from enum import IntFlag
 from typing import NamedTuple
 
@@ -34,6 +35,11 @@ class Reach(IntFlag):
     """All, if the pool is in panic, also if it has no healthy one."""
     ANY = 3
     """Both."""
+
+
+def words_of(values: Iterable[int]) -> "memoryview[int]":
+    """Returns whole numbers in an array of their own."""
+    return memoryview(array("q", values))
 
 
 class Seen(NamedTuple):

@@ -4,14 +4,13 @@ A request goes to an endpoint that is healthy, not ejected, and not backing off.
 case; the other two give way where nothing else is left (`Reach`).
 """
 
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from app.config import route_schema
 from app.native import now_ms
 from app.observability.request_record import MOST_CANDIDATES, words
 from app.routing.attempt import Attempt
-from app.routing.candidates import NoAttempt, PoolMembers, Reach, seen_among
+from app.routing.candidates import NoAttempt, PoolMembers, Reach, seen_among, words_of
 from app.routing.endpoint import Endpoint, SharedRouting, Target
 from app.routing.load_reports import LoadReports, loads_of, stale_ms
 from app.routing.outlier_detection import PoolRules
@@ -52,12 +51,12 @@ class EndpointPool:
         self.size = len(endpoints)
         self._generation = generation
         self._cursor = cursor_of(shared.table)
-        self._shared_ids = _words(endpoint.shared_id for endpoint in endpoints)
-        self._back_offs = _words(endpoint.back_off for endpoint in endpoints)
-        self._hashes = _words(name_hash(endpoint.url) for endpoint in endpoints)
-        self._found = _words(0 for _ in endpoints)
+        self._shared_ids = words_of(endpoint.shared_id for endpoint in endpoints)
+        self._back_offs = words_of(endpoint.back_off for endpoint in endpoints)
+        self._hashes = words_of(name_hash(endpoint.url) for endpoint in endpoints)
+        self._found = words_of(0 for _ in endpoints)
         """Which endpoints `_find` has found, as indices. Nothing yields between finding and choosing."""
-        self._loads = _words(0 for _ in endpoints)
+        self._loads = words_of(0 for _ in endpoints)
         self._lock = shared.table.lock
         self._counters = shared.counters
         self._health = shared.health
@@ -68,6 +67,25 @@ class EndpointPool:
         self._load_bound = route.load_bound
         self._load_floor = route.load_floor
         self._set_policy(route, version, shared)
+        self._set_target(route, version, budget, shared)
+
+    def _set_policy(self, route: route_schema.Model, version: route_schema.Version, shared: SharedRouting) -> None:
+        self._policy = POLICIES[route.balancing]
+        self._slow_start_ms = int(route.slow_start_s * 1000)
+        self._weights = words_of(endpoint.weight * _WEIGHT for endpoint in version.endpoints)
+        self._grown = words_of(0 for _ in version.endpoints)
+        """The weights of those found, now."""
+        self._weighs = self._slow_start_ms > 0 or len(set(self._weights)) > 1
+        self._reports = shared.loads if route.balancing == "least_load" else None
+        self._stale_ms = stale_ms(route)
+        self._history = shared.prefixes if route.balancing == "prefix" else None
+        self._seed = name_hash(f"{route.name} {version.name}") & _UNSIGNED
+        self._match: Match | None = None
+        """The known beginning of the prompt that decided the last choice."""
+
+    def _set_target(
+        self, route: route_schema.Model, version: route_schema.Version, budget: RetryBudget, shared: SharedRouting
+    ) -> None:
         self._target = Target(
             route,
             version.upstream_model or route.name,
@@ -77,20 +95,6 @@ class EndpointPool:
             shared,
             PoolMembers(self.size, words(list(self._hashes[:MOST_CANDIDATES])), route.balancing),
         )
-
-    def _set_policy(self, route: route_schema.Model, version: route_schema.Version, shared: SharedRouting) -> None:
-        self._policy = POLICIES[route.balancing]
-        self._slow_start_ms = int(route.slow_start_s * 1000)
-        self._weights = _words(endpoint.weight * _WEIGHT for endpoint in version.endpoints)
-        self._grown = _words(0 for _ in version.endpoints)
-        """The weights of those found, now."""
-        self._weighs = self._slow_start_ms > 0 or len(set(self._weights)) > 1
-        self._reports = shared.loads if route.balancing == "least_load" else None
-        self._stale_ms = stale_ms(route)
-        self._history = shared.prefixes if route.balancing == "prefix" else None
-        self._seed = name_hash(f"{route.name} {version.name}") & _UNSIGNED
-        self._match: Match | None = None
-        """The known beginning of the prompt that decided the last choice."""
 
     def choose(self, key: bytes, tried: Sequence[int] = (), reach: Reach = Reach.HEALTHY) -> Attempt | None:
         """Begin an attempt at the endpoint that the policy chooses, or return None if none is available.
@@ -176,9 +180,8 @@ class EndpointPool:
         times = []
         for one, url in zip(self._shared_ids, self._hashes, strict=True):
             until = health.unavailable_until(one)
-            counts = endpoint == url or (not endpoint and (panic or not health.is_unhealthy(one)))
-            counts = counts and (bool(endpoint) or not health.is_draining(one))
-            if until > now and counts:
+            counts = (panic or not health.is_unhealthy(one)) and not health.is_draining(one)
+            if until > now and (endpoint == url or (not endpoint and counts)):
                 times.append(until)
         return max(1, -(-(min(times) - now) // 1000)) if times else None
 
@@ -294,7 +297,3 @@ class EndpointPool:
                     weight = max(weight // _LEAST_SHARE, weight * (now - since) // self._slow_start_ms)
             self._grown[place] = weight
         return self._grown[:count]
-
-
-def _words(values: Iterable[int]) -> "memoryview[int]":
-    return memoryview(array("q", values))

@@ -1,6 +1,6 @@
 """Makes the screenshots of the status page in docs/: `python -m tests.docs.screenshots`.
 
-A real router with scripted model servers is loaded for half a minute, and the page is seen in a headless Chromium. One
+A real router with scripted model servers is loaded for a minute, and the page is seen in a headless Chromium. One
 endpoint fails, one fails its health checks, and one model has more requests than its limit allows.
 """
 
@@ -23,7 +23,7 @@ from tests.support.chromium import launch
 from tests.support.router import ROOT, Router, free_port
 from tests.support.upstream import Reply, Seen, Upstream
 
-_WARM_UP_S = 30
+_WARM_UP_S = 62  # the curves are of a minute
 _SHOTS: dict[str, dict[str, Any]] = {
     "status-light": {"viewport": {"width": 1280, "height": 940}, "color_scheme": "light"},
     "status-dark": {"viewport": {"width": 1280, "height": 940}, "color_scheme": "dark"},

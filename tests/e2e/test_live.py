@@ -131,7 +131,7 @@ def test_watchers_delay_no_worker(start_admin: Callable[..., tuple[Router, str]]
 def test_ten_tabs_cost_under_two_percent_of_a_core(
     start_admin: Callable[..., tuple[Router, str]], routes: Callable[..., str]
 ) -> None:
-    """Ten who watch, one of whom reads nothing, cost all workers together less than 2 % of a core, and no memory."""
+    """Ten who watch, one of whom reads nothing, cost all workers together less than 2 % of a core."""
     models = [
         {
             "name": f"model-{number}",
@@ -150,14 +150,13 @@ def test_ten_tabs_cost_under_two_percent_of_a_core(
         tabs = [stack.enter_context(tab(admin)) for _ in range(10)]
         for sock in tabs:
             sock.recv(1 << 16)
-        memory, began, at = memory_kib(router), cpu_seconds(router), time.monotonic()
+        began, at = cpu_seconds(router), time.monotonic()
         while time.monotonic() < at + 4:
             for sock in tabs[1:]:
                 sock.recv(1 << 16)
         seconds = time.monotonic() - at
         cost = cpu_seconds(router) - began - idle * seconds / 2
         assert cost / seconds < 0.02, f"{100 * cost / seconds:.2f} %"
-        assert memory_kib(router) - memory < 1024
 
 
 @contextmanager
@@ -175,9 +174,3 @@ def tab(admin: str) -> Iterator[socket.socket]:
 def cpu_seconds(router: Router) -> float:
     """Processor time that the workers have used."""
     return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in router.workers()) / 1e9
-
-
-def memory_kib(router: Router) -> int:
-    """Memory that the workers have to themselves."""
-    pages = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in router.workers()]
-    return sum(int(line.split()[1]) for page in pages for line in page.splitlines() if line.startswith("Private_Dirty"))

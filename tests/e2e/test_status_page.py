@@ -247,7 +247,7 @@ def test_accessibility(
     open_page: Callable[..., "Page"],
     admin: str,
 ) -> None:
-    """axe-core finds nothing wrong: in light, dark and on a phone, with notices, rejections and a question."""
+    """axe-core finds nothing wrong: in light, dark and on a phone, with notices and rejections."""
     up, down = serve(), serve()
     down.well = False
     check = {"interval_s": 0.2, "unhealthy_after": 1, "panic_threshold": 0}
@@ -270,8 +270,6 @@ def test_accessibility(
     page.set_viewport_size({"width": 360, "height": 740})
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.evaluate("askForKey(true)")
-    assert violations(page) == []
 
 
 def feed(page: "Page", **figures: Any) -> None:
@@ -315,23 +313,17 @@ def test_texts_are_shown_as_texts(
     assert not complaints
 
 
-def test_key_is_asked_for_and_sent(plain: Router, new_context: Callable[..., "BrowserContext"]) -> None:
-    """Where the admin pages need a key, the page asks for it, sends it, and keeps it no longer than the tab lives."""
-    page = new_context().new_page()
-    event = f"data: {json.dumps(EMPTY)}\n\n"
+def test_page_that_is_not_allowed_any_more_says_so(plain: Router, new_context: Callable[..., "BrowserContext"]) -> None:
+    """When its key is not accepted any more, the page says what to do, and does not go on asking."""
+    page, asked = new_context().new_page(), []
 
-    def guard(route: Any) -> None:
-        if route.request.headers.get("authorization") == "Bearer open":
-            route.fulfill(content_type="text/event-stream", body=event)
-        else:
-            route.fulfill(status=401)
+    def refuse(route: Any) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=401)
 
-    page.route("**/admin/live", guard)
+    page.route("**/admin/live", refuse)
     page.goto(ADMIN_URL)
-    for key in ("wrong", "open"):
-        page.wait_for_selector("#key:focus")
-        page.keyboard.type(key)
-        page.keyboard.press("Enter")
-    page.wait_for_selector("#link.live")
-    assert page.locator("#key-form").is_hidden()
-    assert page.evaluate("localStorage.length + document.cookie.length") == 0
+    page.wait_for_selector("#link.refused")
+    assert "Reload" in text(page, "#say")
+    page.wait_for_timeout(1200)  # longer than two attempts are apart at first
+    assert len(asked) == 1

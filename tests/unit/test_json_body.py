@@ -225,7 +225,7 @@ def call_of(parsed: Any) -> Any:
     """The call that a parsed request sends."""
     calls: list[Any] = []
     model: Any = type("Model", (), {"relay": staticmethod(calls.append)})
-    parsed.send(model, list, b"", "")
+    parsed.send(model, list, b"", "", [])
     return calls[0]
 
 

@@ -329,7 +329,7 @@ def test_what_is_kept_is_bounded(folder: Folder) -> None:
         for accept in ("", OPENMETRICS, f"application/openmetrics-text; version=1.{number}"):
             folder.page(accept)
     series = 40
-    assert alive(Run, Series, Lines) - others <= 3 * series + (2 + 5) * 20
+    assert alive(Run, Series, Lines) - others <= 3 * series + (3 + 5) * 20
     assert alive_templates() <= 2
 
 
