@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.errors import RouterError
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _CLIENT_LEFT = 499
@@ -16,10 +14,8 @@ _BAD_REQUEST = 400
 _SERVER_ERROR = 500
 
 
-class LogError(RouterError):
+class LogError(ValueError):
     """The log holds nothing that can be replayed."""
-
-    code = "bad_log"
 
 
 class Line(msgspec.Struct, frozen=True):

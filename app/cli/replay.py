@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import click
 
-from app.cli.access_log import read_log
+from app.cli.access_log import LogError, read_log
 from app.cli.output import json_option, print_json, print_table
 from app.cli.replay_report import report
 from app.cli.replay_router import replay_router
@@ -44,7 +44,10 @@ def command(  # noqa: PLR0913, PLR0917  # the options
     if routes is not None:
         environ["ROUTES_FILE"] = str(routes)
         environ.pop("BACKENDS", None)
-    read = read_log(log)
+    try:
+        read = read_log(log)
+    except LogError as error:
+        raise click.ClickException(str(error)) from error
     with replay_router(environ, read.requests) as router:
         results = Simulation(router, read.requests, seed).run()
         settings = {
