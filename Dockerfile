@@ -5,7 +5,7 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc=4:12.* libc6-dev=2.36-* \
  && rm -rf /var/lib/apt/lists/* \
  && python -m venv --without-pip /opt/router
-COPY pyproject.toml setup.py MANIFEST.in constraints.txt README.md ./
+COPY pyproject.toml setup.py MANIFEST.in constraints.txt README.md gunicorn.conf.py ./
 COPY app ./app
 # The root may be read-only at run time, so the bytecode is made here. It is never compared with its source again:
 # copying the files to the last stage may change their times.

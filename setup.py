@@ -2,7 +2,7 @@
 
 Without a C compiler, or with ROUTER_PURE=1, the package is installed uncompiled: the same sources, which run slower. So
 is an editable installation, always: compiled in place, a module would hide the source that is being edited.
-`python -m app` says which form is installed.
+`python -m app --version` says which form is installed.
 """
 
 import os
@@ -12,9 +12,23 @@ import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 HELPERS = "app.cython_helpers"
 """What Cython adds to every module that has views of memory, made once for all of them."""
+
+
+CONFIG = "gunicorn.conf.py"
+
+
+class BuildWithConfig(build_py):
+    """Adds gunicorn's configuration to the package, for `inference-router run` where there is no checkout."""
+
+    def run(self) -> None:
+        """Build the package."""
+        super().run()
+        if Path(CONFIG).exists() and not self.editable_mode:
+            self.copy_file(CONFIG, str(Path(self.build_lib, "app", CONFIG)))
 
 
 def has_compiler() -> bool:
@@ -51,13 +65,15 @@ def extensions() -> list[Extension]:
     )
 
 
+COMMANDS = {"build_py": BuildWithConfig}
+
 if os.environ.get("ROUTER_PURE") == "1":
     print("ROUTER_PURE=1: the package is built uncompiled", file=sys.stderr)
-    setup()
+    setup(cmdclass=COMMANDS)
 elif "editable_wheel" in sys.argv:
-    setup()
+    setup(cmdclass=COMMANDS)
 elif has_compiler():
-    setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})
+    setup(cmdclass=COMMANDS, ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})
 else:
     print("no C compiler, or no Python headers: the package is built uncompiled, and runs slower", file=sys.stderr)
-    setup()
+    setup(cmdclass=COMMANDS)

@@ -1,7 +1,6 @@
-"""`python -m app` says which release is installed, and whether it is compiled."""
+"""`python -m app` is the command line `inference-router`."""
 
-from importlib import metadata
+from app.cli.main import main
 
-from app.compiled import form
-
-print(f"inference-router {metadata.version('inference-router')}, {form()}")
+if __name__ == "__main__":
+    main()

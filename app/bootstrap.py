@@ -15,8 +15,12 @@ from app.admission import model_limit, model_traffic
 from app.admission.demand import DemandMeter
 from app.admission.limiter import Limiter
 from app.admission.model_traffic import TrafficCounts
-from app.api.application import create_app
+from app.api.admin import AdminApi
+from app.api.admin_access import AdminAccess
+from app.api.application import create_app, records_of
 from app.api.dispatch import Dispatcher
+from app.api.live import LiveFeed
+from app.api.live_facts import LiveFacts
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
 from app.discovery import dns_source
@@ -32,29 +36,36 @@ from app.routing import (
     created_responses,
     endpoint_pool,
     endpoint_records,
+    last_errors,
     load_reports,
     prefix_history,
     retry_budget,
     route_store,
 )
 from app.routing.endpoint import SharedRouting
+from app.routing.endpoint_drain import EndpointDrain
 from app.routing.endpoint_health import EndpointHealth
+from app.routing.endpoint_report import EndpointReports
 from app.routing.endpoint_wait import EndpointWait
 from app.routing.health_checks import HealthChecks
+from app.routing.last_errors import LastErrors
 from app.routing.load_reports import LoadReports
 from app.routing.load_scrapes import LoadScrapes
 from app.routing.outlier_detection import OutlierDetector
 from app.routing.publisher import Publisher
 from app.routing.registry import ModelRegistry
+from app.routing.route_store import RouteStore
 from app.shared_memory import connection_counts as connection_counts_module
 from app.shared_memory import counters as counters_module
 from app.shared_memory import drain as drain_module
 from app.shared_memory import leader as leader_module
+from app.shared_memory import request_ring
 from app.shared_memory import slots as slots_module
 from app.shared_memory.connection_counts import ConnectionCounts
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.drain import Drain
 from app.shared_memory.leader import Leader
+from app.shared_memory.request_ring import RequestRing
 from app.shared_memory.slots import Slots
 from app.shared_memory.table import SharedTable
 
@@ -70,6 +81,8 @@ class Models(NamedTuple):
     health_checks: HealthChecks
     discovery: Discovery
     load_scrapes: LoadScrapes
+    store: RouteStore
+    endpoints: EndpointReports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +101,12 @@ class Router:
     traffic: TrafficCounts
     demand: DemandMeter
     connection_counts: ConnectionCounts
+    ring: RequestRing
     metrics: Metrics
     metric_files: MetricFiles
     metrics_directory: MetricsDirectory
     models: Models
+    live: LiveFeed
     tracing: "Tracing | None"
     application: WSGIApplication
 
@@ -124,10 +139,8 @@ def _build_parts(
         limiter.set_limit(settings.max_concurrency)
     counters = InflightCounters(table)
     traffic = TrafficCounts(table, counters)
-    metric_files = MetricFiles(table)
-    connection_counts = ConnectionCounts(table)
-    slots = Slots(table, (counters, traffic, limiter, metric_files, connection_counts))
-    drain = Drain(table)
+    metric_files, connection_counts, ring = MetricFiles(table), ConnectionCounts(table), RequestRing(table)
+    slots, drain = Slots(table, (counters, traffic, limiter, metric_files, connection_counts)), Drain(table)
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, traffic, metrics)
@@ -135,6 +148,8 @@ def _build_parts(
     endpoint_wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
+    admin = _admin_api(settings, limiter, models)
+    live = LiveFeed(metrics, read_state, LiveFacts(admin, records_of(admin, ring), drain).read)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -147,13 +162,20 @@ def _build_parts(
         traffic=traffic,
         demand=DemandMeter(traffic),
         connection_counts=connection_counts,
+        ring=ring,
         metrics=metrics,
         metric_files=metric_files,
         metrics_directory=metrics_directory,
         models=models,
+        live=live,
         tracing=traced,
-        application=create_app(settings, dispatcher, metrics, read_state),
+        application=create_app(settings, dispatcher, metrics, read_state, ring, admin, live),
     )
+
+
+def _admin_api(settings: Settings, limiter: Limiter, models: Models) -> AdminApi:
+    access = AdminAccess(settings.admin_port)
+    return AdminApi(access, settings, models.registry, models.store, limiter, models.endpoints)
 
 
 def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
@@ -187,14 +209,18 @@ def _build_models(
     records, back_offs = endpoint_records.EndpointRecords(table), back_off.BackOffs(table)
     outliers, health, budgets = OutlierDetector(records), EndpointHealth(records), retry_budget.RetryBudgets(table)
     limits, loads = model_limit.ModelLimits(table, counters), LoadReports(table, counters)
-    parts = (records, back_offs, budgets, limits, traffic, loads)
+    errors = LastErrors(table)
+    parts = (records, back_offs, budgets, limits, traffic, loads, errors)
     store = route_store.RouteStore(table, counters, parts, records.appear)
     publisher = Publisher(RoutesSource(settings, environ), store, metrics)
     publisher.publish()
     prefixes = prefix_history.PrefixHistory(table)
+    shared = SharedRouting(
+        table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics, loads, prefixes, errors
+    )
     registry = ModelRegistry(
         store,
-        SharedRouting(table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics, loads, prefixes),
+        shared,
         created_responses.CreatedResponses(table),
         simulated_latency_s=settings.simulated_latency_ms / 1000,
         simulated_token_s=settings.simulated_token_ms / 1000,
@@ -203,7 +229,9 @@ def _build_models(
     discovery = Discovery(publisher.publish_found, api_server_in(environ), metrics.count_discovery)
     if any(source.kind == "dns" for source in registry.sources().values()):
         dns_source.prepare()
-    return Models(registry, publisher, HealthChecks(registry, health), discovery, LoadScrapes(registry, loads))
+    reports = EndpointReports(registry, shared, EndpointDrain(records, counters))
+    checks, scrapes = HealthChecks(registry, health, errors), LoadScrapes(registry, loads)
+    return Models(registry, publisher, checks, discovery, scrapes, store, reports)
 
 
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:
@@ -215,6 +243,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             leader_module.LAYOUT,
             counters_module.LAYOUT,
             connection_counts_module.LAYOUT,
+            request_ring.LAYOUT,
             limiter_module.layout(queue_size),
             metric_files_module.LAYOUT,
             model_limit.LAYOUT,
@@ -222,6 +251,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             endpoint_records.LAYOUT,
             back_off.LAYOUT,
             load_reports.LAYOUT,
+            last_errors.LAYOUT,
             prefix_history.LAYOUT,
             retry_budget.LAYOUT,
             endpoint_pool.LAYOUT,

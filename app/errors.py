@@ -5,6 +5,26 @@ These errors know nothing of HTTP: `api/error_responses.py` maps each to a statu
 the error occurs; README.md's table of error codes is generated from it.
 """
 
+from typing import NamedTuple
+
+
+class Overload(NamedTuple):
+    """The limit that made a request wait or be rejected, as it was at that instant."""
+
+    limit_scope: str
+    """One of `LIMIT_SCOPES`: whose limit it was."""
+    limit: int
+    in_flight: int
+    """Requests that counted for the limit."""
+    ahead: int = 0
+    """Requests that waited in the queue before this one."""
+    expected_wait_ms: int | None = None
+    """None while nothing is known of how long requests take."""
+
+
+LIMIT_SCOPES = ("router", "model", "tenant")
+"""`MAX_CONCURRENCY`, or a `max_concurrency` of a model or of a tenant."""
+
 
 class RouterError(Exception):
     """The router failed; its log has the reason under the response's `X-Request-Id`."""
@@ -73,9 +93,10 @@ class Rejected(RouterError):
     `retry_after` is a whole number of seconds, 1 to 60: an estimate of when a permit comes free.
     """
 
-    def __init__(self, message: str, retry_after: int) -> None:
+    def __init__(self, message: str, retry_after: int, overload: Overload | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.overload = overload
 
 
 class LimitReached(Rejected):

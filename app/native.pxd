@@ -13,6 +13,7 @@ cdef class RobustMutex:
     cpdef release(self)
 
 
+cpdef stop_clock(int64_t at_ns)
 cpdef double monotonic() noexcept
 cpdef int64_t now_ms() noexcept
 cpdef tuple split_request(bytes data, Py_ssize_t longest)

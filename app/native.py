@@ -143,12 +143,26 @@ def new_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-monotonic = time.monotonic
+_stopped_ns = -1
+
+
+def stop_clock(at_ns: int) -> None:
+    """Let `monotonic` and `now_ms` return this time from now on, until it is set again. No server does so.
+
+    It is for simulations of what reads the clock. They run the same code, compiled or not, and get the same results.
+    """
+    global _stopped_ns  # noqa: PLW0603  # the clock is one of the process
+    _stopped_ns = at_ns
+
+
+def monotonic() -> float:
+    """Returns seconds of the machine's monotonic clock, which all processes share."""
+    return time.monotonic() if _stopped_ns < 0 else _stopped_ns * 1e-9
 
 
 def now_ms() -> int:
-    """Returns milliseconds of the machine's monotonic clock, which all processes share."""
-    return time.monotonic_ns() // 1_000_000
+    """Returns milliseconds of the same clock."""
+    return (time.monotonic_ns() if _stopped_ns < 0 else _stopped_ns) // 1_000_000
 
 
 def _check(status: int) -> None:

@@ -85,14 +85,26 @@ cdef class RobustMutex:
         self.release()
 
 
+cdef int64_t _stopped_ns = -1
+
+
+cpdef stop_clock(int64_t at_ns):
+    global _stopped_ns
+    _stopped_ns = at_ns
+
+
 cpdef double monotonic() noexcept:
     cdef timespec now
+    if _stopped_ns >= 0:
+        return _stopped_ns * 1e-9
     clock_gettime(CLOCK_MONOTONIC, &now)
     return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cpdef int64_t now_ms() noexcept:
     cdef timespec now
+    if _stopped_ns >= 0:
+        return _stopped_ns // 1000000
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
 

@@ -9,6 +9,7 @@ not give them one, and get a 500 for every inference.
 import logging.config
 import os
 import sys
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 from wsgiref.types import WSGIApplication
@@ -39,7 +40,7 @@ def start() -> Server:
     A process has one router and one set of hooks: on HUP gunicorn executes gunicorn.conf.py again, and gets the same.
     """
     try:
-        settings = load_settings(os.environ, usable_cpus())
+        settings = load_settings(with_log_format(os.environ), usable_cpus())
         log_config = logs.configure(settings)
         logging.config.dictConfig(log_config)
         router = build_router(settings, dict(os.environ), os.environ.pop(INHERITED, None))
@@ -49,6 +50,13 @@ def start() -> Server:
         logger = logging.getLogger("router")
         logger.info("MAX_CONCURRENCY is not set: the default %d applies", settings.max_concurrency)
     return Server(router, Hooks(router, INHERITED), log_config)
+
+
+def with_log_format(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns the environment with the LOG_FORMAT of people where it has none and standard error is a terminal."""
+    if environ.get("LOG_FORMAT", "").strip() or sys.stderr is None or not sys.stderr.isatty():
+        return environ
+    return {**environ, "LOG_FORMAT": "console"}
 
 
 def __getattr__(name: str) -> WSGIApplication:

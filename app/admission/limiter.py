@@ -19,19 +19,18 @@ This module uses gevent to wait. It never yields while it holds the lock.
 import os
 from collections import deque
 from collections.abc import Iterable
-from math import ceil
 from typing import Any
 
 from gevent import get_hub
 
 from app.admission import wait_queue
+from app.admission.expected_wait import expected_wait_ms, retry_after_s
 from app.admission.permit import Permit, Ticket
 from app.admission.wait_queue import WaitQueue
-from app.errors import LimitReached, QueueFull, Rejected
+from app.errors import LimitReached, Overload, QueueFull, Rejected
 from app.shared_memory.slots import used_rows
 from app.shared_memory.table import Layout, SharedTable
 
-_MAX_RETRY_AFTER_S = 60
 _SMOOTHING = 8  # the newest request counts one eighth in a worker's mean service time
 
 
@@ -105,8 +104,8 @@ class Limiter:
             # nothing, a SIGKILL after it leaves the permit in this worker's row, to be reclaimed. Joining the queue is
             # one store too, that of the cursor (wait_queue.py). The count of queued requests that follows is corrected
             # when the row is released.
-            limit = self._limit[0]
-            admitted = self._taken() < limit and (not self.queue_size or self._waiting() == 0)
+            limit, taken = self._limit[0], self._taken()
+            admitted = taken < limit and (not self.queue_size or self._waiting() == 0)
             if admitted:
                 self._inflight[slot] += 1
             elif self.queue_size:
@@ -114,22 +113,20 @@ class Limiter:
         finally:
             self._lock.release()
         if admitted:
-            return Permit(self)
-        if ticket is not None:
-            return ticket
-        raise self._rejection(limit)
+            return Permit(self, limit, taken)
+        overload = self._overload(limit, taken, self._waiting() if ticket is None else ticket.ahead)
+        if ticket is None:
+            raise self._rejection(overload)
+        ticket.overload = overload
+        return ticket
 
     def retry_after(self) -> int:
-        """Returns the seconds, 1 to 60, until a new request would get a permit: the queue over the service rate.
+        """Returns the seconds, 1 to 60, until a new request would get a permit."""
+        return retry_after_s(self.expected_wait_ms(self._waiting()))
 
-        By Little's law, `limit` requests of mean duration m that are always replaced end at a rate of limit / m.
-        """
-        means = [mean for mean in self._service_us[: self._rows[0]] if mean]
-        if not means:
-            return 1
-        ahead = max(0, self._waiting()) + 1
-        seconds = ahead * (sum(means) / len(means)) / 1e6 / self._limit[0]
-        return min(_MAX_RETRY_AFTER_S, max(1, ceil(seconds)))
+    def expected_wait_ms(self, ahead: int) -> int | None:
+        """Returns how long a request waits behind so many others, or None while no request has been served."""
+        return expected_wait_ms(ahead, self._limit[0], self._service_us[: self._rows[0]])
 
     def snapshot(self) -> tuple[int, int]:
         """Returns permits taken and requests waiting, over all workers, at one moment."""
@@ -194,11 +191,15 @@ class Limiter:
         if slots:
             self._notify(slots)
 
-    def _rejection(self, limit: int) -> Rejected:
+    def _overload(self, limit: int, taken: int, ahead: int) -> Overload:
+        return Overload("router", limit, taken, max(0, ahead), self.expected_wait_ms(ahead))
+
+    def _rejection(self, overload: Overload) -> Rejected:
+        retry_after = retry_after_s(overload.expected_wait_ms)
         if not self.queue_size:
-            return LimitReached(f"all {limit} permits are taken", self.retry_after())
-        full = f"all {limit} permits and all {self.queue_size} places in the queue are taken"
-        return QueueFull(full, self.retry_after())
+            return LimitReached(f"all {overload.limit} permits are taken", retry_after, overload)
+        full = f"all {overload.limit} permits and all {self.queue_size} places in the queue are taken"
+        return QueueFull(full, retry_after, overload)
 
     def settle(self, ticket: Ticket, *, keep: bool) -> bool:
         """See `permit.Issuer`. A permit that is not kept goes to the next request in the queue."""
@@ -241,13 +242,14 @@ class Limiter:
         return waiting
 
     def _enqueue(self, slot: int) -> Ticket | None:
-        if self._waiting() >= self.queue_size:
+        ahead = self._waiting()
+        if ahead >= self.queue_size:
             return None
         number = self._queue.append(slot)
         if number is None:
             return None
         self._queued[slot] += 1
-        ticket = Ticket(self, number)
+        ticket = Ticket(self, number, ahead)
         self._tickets.append(ticket)
         return ticket
 

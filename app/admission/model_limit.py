@@ -6,12 +6,12 @@ its limit inside. As a permit is, the count is in the worker's own row, and it i
 dies.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
-from math import ceil
 
-from app.errors import ModelLimitReached
+from app.admission.expected_wait import expected_wait_ms, retry_after_s
+from app.errors import ModelLimitReached, Overload
+from app.native import monotonic
 from app.shared_memory.counters import MAX_IDS, InflightCounters
 from app.shared_memory.table import Layout, SharedTable
 
@@ -19,7 +19,6 @@ LAYOUT = Layout(arrays={"model_held_us": MAX_IDS})
 """How long requests hold a place of the model, a smoothed mean in microseconds. It is an estimate: workers write it
 without the lock, and a lost update changes it by an eighth at most."""
 
-_MAX_RETRY_AFTER_S = 60
 _SMOOTHING = 8  # the newest request counts one eighth
 
 
@@ -37,7 +36,8 @@ class ModelLimit:
         """Count one more request. Returns the function that takes it back, once. Raises ModelLimitReached."""
         with self._lock:
             # Comparing and counting are one step under the lock, and counting is one store into this worker's own row.
-            full = self._counters.total(self._shared_id) >= self._limit
+            inflight = self._counters.total(self._shared_id)
+            full = inflight >= self._limit
             if not full:
                 self._counters.add(self._shared_id)
         if full:
@@ -45,19 +45,20 @@ class ModelLimit:
                 f"the model has {self._limit} requests in progress or in the queue, all that its max_concurrency "
                 "allows; over this limit nothing is queued, QUEUE_SIZE applies to MAX_CONCURRENCY only",
                 self.retry_after(),
+                Overload("model", self._limit, inflight, 0, self._expected_wait_ms()),
             )
-        return partial(self._release, time.monotonic())
+        return partial(self._release, monotonic())
 
     def retry_after(self) -> int:
-        """Returns the seconds, 1 to 60, until a place of this model comes free.
+        """Returns the seconds, 1 to 60, until a place of this model comes free."""
+        return retry_after_s(self._expected_wait_ms())
 
-        By Little's law, places that are held for a mean time m and always taken again come free at a rate of limit / m.
-        """
-        return min(_MAX_RETRY_AFTER_S, max(1, ceil(self._held_us[0] / 1e6 / self._limit)))
+    def _expected_wait_ms(self) -> int | None:
+        return expected_wait_ms(0, self._limit, (self._held_us[0],))
 
     def _release(self, taken_at: float) -> None:
         self._counters.remove(self._shared_id)
-        mean, held_us = self._held_us[0], int((time.monotonic() - taken_at) * 1e6) + 1
+        mean, held_us = self._held_us[0], int((monotonic() - taken_at) * 1e6) + 1
         self._held_us[0] = mean + (held_us - mean) // _SMOOTHING if mean else held_us
 
 

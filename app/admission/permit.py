@@ -4,7 +4,7 @@ from typing import Protocol
 
 from gevent.event import Event
 
-from app.errors import QueueTimeout
+from app.errors import Overload, QueueTimeout
 from app.native import monotonic
 
 
@@ -27,11 +27,14 @@ class Issuer(Protocol):
 class Permit:
     """The right to be inside the model. It comes back once, however often `release` is called."""
 
-    __slots__ = ("_issuer", "_taken_at")
+    __slots__ = ("_issuer", "_taken_at", "in_flight", "limit")
 
-    def __init__(self, issuer: Issuer) -> None:
+    def __init__(self, issuer: Issuer, limit: int = 0, in_flight: int = 0) -> None:
         self._issuer: Issuer | None = issuer
         self._taken_at = monotonic()
+        self.limit = limit
+        """How many permits there were when it was asked for, and, as `in_flight`, how many were taken then."""
+        self.in_flight = in_flight
 
     def __repr__(self) -> str:
         return f"<Permit {'released' if self._issuer is None else f'held {monotonic() - self._taken_at:.3f} s'}>"
@@ -48,11 +51,15 @@ class Permit:
 class Ticket:
     """A request's place in the wait queue. Whoever holds it must `wait` or `cancel`."""
 
-    __slots__ = ("_issuer", "_left", "admitted", "event", "number")
+    __slots__ = ("_issuer", "_left", "admitted", "ahead", "event", "number", "overload")
 
-    def __init__(self, issuer: Issuer, number: int) -> None:
+    def __init__(self, issuer: Issuer, number: int, ahead: int = 0) -> None:
+        """`ahead` others waited when it joined the queue."""
         self._issuer = issuer
         self._left = False
+        self.ahead = ahead
+        self.overload = Overload("router", 0, 0, ahead)
+        """What it waits for, as it was then. The limiter replaces this once it has left the lock."""
         self.number = number
         self.event = Event()
         self.admitted = False
@@ -75,8 +82,9 @@ class Ticket:
             self.cancel()
             raise
         if not self._leave(keep=True):
-            raise QueueTimeout(f"no permit came free within {timeout_s:g} s", self._issuer.retry_after())
-        return Permit(self._issuer)
+            message = f"no permit came free within {timeout_s:g} s"
+            raise QueueTimeout(message, self._issuer.retry_after(), self.overload)
+        return Permit(self._issuer, self.overload.limit, self.overload.in_flight)
 
     def cancel(self) -> None:
         """Give the place up, and the permit that may have been granted. Does nothing after `wait` or `cancel`."""

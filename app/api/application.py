@@ -2,22 +2,30 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
+from itertools import chain
 from typing import Any
 from wsgiref.types import WSGIApplication
 
 import falcon
 
 from app.api import listed_paths
+from app.api.admin import AdminApi, ConfigResource, EndpointsResource, QueueResource, RoutesResource
+from app.api.admin_access import AdminAccess
+from app.api.admin_requests import RequestRecords, RequestsResource
 from app.api.cors import with_cors
 from app.api.dispatch import Dispatcher
 from app.api.error_responses import ErrorResponses
 from app.api.exact_paths import ExactRouter
-from app.api.exchange import Exchange, with_exchange
+from app.api.exchange import Exchange
 from app.api.health import HealthzResource, ReadyzResource
 from app.api.listed_paths import ListedPaths
+from app.api.live import LiveFeed, LiveResource
 from app.api.metrics_page import MetricsResource
 from app.api.openai import ModelsResource
 from app.api.operations import OperationResource
+from app.api.outermost import with_exchange
+from app.api.request_recorder import RequestRecorder
+from app.api.status_page import StatusPageResource
 from app.api.v2 import ModelReadyResource, ServerResource
 from app.api.v2_models import RepositoryIndexResource, StatisticsResource
 from app.config.settings import Settings
@@ -25,15 +33,26 @@ from app.observability import logs
 from app.observability.metrics import Metrics, SharedState
 from app.protocols import adapters, infer, openai, v2
 from app.protocols.interfaces import ErrorBody, Operation, ProtocolAdapter
+from app.shared_memory.request_ring import RequestRing
 
 _BAD_REQUEST = HTTPStatus.BAD_REQUEST.value  # a member of an enumeration is looked up by a call
 _App = falcon.App[falcon.Request, falcon.Response]
 
 
-def create_app(
-    settings: Settings, dispatcher: Dispatcher, metrics: Metrics, read_state: Callable[[], SharedState]
+def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
+    settings: Settings,
+    dispatcher: Dispatcher,
+    metrics: Metrics,
+    read_state: Callable[[], SharedState],
+    ring: RequestRing | None = None,
+    admin: AdminApi | None = None,
+    live: LiveFeed | None = None,
 ) -> WSGIApplication:
-    """Returns the router's application. `read_state` returns what the gauges of `/metrics` say."""
+    """Returns the router's application. `read_state` returns what the gauges of `/metrics` say.
+
+    Without `ring` no records of requests are written. Without `admin`, or ADMIN_BIND, there is no admin API, and
+    without `live` no status page.
+    """
     router = ExactRouter(ListedPaths(dispatcher).find)
     app = falcon.App(router=router)
     app.req_options.strip_url_path_trailing_slash = False
@@ -51,7 +70,36 @@ def create_app(
             errors.register(template, error_body or adapter.error_body)
     errors.register(listed_paths.TEMPLATE, openai.ADAPTER.error_body)
     _add_own_routes(app, errors, dispatcher, StatisticsResource(dispatcher.registry, metrics, settings.admin_port))
-    return with_cors(with_exchange(app, _recorder(settings, metrics)), settings.cors_origins)
+    if admin is not None and ring is not None and settings.admin_bind is not None:
+        _add_admin_routes(app, admin, ring)
+    if live is not None and settings.admin_bind is not None:
+        access = AdminAccess(settings.admin_port)
+        app.add_route("/", StatusPageResource(access))
+        app.add_route("/admin/live", LiveResource(live, access))
+    return with_cors(with_exchange(app, _recorder(settings, metrics, ring)), settings.cors_origins)
+
+
+def _add_admin_routes(app: _App, admin: AdminApi, ring: RequestRing) -> None:
+    """Add the admin API. Every resource asks `admin.access` first."""
+    endpoints, requests = EndpointsResource(admin), RequestsResource(admin.access, records_of(admin, ring))
+    for template, resource, suffix in (
+        ("/admin/config", ConfigResource(admin), None),
+        ("/admin/routes", RoutesResource(admin), None),
+        ("/admin/endpoints", endpoints, None),
+        ("/admin/endpoints/{shared_id:int}/drain", endpoints, "drain"),
+        ("/admin/endpoints/{shared_id:int}/undrain", endpoints, "undrain"),
+        ("/admin/queue", QueueResource(admin), None),
+        ("/admin/requests", requests, None),
+        ("/admin/requests/{request_id:path}", requests, "one"),
+    ):
+        app.add_route(template, resource, suffix=suffix)
+
+
+def records_of(admin: AdminApi, ring: RequestRing) -> RequestRecords:
+    """Returns the records of requests, with the names of the routes that are served."""
+    operations = chain.from_iterable(adapter.operations for adapter in adapters.PROTOCOLS)
+    labels = [infer.ROUTE, *(operation.route for operation in operations)]
+    return RequestRecords(ring, admin.registry, lambda: iter(labels))
 
 
 def _add_operations(
@@ -87,14 +135,18 @@ def _add_own_routes(app: _App, errors: ErrorResponses, dispatcher: Dispatcher, s
         errors.register(template, adapter.error_body)
 
 
-def _recorder(settings: Settings, metrics: Metrics) -> Callable[[Exchange], None]:
-    """Returns what is called at the end of every exchange: it is counted, and logged."""
+def _recorder(settings: Settings, metrics: Metrics, ring: RequestRing | None) -> Callable[[Exchange], None]:
+    """Returns what is called at the end of every exchange: it is counted, recorded, and logged."""
+    keep = None if ring is None else RequestRecorder(ring).record
     log = logs.access_logger(settings)
     logged_from = {"all": 0, "errors": 400, "off": 1000}[settings.access_log]
 
     def record(exchange: Exchange) -> None:
         if exchange.route is not None:
-            _count(metrics, exchange)
+            total = exchange.seconds()
+            _count(metrics, exchange, total)
+            if keep is not None:
+                keep(exchange, total)
         if exchange.trace is not None:
             exchange.trace.end(exchange)
         if exchange.status >= logged_from:
@@ -103,9 +155,8 @@ def _recorder(settings: Settings, metrics: Metrics) -> Callable[[Exchange], None
     return record
 
 
-def _count(metrics: Metrics, exchange: Exchange) -> None:
+def _count(metrics: Metrics, exchange: Exchange, total: float) -> None:
     """Enter an inference request in the metrics. Probes and scrapes have no route, so they don't count."""
-    total = exchange.seconds()
     metrics.requests(exchange.route, exchange.model, exchange.status).inc()
     metrics.request_seconds(exchange.route, exchange.model).observe(total)
     if exchange.rejection is not None:
@@ -124,6 +175,7 @@ def _count(metrics: Metrics, exchange: Exchange) -> None:
 
 
 def _log_access(log: Any, exchange: Exchange) -> None:
+    last = exchange.attempts[-1].endpoint if exchange.attempts else None
     try:
         log.info(
             "request",
@@ -131,6 +183,8 @@ def _log_access(log: Any, exchange: Exchange) -> None:
             path=exchange.path,
             status=exchange.status,
             **({"model": exchange.model} if exchange.model else {}),
+            **({} if last is None else {"endpoint": last.url}),
+            **({"rejection": exchange.rejection} if exchange.rejection else {}),
             client=exchange.client_address,
             request_id=exchange.request_id,
             **({} if exchange.trace is None else {"trace_id": exchange.trace.trace_id}),

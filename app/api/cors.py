@@ -15,6 +15,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.http_fields import FIELD_NAME, Headers
 
+_NEVER = "/admin/"
+"""Below this path no page of another origin may do anything, whatever the setting says (admin_access.py)."""
 _PREFIX = "access-control-"
 _ALLOWED = "Access-Control-Allow-Origin"
 _EXPOSED = "Retry-After, Server-Timing, X-Request-Id, Inference-Header-Content-Length, *"
@@ -43,6 +45,8 @@ def with_cors(application: WSGIApplication, origins: Sequence[str]) -> WSGIAppli
         return application
 
     def outermost(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO", "").startswith(_NEVER):
+            return application(environ, start_response)
         fields = fields_for(origins, environ.get("HTTP_ORIGIN", ""))
         allowed = any(name == _ALLOWED for name, _ in fields)
 

@@ -152,7 +152,7 @@ class Dispatcher:
         target = model.model
         if exchange.trace is not None or deadline != inf:
             target = target.under(deadline, exchange.trace)
-        return request.send(target, headers, key, version)
+        return request.send(target, headers, key, version, exchange.attempts)
 
     def _fail_over(  # noqa: PLR0913, PLR0917  # see `_send`
         self,

@@ -12,6 +12,7 @@ import falcon
 import structlog
 from falcon.routing import CompiledRouter
 
+from app.api.admin_access import NOT_HERE
 from app.api.exchange import ENVIRON_KEY
 from app.errors import (
     BodyStalled,
@@ -23,6 +24,7 @@ from app.errors import (
     ModelNotFound,
     ModelUnusable,
     NoEndpoint,
+    Overload,
     ProtocolMismatch,
     QueueFull,
     QueueTimeout,
@@ -91,7 +93,8 @@ class ErrorResponses:
         if status is None:
             self._unexpected(req, resp, error, None)  # none that a request should meet
         else:
-            self._respond(req, resp, status, error.code, str(error))
+            overload = getattr(error, "overload", None)
+            self._respond(req, resp, status, error.code, str(error), overload)
 
     def _http_error(self, req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _: object) -> None:
         """Falcon's own: no such path, wrong method, a header that can't be read."""
@@ -123,12 +126,22 @@ class ErrorResponses:
         detail = f"the router failed; its log has the reason under request id {request_id}"
         self._respond(req, resp, HTTPStatus.INTERNAL_SERVER_ERROR, RouterError.code, detail)
 
-    def _respond(self, req: falcon.Request, resp: falcon.Response, status: int, code: str, detail: str) -> None:
-        trace = req.env[ENVIRON_KEY].trace
-        if trace is not None:
-            trace.failed(code)
+    def _respond(  # noqa: PLR0913, PLR0917  # an error, and where it belongs
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        status: int,
+        code: str,
+        detail: str,
+        overload: Overload | None = None,
+    ) -> None:
+        exchange = req.env[ENVIRON_KEY]
+        exchange.error = code
+        if exchange.trace is not None:
+            exchange.trace.failed(code)
+        more = {} if overload is None else overload._asdict()
         resp.status = f"{status} {problem.phrase(status)}"
-        resp.content_type, resp.data = self._error_body(req)(status, code, detail)
+        resp.content_type, resp.data = self._error_body(req)(status, code, detail, more)
 
     def _error_body(self, req: falcon.Request) -> ErrorBody:
         if req.uri_template is None:
@@ -138,6 +151,8 @@ class ErrorResponses:
 
 def _detail(req: falcon.Request, status: HTTPStatus) -> str:
     if status is HTTPStatus.NOT_FOUND:
+        if req.path.startswith("/admin/"):
+            return f"nothing is served at {req.path} here; {NOT_HERE}"
         return f"nothing is served at {req.path}"
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         return f"{req.path} does not take {req.method}; see Allow"

@@ -11,6 +11,9 @@ cdef class Exchange:
     cdef public double model_s
     cdef public double earlier_s
     cdef public object rejection
+    cdef public object overload
+    cdef public object error
+    cdef readonly list attempts
     cdef public object fallbacks
     cdef public object trace
     cdef public object reply_headers
@@ -35,14 +38,3 @@ cdef class Exchange:
     cpdef double seconds(self)
     cpdef str timing(self)
     cpdef release(self, bint complete=*)
-
-
-cdef class _ResponseBody:
-    cdef Exchange _exchange
-    cdef object _start
-    cdef object _on_end
-    cdef bint _complete
-    cdef public object pieces
-
-    cpdef start(self, str status, list headers, exc_info=*)
-    cpdef close(self)

@@ -1,38 +1,32 @@
 """One request and its response: what is known of it, what it holds, and how that is released exactly once.
 
-The outermost WSGI layer makes an `Exchange` for every request and ends it after the last byte, when the server closes
-the response, or at once when the application raises. Whatever was taken in between (the permit, the watch on the
-client) is released there, or earlier where the request changes its model or waits for an endpoint. It has to be the
-outermost layer: Falcon closes no stream on HEAD, nor when a middleware raises.
+The outermost WSGI layer (outermost.py) makes an `Exchange` for every request, and ends it. Whatever was taken in
+between (the permit, the watch on the client) is released there, or earlier where the request changes its model or
+waits for an endpoint.
 
 An invariant: the environ refers to the exchange, and the exchange never to the environ. So neither is part of a
 reference cycle, and both are freed without the collector.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias, TypeVar
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from wsgiref.types import WSGIEnvironment
 
 from app.admission.limiter import Limiter
 from app.admission.model_limit import ModelLimit
 from app.admission.model_traffic import ModelTraffic
 from app.admission.permit import Permit, Ticket
-from app.errors import ClientGone, Rejected, UpstreamError
-from app.http_fields import Headers
+from app.errors import Overload, Rejected
 from app.native import monotonic, server_timing
 from app.net.disconnect import Client, ClientWatch
 from app.observability import telemetry_headers
 from app.observability.request_trace import Trace
+from app.protocols.calls import Attempts
 from app.protocols.interfaces import ProtocolAdapter
 
 ENVIRON_KEY = "router.exchange"
-CLIENT_CLOSED_REQUEST = 499
-"""Status counted for a client that left before its response was complete (nginx's convention; nobody receives it)."""
-BROKEN_OFF = 502
-"""Status counted for a response that its model server broke off after its head had been sent."""
 
 T = TypeVar("T")
-Write: TypeAlias = Callable[[bytes], object]
 
 
 class Exchange:
@@ -44,12 +38,15 @@ class Exchange:
         "_held",
         "_place",
         "adapter",
+        "attempts",
         "client_address",
         "earlier_s",
+        "error",
         "fallbacks",
         "method",
         "model",
         "model_s",
+        "overload",
         "path",
         "permit",
         "queue_s",
@@ -71,12 +68,15 @@ class Exchange:
         self.adapter: ProtocolAdapter | None = None
         """The protocol by which it came; None: one that every model serves."""
         self.status = 500
-        self.queue_s = 0.0
-        self.model_s = 0.0
+        self.queue_s = self.model_s = 0.0
         self.earlier_s = 0.0
         """Of `model_s`: what passed with models before the last one."""
         self.rejection: str | None = None
         """The code of the error by which admission rejected it."""
+        self.overload: Overload | None = None
+        self.error: str | None = None
+        """The code of the router's error that is the response. `overload` is the limit that it met."""
+        self.attempts: Attempts = []
         self.fallbacks: Sequence[tuple[str, str, str]] = ()
         """Every change to another model: from which one, to which one, and why."""
         self.trace: Trace | None = None
@@ -115,16 +115,17 @@ class Exchange:
         Raises a `Rejected`, or ClientGone.
         """
         began = monotonic()
-        self.traffic = traffic
+        self.traffic, self.overload = traffic, None
         try:
             if self._place is None:
                 self._place = _place_of(model_limit, traffic)
             admission = limiter.request()
             if isinstance(admission, Ticket):
+                self.overload = admission.overload
                 admission = self._wait_in_queue(admission, queue_timeout_s)
             self.permit = admission
         except Rejected as rejected:
-            self.rejection = rejected.code
+            self.rejection, self.overload = rejected.code, rejected.overload
             raise
         finally:
             self.queue_s += monotonic() - began
@@ -219,81 +220,4 @@ class Exchange:
 
 def _place_of(limit: ModelLimit | None, traffic: ModelTraffic | None) -> Callable[[], object] | None:
     """Count a request for a model. Returns the function that takes it back. Raises ModelLimitReached."""
-    if limit is not None:
-        return limit.acquire()
-    return None if traffic is None else traffic.enter()
-
-
-def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], None]) -> WSGIApplication:
-    """The outermost layer: every request gets an exchange, every response its id and timing; `on_end` runs once."""
-
-    def outermost(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        exchange = environ[ENVIRON_KEY] = Exchange(environ)
-        body = _ResponseBody(exchange, start_response, on_end)
-        try:
-            body.pieces = application(environ, body.start)
-        except BaseException as error:  # no server will call `close`: there is no response to close
-            body.abandon(error)
-            raise
-        return body
-
-    return outermost
-
-
-class _ResponseBody:
-    """The response body; its `close`, which WSGI servers always call, ends the exchange."""
-
-    __slots__ = ("_complete", "_exchange", "_on_end", "_start", "pieces")
-
-    def __init__(self, exchange: Exchange, start_response: StartResponse, on_end: Callable[[Exchange], None]) -> None:
-        self._exchange = exchange
-        self._start = start_response
-        self._on_end: Callable[[Exchange], None] | None = on_end
-        self._complete = False
-        self.pieces: Iterable[bytes] = ()
-
-    def __repr__(self) -> str:
-        state = "ended" if self._on_end is None else "complete" if self._complete else "in progress"
-        return f"<response body of {self._exchange!r}, {state}>"
-
-    def start(self, status: str, headers: Headers, exc_info: Any = None, /) -> Write:
-        """The application's start_response."""
-        exchange = self._exchange
-        exchange.status = int(status[:3])
-        headers = [
-            *headers,
-            *exchange.reply_headers,
-            ("X-Request-Id", exchange.request_id),
-            ("Server-Timing", exchange.timing()),
-        ]
-        return self._start(status, headers, exc_info) if exc_info else self._start(status, headers)
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self.pieces
-        except Exception as error:
-            # It failed in the middle, whatever its head said.
-            self._exchange.status = BROKEN_OFF if isinstance(error, UpstreamError) else 500
-            self._complete = True
-            raise
-        self._complete = True
-
-    def close(self) -> None:
-        on_end, self._on_end = self._on_end, None
-        if on_end is None:
-            return
-        exchange = self._exchange
-        try:
-            close_pieces = getattr(self.pieces, "close", None)
-            if close_pieces is not None:
-                close_pieces()
-        finally:
-            exchange.release(self._complete)
-            if not self._complete:
-                exchange.status = CLIENT_CLOSED_REQUEST
-            on_end(exchange)
-
-    def abandon(self, error: BaseException) -> None:
-        """End the exchange of an application that raised instead of returning a response."""
-        self._complete = not isinstance(error, ClientGone)
-        self.close()
+    return limit.acquire() if limit is not None else None if traffic is None else traffic.enter()

@@ -10,7 +10,7 @@ from app.api import failover
 from app.api.dispatch import PIN, Dispatcher
 from app.api.exchange import ENVIRON_KEY
 from app.http_fields import Headers
-from app.protocols.calls import Model, Reply
+from app.protocols.calls import Attempts, Model, Reply
 from app.protocols.interfaces import Operation, ParsedCall, ProtocolAdapter
 from app.protocols.response_ids import ResponseIdReader
 from app.routing.created_responses import Creator
@@ -37,8 +37,8 @@ class _Noted(NamedTuple):
     def prompt(self) -> Sequence[bytes | memoryview]:
         return self.call.prompt()
 
-    def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
-        reply = self.call.send(model, headers, key, version)
+    def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str, attempts: Attempts) -> Reply:
+        reply = self.call.send(model, headers, key, version, attempts)
         if reply.status < 300:
             pieces = self._noting(reply)
             # What is whole stays a tuple, which is sent at once.

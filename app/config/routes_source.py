@@ -45,11 +45,11 @@ class RoutesSource:
             return Document(routes, (None,) * len(endpoints_of(routes)))
         # The state is noted before the file is read: a change in between causes one read too many, never one too few.
         self._seen = {**self._seen, self._file: _state(self._file)}
-        routes = parse_routes(_read(self._file), str(self._file))
+        routes = parse_routes(read_file(self._file), str(self._file))
         holders = credential_holders(routes)
         secrets = {Path(holder.credential_file) for holder in holders if holder.credential_file is not None}
         self._seen = {self._file: self._seen[self._file], **{file: _state(file) for file in secrets}}
-        return Document(routes, tuple(self._credential(holder) for holder in holders))
+        return Document(routes, tuple(self.credential(holder) for holder in holders))
 
     def changed(self) -> bool:
         """Whether the file, or one with a credential, was written or replaced since the last `load`.
@@ -58,13 +58,13 @@ class RoutesSource:
         """
         return any(_state(file) != seen for file, seen in self._seen.items())
 
-    def _credential(self, holder: Endpoint | Version) -> str | None:
+    def credential(self, holder: Endpoint | Version) -> str | None:
         """The credential for an endpoint. Raises RoutesError, whose message does not contain it."""
         if holder.credential_env is not None:
             secret = self._environ.get(holder.credential_env, "").strip()
             source = f"the environment variable {holder.credential_env}"
         elif holder.credential_file is not None:
-            secret = _read(Path(holder.credential_file), _MAX_CREDENTIAL_BYTES).strip()
+            secret = read_file(Path(holder.credential_file), _MAX_CREDENTIAL_BYTES).strip()
             source = holder.credential_file
         else:
             return None
@@ -127,7 +127,8 @@ def _state(file: Path) -> object:
     return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _read(file: Path, max_bytes: int = _MAX_FILE_BYTES) -> str:
+def read_file(file: Path, max_bytes: int = _MAX_FILE_BYTES) -> str:
+    """Returns the text of a file. Raises RoutesError."""
     try:
         with file.open("rb") as opened:
             content = opened.read(max_bytes + 1)

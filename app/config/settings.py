@@ -143,7 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         _setting(
             "host:port or [ipv6]:port, on another port than BIND",
-            "Address of a second listener. When set, `/metrics` is served only there, and probes on both.",
+            "A second listener. Only there are `/metrics` and the admin API (docs/admin.md). Probes are on both.",
         ),
     ] = None
     graceful_timeout_s: Annotated[
@@ -182,7 +182,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "info"
     log_format: Annotated[
         Literal["json", "console"],
-        _setting("json or console", "Form of the log lines, for machines or for people."),
+        _setting(
+            "json or console", "Form of the log lines, for machines or for people. Unset on a terminal: `console`."
+        ),
     ] = "json"
     access_log: Annotated[
         Literal["off", "errors", "all"],

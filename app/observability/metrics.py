@@ -18,6 +18,13 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 
 from app.compiled import form
+from app.observability.endpoint_gauges import (
+    ENDPOINT_DRAINING,
+    ENDPOINT_INFLIGHT,
+    ENDPOINT_LOAD_STALE,
+    ENDPOINT_UP,
+    EndpointState,
+)
 from app.observability.metric_cells import Distribution
 from app.observability.metric_families import Family, counts, counts_of, distributions, histogram, metric_of
 from app.observability.metric_files import MetricFiles
@@ -46,18 +53,6 @@ INFLIGHT = Family("gauge", "router_inflight_requests", "Permits taken: requests 
 QUEUED = Family("gauge", "router_queued_requests", "Requests waiting for a permit, over all workers.")
 MAX_CONCURRENCY = Family("gauge", "router_max_concurrency", "The cap: how many permits there are, over all workers.")
 WORKERS = Family("gauge", "router_workers", "Worker processes alive.")
-ENDPOINT_INFLIGHT = Family(
-    "gauge", "router_endpoint_inflight", "Requests in progress with an endpoint, over all workers.", ("endpoint",)
-)
-ENDPOINT_UP = Family(
-    "gauge", "router_endpoint_up", "Whether an endpoint is known to be healthy, and not ejected.", ("endpoint",)
-)
-ENDPOINT_LOAD_STALE = Family(
-    "gauge",
-    "router_endpoint_load_stale",
-    "Whether an endpoint of a `least_load` model has reported no load for three intervals, and is balanced without it.",
-    ("endpoint",),
-)
 BUILD_INFO = Family(
     "gauge",
     "router_build_info",
@@ -143,16 +138,6 @@ _ABOUT_RESULTS = "Lookups, lists and watches of discovery, by their result; afte
 DISCOVERY_RESULTS = Family("counter", "router_discovery_results_total", _ABOUT_RESULTS, ("source", "result"))
 _ABOUT_WAIT = "Requests that wait because their model has no endpoint at all, over all workers."
 WAITING_FOR_ENDPOINT = Family("gauge", "router_endpoint_wait_requests", _ABOUT_WAIT, ("model",))
-
-
-class EndpointState(NamedTuple):
-    """What the gauges say of an endpoint."""
-
-    url: str
-    inflight: int
-    up: bool
-    load_is_stale: bool | None = None
-    """None: its load is not used."""
 
 
 class SharedState(NamedTuple):
@@ -279,12 +264,17 @@ class _Gauges:
         for family, by_label in (
             (ENDPOINT_INFLIGHT, ((each.url, each.inflight) for each in state.endpoints)),
             (ENDPOINT_UP, ((each.url, each.up) for each in state.endpoints)),
+            (ENDPOINT_DRAINING, ((each.url, each.draining) for each in state.endpoints)),
             (DISCOVERED, list(state.discovered.items())),
             (WAITING_FOR_ENDPOINT, list(state.waiting.items())),
             (ENDPOINT_LOAD_STALE, [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None]),
         ):
             metric = metric_of(family)
-            if by_label or family in (ENDPOINT_INFLIGHT, ENDPOINT_UP):  # the others are of routes that use them
+            if by_label or family in (
+                ENDPOINT_INFLIGHT,
+                ENDPOINT_UP,
+                ENDPOINT_DRAINING,
+            ):  # the others are of routes that use them
                 yield metric, self._by_label(metric, family, by_label)
         if state.models:
             yield from self._models.of(state.models)

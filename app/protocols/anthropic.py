@@ -4,9 +4,12 @@ A request names its model in the body, as OpenAI's do, and differs in the member
 beside them is the form of errors.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import msgspec
+
+from app.protocols.problem import NO_MORE
 
 _MEMBERS = ("system", "messages")
 PATHS = {"/v1/messages": _MEMBERS, "/v1/messages/count_tokens": _MEMBERS}
@@ -27,8 +30,8 @@ Their own status of an overload is 529. Libraries try again after either.
 """
 
 
-def error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
-    """Returns content type and body of an error. `code` is a member of the router's own."""
+def error_body(status: int, code: str, detail: str, more: Mapping[str, object] = NO_MORE, /) -> tuple[str, bytes]:
+    """Returns content type and body of an error. `code` and `more` are members of the router's own."""
     kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    error = {"type": kind, "message": detail, "code": code}
+    error = {"type": kind, "message": detail, "code": code, **more}
     return "application/json", msgspec.json.encode({"type": "error", "error": error})

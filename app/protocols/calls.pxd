@@ -11,6 +11,7 @@ cdef class Call:
     cdef readonly object rest
     cdef readonly object endpoint
     cdef readonly bint pinned
+    cdef readonly list attempts
 
 
 cdef class Reply:

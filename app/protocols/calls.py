@@ -1,11 +1,17 @@
 """The calls that adapters make and models serve, and the replies of models."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from msgspec import Raw, UnsetType
 
 from app.http_fields import Headers
+
+Attempts: TypeAlias = list[Any]
+"""Every choice of an endpoint for a request, in order, for the record of the request. Whoever chooses appends.
+
+This package does not know what they are: see routing/attempt.py.
+"""
 
 
 class Inference(NamedTuple):
@@ -22,6 +28,8 @@ class Inference(NamedTuple):
     """The model that the request names, if it names one."""
     key: bytes = b""
     version: str = ""
+    """See Call."""
+    attempts: Attempts | None = None
     """See Call."""
 
 
@@ -65,6 +73,7 @@ class Call:
 
     __slots__ = (
         "adapter",
+        "attempts",
         "body",
         "endpoint",
         "headers",
@@ -92,6 +101,7 @@ class Call:
         rest: BodyStream | None = None,
         endpoint: int = 0,
         pinned: bool = False,
+        attempts: Attempts | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -115,6 +125,8 @@ class Call:
         """Hash of the URL of the endpoint that is preferred; 0: none is. No other one is tried after its response."""
         self.pinned = pinned
         """Whether no endpoint but that one can serve the call."""
+        self.attempts = [] if attempts is None else attempts
+        """Every choice of an endpoint for the call is appended."""
 
 
 class Reply:

@@ -10,7 +10,7 @@ from msgspec import UNSET, Raw, UnsetType
 from app.errors import UpstreamBroken, UpstreamErrorResponse
 from app.http_fields import Headers
 from app.protocols.adapters import PROTOCOLS
-from app.protocols.calls import Call, Inference, Model, Reply
+from app.protocols.calls import Attempts, Call, Inference, Model, Reply
 from app.protocols.interfaces import ClientRequest, Operation, ProtocolAdapter
 from app.protocols.json_body import MalformedJson, MaybeRaw, check_utf8, given, object_of, type_of
 from app.protocols.request_body import not_a_string, read_request, refuse_ambiguous, text_of
@@ -63,9 +63,10 @@ class _ParsedInference(NamedTuple):
     def prompt(self) -> Sequence[bytes | memoryview]:
         return (memoryview(self.inference.prompt)[1:-1],)
 
-    def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
+    def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str, attempts: Attempts) -> Reply:
         began = time.monotonic()
-        output = model.infer(self.inference._replace(headers=headers, key=key, version=version))
+        given = self.inference._replace(headers=headers, key=key, version=version, attempts=attempts)
+        output = model.infer(given)
         response = InferResponse(
             model_ref=model.name,
             prompt=self.inference.prompt,
@@ -103,7 +104,8 @@ def upstream_call(adapter: ProtocolAdapter, model: str, request: Inference) -> C
     dropped = [request.members[name] for name in _NOT_PASSED_ON if name in request.members]
     body = object_of(first, request.body, dropped)
     # The call names no model, so `encode` puts the name in that the endpoint has for it.
-    return Call("POST", path, headers, body, request.key, request.version, adapter=adapter)
+    attempts = request.attempts
+    return Call("POST", path, headers, body, request.key, request.version, adapter=adapter, attempts=attempts)
 
 
 def output_of(adapter: ProtocolAdapter, reply: Reply, body: bytes) -> Raw:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from msgspec import Raw
 
 from app.http_fields import Headers
-from app.protocols.calls import BodyStream, Call, Model, Reply
+from app.protocols.calls import Attempts, BodyStream, Call, Model, Reply
 from app.protocols.json_body import as_json
 
 VERSION_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
@@ -66,12 +66,15 @@ class ParsedRequest(Protocol):
     def prompt(self) -> Sequence[bytes | memoryview]:
         """Returns the prompt as it was written, in parts; equal prompts have equal parts. Raises InvalidRequest."""
 
-    def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
-        """Send the request to the model; returns what the client is to receive. See Call for key and version."""
+    def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str, attempts: Attempts) -> Reply:
+        """Send the request to the model; returns what the client is to receive. See Call for the others."""
 
 
-ErrorBody = Callable[[int, str, str], tuple[str, bytes]]
-"""Takes status, code and detail; returns content type and body of an error."""
+class ErrorBody(Protocol):
+    """Makes the body of an error, in the form of a protocol."""
+
+    def __call__(self, status: int, code: str, detail: str, more: Mapping[str, object] = ..., /) -> tuple[str, bytes]:
+        """Returns content type and body. `more`: further members for programs, beside the code."""
 
 
 class Kind(Enum):
@@ -186,7 +189,7 @@ class ParsedCall:
         self.endpoint = 0
         self.pinned = False
 
-    def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str) -> Reply:
+    def send(self, model: Model, headers: Callable[[], Headers], key: bytes, version: str, attempts: Attempts) -> Reply:
         """See ParsedRequest."""
         passed = as_json(headers()) if self.is_json else headers()
         call = Call(
@@ -202,5 +205,6 @@ class ParsedCall:
             self.rest,
             self.endpoint,
             self.pinned,
+            attempts,
         )
         return model.relay(call)

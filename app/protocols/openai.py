@@ -4,7 +4,7 @@ A request names its model in the body, JSON or a form. Everything else in the bo
 row in a table. A request about an earlier response names no model: the response's id tells it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw
 from msgspec.structs import astuple
 
-from app.protocols import anthropic, json_body, request_body
+from app.protocols import anthropic, json_body, problem, request_body
 from app.protocols.calls import Call
 from app.protocols.interfaces import ClientRequest, ErrorBody, Kind, Operation, ParsedCall, ProtocolAdapter
 from app.protocols.json_body import MalformedJson, MaybeRaw
@@ -175,10 +175,12 @@ def _output(response: bytes) -> Raw:
     return choices[0].message.content
 
 
-def _error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
+def _error_body(
+    status: int, code: str, detail: str, more: Mapping[str, object] = problem.NO_MORE, /
+) -> tuple[str, bytes]:
     """The error object that OpenAI's clients expect."""
     kind = "invalid_request_error" if status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS else "server_error"
-    error = {"message": detail, "type": kind, "param": None, "code": code}
+    error = {"message": detail, "type": kind, "param": None, "code": code, **more}
     return "application/json", msgspec.json.encode({"error": error})
 
 

@@ -4,6 +4,7 @@ Members: `type` (about:blank: the title is the status phrase, as the RFC has it)
 people, and `code`, a stable word for programs.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import msgspec
@@ -19,7 +20,7 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
 
 
 class Problem(msgspec.Struct):
-    """The document's members, in order."""
+    """The document's members, in order; further ones follow."""
 
     title: str
     status: int
@@ -30,14 +31,25 @@ class Problem(msgspec.Struct):
     """The detail once more, for a protocol whose clients look for it there."""
 
 
-def document(title: str, status: int, detail: str, code: str, error: str | UnsetType = UNSET) -> bytes:
-    """Returns the document as JSON."""
-    return msgspec.json.encode(Problem(title, status, detail, code, error=error))
+NO_MORE: Mapping[str, object] = {}
 
 
-def error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
+def document(  # noqa: PLR0913, PLR0917  # its members
+    title: str,
+    status: int,
+    detail: str,
+    code: str,
+    error: str | UnsetType = UNSET,
+    more: Mapping[str, object] = NO_MORE,
+) -> bytes:
+    """Returns the document as JSON. `more`: extension members (RFC 9457 section 3.2)."""
+    problem = Problem(title, status, detail, code, error=error)
+    return msgspec.json.encode({**msgspec.to_builtins(problem), **more} if more else problem)
+
+
+def error_body(status: int, code: str, detail: str, more: Mapping[str, object] = NO_MORE, /) -> tuple[str, bytes]:
     """Returns content type and body of an error outside all protocols; the same as `ProtocolAdapter.error_body`."""
-    return CONTENT_TYPE, document(phrase(status), status, detail, code)
+    return CONTENT_TYPE, document(phrase(status), status, detail, code, more=more)
 
 
 def phrase(status: int) -> str:

@@ -5,7 +5,7 @@ model, and perhaps a version, in the path. The body passes untouched.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -141,9 +141,12 @@ def _output(response: bytes) -> Raw:
     return json_body.decode(_decode_response, response).outputs
 
 
-def _error_body(status: int, code: str, detail: str) -> tuple[str, bytes]:
+def _error_body(
+    status: int, code: str, detail: str, more: Mapping[str, object] = problem.NO_MORE, /
+) -> tuple[str, bytes]:
     """A problem document with the member `error`, which the protocol wants."""
-    return problem.CONTENT_TYPE, problem.document(problem.phrase(status), status, detail, code, error=detail)
+    document = problem.document(problem.phrase(status), status, detail, code, error=detail, more=more)
+    return problem.CONTENT_TYPE, document
 
 
 def _operation(method: str, action: str, parse: Callable[[ClientRequest], ParsedCall]) -> Operation:

@@ -16,10 +16,15 @@ cdef class Attempt:
     cdef bint _trial
     cdef double _began
     cdef double _contacted_at
+    cdef str _error
     cdef bytes _error_text
     cdef bint _finished
     cdef bint _awaits_first_byte
     cdef object _first_byte_us
+    cdef readonly object pool
+    cdef readonly list seen
+    cdef readonly str code
+    cdef readonly double took_s
     cdef readonly bint is_clients_fault
     cdef public object trace
 

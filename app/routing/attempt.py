@@ -6,10 +6,11 @@ from itertools import chain
 
 import structlog
 
-from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UpstreamError, UpstreamUnreachable
+from app.errors import ClientGone, UpstreamError
 from app.http_fields import Headers
 from app.native import monotonic
 from app.protocols.calls import AttemptTrace, BodyStream, Call, Reply
+from app.routing.attempt_outcomes import broken, outcome_of
 from app.routing.client_fault import MOST_BYTES, is_clients_fault
 from app.routing.endpoint import Endpoint, Target
 from app.routing.load_formats import ORCA_HEADER, orca_report
@@ -31,7 +32,8 @@ _TEXT_WITHIN_S = 1.0
 _ABOUT_CREDENTIAL = frozenset((401, 429))
 """Where clients use credentials of their own, these say nothing about the endpoint."""
 
-_PERHAPS_FAILED = (Outcome.FAILURE, Outcome.UNANSWERED)
+_FAILED = Outcome.FAILURE  # a member of an enumeration is looked up by a call
+_PERHAPS_FAILED = (_FAILED, Outcome.UNANSWERED)
 
 _log = structlog.get_logger("router.endpoints")
 
@@ -43,23 +45,35 @@ class Attempt:
         "_awaits_first_byte",
         "_began",
         "_contacted_at",
+        "_error",
         "_error_text",
         "_finished",
         "_first_byte_us",
         "_target",
         "_trial",
+        "code",
         "endpoint",
         "is_clients_fault",
+        "pool",
+        "seen",
+        "took_s",
         "trace",
     )
 
-    def __init__(self, target: Target, endpoint: Endpoint, trial: bool) -> None:
+    def __init__(self, target: Target, endpoint: Endpoint, trial: bool, seen: list[int]) -> None:
+        """`seen`: what the endpoint was chosen among (candidates.py)."""
         self.endpoint = endpoint
+        self.pool = target.pool
+        self.seen = seen
+        self.code = ""
+        """How it ended: the status, or what went wrong; empty until then. Written by `finish`, as is the next."""
+        self.took_s = 0.0
         self._target = target
         self._trial = trial
         self._began = monotonic()
         self._contacted_at = 0.0  # not yet
         self._error_text = b""
+        self._error = ""
         self._finished = False
         self._awaits_first_byte = True
         self._first_byte_us = 0
@@ -125,7 +139,8 @@ class Attempt:
         if self._finished:
             return
         self._finished = True
-        took_s = monotonic() - self._began
+        self.took_s = monotonic() - self._began
+        self.code = code or ""
         route, shared, shared_id = self._target.route, self._target.shared, self.endpoint.shared_id
         try:
             ended = Ended(outcome, self._trial, int(self._contacted_at * 1000), self._first_byte_us)
@@ -136,6 +151,8 @@ class Attempt:
                 and shared.outliers.fails_too_often(shared_id, self._target.rules)
             ):
                 shared.back_offs.refused(self.endpoint.back_off, None)  # too many are out already: prefer others
+            if outcome is _FAILED:
+                shared.last_errors.record(shared_id, self._error or f"it responded with {code}")
         finally:
             # Last: as long as the attempt counts, its id is given to no other endpoint, so nothing of what it tells is
             # held against another one.
@@ -145,7 +162,7 @@ class Attempt:
         if self.trace is not None:
             self.trace.ended(code)
         shared.metrics.endpoint_requests(self.endpoint.url, code).inc()
-        shared.metrics.upstream_seconds(route.name).observe(took_s)
+        shared.metrics.upstream_seconds(route.name).observe(self.took_s)
         if ejected:
             reason = "clients leave before the first byte" if outcome is Outcome.UNANSWERED else code
             _log.warning("endpoint ejected", endpoint=self.endpoint.url, model=route.name, reason=reason)
@@ -235,7 +252,7 @@ class Attempt:
                     break
                 pieces.append(piece)
         except UpstreamError as error:
-            body = _broken(error)  # for the client, if the request is not retried
+            body = broken(error)  # for the client, if the request is not retried
         except BaseException:
             response.close()
             raise
@@ -245,6 +262,7 @@ class Attempt:
         """Note whose fault an error is, and let the endpoint back off if it is its own."""
         self.is_clients_fault = self._blames_request(head)
         if head.status in _BACK_OFF_STATUSES and not self.is_clients_fault:
+            self._target.shared.last_errors.record(self.endpoint.shared_id, f"it responded with {head.status}")
             self._back_off(head.status, head.headers)
 
     def _abandon(self, response: Response) -> None:
@@ -270,27 +288,12 @@ class Attempt:
 
     def _outcome_of(self, error: BaseException, rest: BodyStream | None = None) -> tuple[Outcome, str]:
         """`rest`: the part of the request that was still arriving when it was sent."""
-        if isinstance(error, (InvalidRequest, BodyTooLarge, BodyStalled)) or (
-            isinstance(error, ClientGone) and rest is not None and not rest.ended_at
-        ):
-            return Outcome.ABANDONED, "499"  # the endpoint waited for the client
-        if isinstance(error, UpstreamUnreachable) and error.not_tried:
-            return Outcome.ABANDONED, error.code
-        if isinstance(error, UpstreamError):
-            return Outcome.FAILURE, error.code
-        if isinstance(error, (ClientGone, GeneratorExit)):
-            return self._outcome_of_leaving(), "499"
-        return Outcome.ABANDONED, "500"
+        self._error = str(error) if isinstance(error, UpstreamError) else ""
+        return outcome_of(error, self._outcome_of_leaving(), rest)
 
     def _outcome_of_leaving(self) -> Outcome:
         """Returns the outcome of an attempt whose client leaves now."""
         return Outcome.UNANSWERED if self._awaits_first_byte else Outcome.ABANDONED
-
-
-def _broken(error: UpstreamError) -> Iterator[bytes]:
-    """A body that breaks off."""
-    raise error
-    yield b""
 
 
 def _nothing() -> None:

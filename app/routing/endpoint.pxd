@@ -6,6 +6,7 @@ from app.upstream.pool cimport Pool
 
 cdef class Endpoint:
     cdef readonly str url
+    cdef readonly object url_hash
     cdef readonly Py_ssize_t shared_id
     cdef readonly Py_ssize_t back_off
     cdef readonly Pool connections
@@ -25,6 +26,7 @@ cdef class SharedRouting:
     cdef readonly object metrics
     cdef readonly object loads
     cdef readonly object prefixes
+    cdef readonly object last_errors
 
 
 cdef class Target:
@@ -34,4 +36,5 @@ cdef class Target:
     cdef readonly PoolRules rules
     cdef readonly object budget
     cdef readonly SharedRouting shared
+    cdef readonly object pool
     cdef readonly bint reads_load

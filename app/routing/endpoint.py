@@ -5,26 +5,29 @@ from app.admission.model_traffic import TrafficCounts
 from app.config import route_schema
 from app.observability.metrics import Metrics
 from app.routing.back_off import BackOffs
+from app.routing.candidates import PoolMembers
 from app.routing.endpoint_health import EndpointHealth
+from app.routing.last_errors import LastErrors
 from app.routing.load_reports import LoadReports
 from app.routing.outlier_detection import OutlierDetector, PoolRules
 from app.routing.prefix_history import PrefixHistory
 from app.routing.retry_budget import RetryBudget, RetryBudgets
 from app.shared_memory.counters import InflightCounters
-from app.shared_memory.table import SharedTable
+from app.shared_memory.table import SharedTable, name_hash
 from app.upstream.pool import Pool
 
 
 class Endpoint:
     """One model server, and this worker's connections to it."""
 
-    __slots__ = ("back_off", "base_path", "connections", "head", "shared_id", "url")
+    __slots__ = ("back_off", "base_path", "connections", "head", "shared_id", "url", "url_hash")
 
     def __init__(  # noqa: PLR0913, PLR0917  # a record
         self, url: str, shared_id: int, back_off: int, connections: Pool, head: str, base_path: str
     ) -> None:
         self.url = url
         """As in metrics and logs."""
+        self.url_hash = name_hash(url)
         self.shared_id = shared_id
         """Under which its requests are counted and its state is kept."""
         self.back_off = back_off
@@ -43,6 +46,7 @@ class SharedRouting:
         "budgets",
         "counters",
         "health",
+        "last_errors",
         "limits",
         "loads",
         "metrics",
@@ -65,6 +69,7 @@ class SharedRouting:
         metrics: Metrics,
         loads: LoadReports,
         prefixes: PrefixHistory,
+        last_errors: LastErrors,
     ) -> None:
         self.table = table
         self.counters = counters
@@ -77,12 +82,13 @@ class SharedRouting:
         self.metrics = metrics
         self.loads = loads
         self.prefixes = prefixes
+        self.last_errors = last_errors
 
 
 class Target:
     """What the endpoints of a pool have in common."""
 
-    __slots__ = ("budget", "reads_load", "route", "rules", "shared", "upstream_model", "upstream_version")
+    __slots__ = ("budget", "pool", "reads_load", "route", "rules", "shared", "upstream_model", "upstream_version")
 
     def __init__(  # noqa: PLR0913, PLR0917  # a record
         self,
@@ -92,6 +98,7 @@ class Target:
         rules: PoolRules,
         budget: RetryBudget,
         shared: SharedRouting,
+        pool: PoolMembers,
     ) -> None:
         self.route = route
         self.upstream_model = upstream_model
@@ -101,5 +108,6 @@ class Target:
         self.rules = rules
         self.budget = budget
         self.shared = shared
+        self.pool = pool
         self.reads_load = route.balancing == "least_load"
         """Whether responses may report the endpoint's load."""

@@ -22,11 +22,16 @@ RECENTLY_MS = 10_000
 
 
 def panics(records: EndpointRecords, shared_ids: Sequence[int], threshold: float, now: int) -> bool:
-    """Whether so few endpoints of a pool are healthy and not ejected that health checks are to be ignored."""
-    available = 0
+    """Whether so few endpoints of a pool are healthy and not ejected that health checks are to be ignored.
+
+    Those that drain are left out of the count: an operator has taken them away.
+    """
+    available = counted = 0
     for shared_id in shared_ids:
-        available += records.unavailable_until_ms[shared_id] <= now and not records.unhealthy[shared_id]
-    return available < threshold * len(shared_ids)
+        if not records.draining[shared_id]:
+            counted += 1
+            available += records.unavailable_until_ms[shared_id] <= now and not records.unhealthy[shared_id]
+    return available < threshold * counted
 
 
 class EndpointHealth:
@@ -46,6 +51,10 @@ class EndpointHealth:
     def is_unhealthy(self, shared_id: int) -> bool:
         """Whether health checks have failed in a row."""
         return self._records.unhealthy[shared_id] != 0
+
+    def is_draining(self, shared_id: int) -> bool:
+        """Whether an operator keeps new requests away. The lock is held if an attempt follows."""
+        return self._records.draining[shared_id] != 0
 
     def is_up(self, shared_id: int) -> bool:
         """Whether the endpoint is known to be healthy, and is not ejected.

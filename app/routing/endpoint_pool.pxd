@@ -47,6 +47,8 @@ cdef class EndpointPool:
     cpdef choose(self, bytes key, tried=*, reach=*)
     @cython.locals(count=Py_ssize_t, at=Py_ssize_t, shared_id=Py_ssize_t, current=int64_t, outdated=bint)
     cdef Py_ssize_t _find(self, tried, int64_t now, bint unhealthy, bint backing_off) except -1
+    @cython.locals(at=Py_ssize_t, unit=int64_t)
+    cdef list _loads_seen(self)
     cdef Py_ssize_t _widen(self, Py_ssize_t count, tried, reach, int64_t now) except -1
     cdef bint _panics(self, int64_t now) except -1
     @cython.locals(place=Py_ssize_t, choice=Choice)

@@ -4,13 +4,13 @@ A request goes to an endpoint that is healthy, not ejected, and not backing off.
 case; the other two give way where nothing else is left (`Reach`).
 """
 
-from array import array
-from collections.abc import Iterable, Sequence
-from enum import IntFlag
+from collections.abc import Sequence
 
 from app.config import route_schema
 from app.native import now_ms
+from app.observability.request_record import MOST_CANDIDATES, words
 from app.routing.attempt import Attempt
+from app.routing.candidates import NoAttempt, PoolMembers, Reach, seen_among, words_of
 from app.routing.endpoint import Endpoint, SharedRouting, Target
 from app.routing.load_reports import LoadReports, loads_of, stale_ms
 from app.routing.outlier_detection import PoolRules
@@ -32,22 +32,6 @@ _LEAST_SHARE = 10
 """Slow start begins with this part of the weight: with none, nothing would warm the endpoint up."""
 
 
-class Reach(IntFlag):
-    """Which endpoints may be chosen beside those that are healthy and not backing off.
-
-    If the pool is in panic and has a healthy endpoint, all count as healthy.
-    """
-
-    HEALTHY = 0
-    """None."""
-    BACKING_OFF = 1
-    """If there is no other, the one whose back-off ends first."""
-    PANIC = 2
-    """All, if the pool is in panic, also if it has no healthy one."""
-    ANY = 3
-    """Both."""
-
-
 class EndpointPool:
     """The endpoints of one version, in one worker."""
 
@@ -67,12 +51,12 @@ class EndpointPool:
         self.size = len(endpoints)
         self._generation = generation
         self._cursor = cursor_of(shared.table)
-        self._shared_ids = _words(endpoint.shared_id for endpoint in endpoints)
-        self._back_offs = _words(endpoint.back_off for endpoint in endpoints)
-        self._hashes = _words(name_hash(endpoint.url) for endpoint in endpoints)
-        self._found = _words(0 for _ in endpoints)
+        self._shared_ids = words_of(endpoint.shared_id for endpoint in endpoints)
+        self._back_offs = words_of(endpoint.back_off for endpoint in endpoints)
+        self._hashes = words_of(name_hash(endpoint.url) for endpoint in endpoints)
+        self._found = words_of(0 for _ in endpoints)
         """Which endpoints `_find` has found, as indices. Nothing yields between finding and choosing."""
-        self._loads = _words(0 for _ in endpoints)
+        self._loads = words_of(0 for _ in endpoints)
         self._lock = shared.table.lock
         self._counters = shared.counters
         self._health = shared.health
@@ -83,20 +67,13 @@ class EndpointPool:
         self._load_bound = route.load_bound
         self._load_floor = route.load_floor
         self._set_policy(route, version, shared)
-        self._target = Target(
-            route,
-            version.upstream_model or route.name,
-            version.upstream_version or (None if len(route.versions) == 1 else ""),
-            PoolRules(list(self._shared_ids), route.ejection, self._panic_threshold),
-            budget,
-            shared,
-        )
+        self._set_target(route, version, budget, shared)
 
     def _set_policy(self, route: route_schema.Model, version: route_schema.Version, shared: SharedRouting) -> None:
         self._policy = POLICIES[route.balancing]
         self._slow_start_ms = int(route.slow_start_s * 1000)
-        self._weights = _words(endpoint.weight * _WEIGHT for endpoint in version.endpoints)
-        self._grown = _words(0 for _ in version.endpoints)
+        self._weights = words_of(endpoint.weight * _WEIGHT for endpoint in version.endpoints)
+        self._grown = words_of(0 for _ in version.endpoints)
         """The weights of those found, now."""
         self._weighs = self._slow_start_ms > 0 or len(set(self._weights)) > 1
         self._reports = shared.loads if route.balancing == "least_load" else None
@@ -105,6 +82,19 @@ class EndpointPool:
         self._seed = name_hash(f"{route.name} {version.name}") & _UNSIGNED
         self._match: Match | None = None
         """The known beginning of the prompt that decided the last choice."""
+
+    def _set_target(
+        self, route: route_schema.Model, version: route_schema.Version, budget: RetryBudget, shared: SharedRouting
+    ) -> None:
+        self._target = Target(
+            route,
+            version.upstream_model or route.name,
+            version.upstream_version or (None if len(route.versions) == 1 else ""),
+            PoolRules(list(self._shared_ids), route.ejection, self._panic_threshold),
+            budget,
+            shared,
+            PoolMembers(self.size, words(list(self._hashes[:MOST_CANDIDATES])), route.balancing),
+        )
 
     def choose(self, key: bytes, tried: Sequence[int] = (), reach: Reach = Reach.HEALTHY) -> Attempt | None:
         """Begin an attempt at the endpoint that the policy chooses, or return None if none is available.
@@ -126,6 +116,7 @@ class EndpointPool:
             if not tried:  # a request takes one turn, however often it is retried: else some endpoints would be skipped
                 self._turn[0] = (self._turn[0] + 1) % _TURNS
             at = self._found[self._preferred(count, key, now) if count > 1 else 0]
+            seen = self._loads_seen() if count == self.size else self._seen(count, tried, now)
             chosen = self._endpoints[at]
             self._counters.add(self._shared_ids[at])
             trial = self._outliers.begin(self._shared_ids[at], now)
@@ -134,12 +125,13 @@ class EndpointPool:
             self._lock.release()
         if self._history is not None and key:
             self._history.remember(key, self._seed, endpoint_mark(self._hashes[at]), match)
-        return Attempt(self._target, chosen, trial)
+        return Attempt(self._target, chosen, trial, seen)
 
-    def begin_at(self, endpoint: int) -> Attempt | None:
+    def begin_at(self, endpoint: int, pinned: bool) -> Attempt | None:
         """Begin an attempt at the endpoint whose URL has this hash, or return None if it is ejected or gone.
 
-        Nothing else keeps the request away: not its health, nor that it backs off. The pool `has` the endpoint.
+        Nor if it drains, unless the request is `pinned` to it: only this endpoint can serve what it is about. Nothing
+        else keeps the request away: not its health, nor that it backs off. The pool `has` the endpoint.
         """
         at = list(self._hashes).index(endpoint)
         shared_id = self._shared_ids[at]
@@ -148,11 +140,16 @@ class EndpointPool:
             current = self._cursor[0] >> LENGTH_BITS
             if current != self._generation and not self._counters.is_current(shared_id, endpoint, current):
                 return None  # see `_find`
-            if self._health.is_ejected(shared_id, now):
+            if self._health.is_ejected(shared_id, now) or (self._health.is_draining(shared_id) and not pinned):
                 return None
             self._counters.add(shared_id)
             trial = self._outliers.begin(shared_id, now)
-        return Attempt(self._target, self._endpoints[at], trial)
+        return Attempt(self._target, self._endpoints[at], trial, [])
+
+    def no_attempt(self) -> NoAttempt:
+        """Returns what is noted of a choice that found no endpoint."""
+        with self._lock:
+            return NoAttempt(self._target.pool, self._seen(0, (), now_ms()))
 
     def has(self, endpoint: int) -> bool:
         """Whether the endpoint whose URL has this hash is in the pool."""
@@ -161,11 +158,12 @@ class EndpointPool:
     def is_usable(self) -> bool:
         """Whether requests can be served: an endpoint is up, or in panic one seems to serve all the same."""
         health = self._health
-        if any(health.is_up(shared_id) for shared_id in self._shared_ids):
+        served = [shared_id for shared_id in self._shared_ids if not health.is_draining(shared_id)]
+        if any(health.is_up(shared_id) for shared_id in served):
             return True
         now = now_ms()
         return self._panics(now) and any(
-            health.seems_to_serve(shared_id) and not health.is_ejected(shared_id, now) for shared_id in self._shared_ids
+            health.seems_to_serve(shared_id) and not health.is_ejected(shared_id, now) for shared_id in served
         )
 
     def is_known(self) -> bool:
@@ -182,8 +180,8 @@ class EndpointPool:
         times = []
         for one, url in zip(self._shared_ids, self._hashes, strict=True):
             until = health.unavailable_until(one)
-            counts = endpoint == url or (not endpoint and (panic or not health.is_unhealthy(one)))
-            if until > now and counts:
+            counts = (panic or not health.is_unhealthy(one)) and not health.is_draining(one)
+            if until > now and (endpoint == url or (not endpoint and counts)):
                 times.append(until)
         return max(1, -(-(min(times) - now) // 1000)) if times else None
 
@@ -203,12 +201,31 @@ class EndpointPool:
                 continue
             if outdated and not self._counters.is_current(shared_id, self._hashes[at], current):
                 continue
+            if self._health.is_draining(shared_id):
+                continue  # the flag is set under the lock too: no worker chooses the endpoint after that
             if self._health.is_ejected(shared_id, now) or not (unhealthy or not self._health.is_unhealthy(shared_id)):
                 continue
             if backing_off or self._until_ms[self._back_offs[at]] <= now:
                 self._found[count] = at
                 count += 1
         return count
+
+    def _loads_seen(self) -> list[int]:
+        """Returns what a choice among all endpoints has seen, as candidates.py has it."""
+        if self.size == 1:
+            return [self._counters.total(self._shared_ids[0]) << 4]
+        unit = 0 if self._reports is None else 8
+        return [self._loads[at] << 4 | unit for at in range(min(self.size, MOST_CANDIDATES))]
+
+    def _seen(self, count: int, tried: Sequence[int], now: int) -> list[int]:
+        """Returns the same of a choice that found `count` of the endpoints, with what keeps the others out."""
+        current = self._cursor[0] >> LENGTH_BITS
+        ids = zip(self._shared_ids, self._hashes, strict=True)
+        gone = {one for one, url in ids if not self._counters.is_current(one, url, current)}
+        found = {self._shared_ids[at] for at in self._found[:count]}
+        return seen_among(
+            list(self._shared_ids[:MOST_CANDIDATES]), found, tried, gone, self._counters, self._health, now
+        )
 
     def _widen(self, count: int, tried: Sequence[int], reach: Reach, now: int) -> int:
         """Find the endpoints that may be chosen where only `count` are simply available. Returns how many there are."""
@@ -280,7 +297,3 @@ class EndpointPool:
                     weight = max(weight // _LEAST_SHARE, weight * (now - since) // self._slow_start_ms)
             self._grown[place] = weight
         return self._grown[:count]
-
-
-def _words(values: Iterable[int]) -> "memoryview[int]":
-    return memoryview(array("q", values))

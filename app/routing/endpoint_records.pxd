@@ -21,3 +21,4 @@ cdef class EndpointRecords:
     cdef readonly int64_t[::1] window_requests
     cdef readonly int64_t[::1] window_failures
     cdef readonly int64_t[::1] in_use_since_ms
+    cdef readonly int64_t[::1] draining

@@ -9,6 +9,7 @@ Several modules write it, each its own fields.
 | `unhealthy`, `slow`, `verified` | endpoint_health.py | by the leader, or as constants when routes are built |
 | `last_served_ms` | endpoint_health.py, outlier_detection.py | by any worker, with or without the lock |
 | `in_use_since_ms` | endpoint_health.py, route_store.py | by the leader, or by the publisher of new routes |
+| `draining` | endpoint_drain.py, route_store.py | under the lock |
 
 `last_served_ms` and `in_use_since_ms` are times, each only ever overwritten by a later one, or by one that is as late
 to the millisecond: so a lost store changes nothing that matters. Times are milliseconds of the monotonic clock that all
@@ -35,6 +36,7 @@ _FIELDS = (
     "window_requests",
     "window_failures",
     "in_use_since_ms",
+    "draining",
 )
 LAYOUT = Layout(arrays={f"endpoint_{name}": MAX_IDS for name in _FIELDS})
 
@@ -69,9 +71,12 @@ class EndpointRecords:
         self.window_failures = fields[13]
         self.in_use_since_ms = fields[14]
         """When it appeared in the routes, or became healthy again; 0: at the start. `closed_at_ms` counts beside it."""
+        self.draining = fields[15]
+        """1 while an operator keeps new requests away."""
 
     def appear(self, shared_id: int) -> None:
-        """Record that the endpoint is in the routes, and was not before."""
+        """Record that the endpoint is in the routes, and was not before. The lock is held."""
+        self.draining[shared_id] = 0
         self.in_use_since_ms[shared_id] = now_ms()
 
     def reset(self, shared_id: int) -> None:

@@ -22,6 +22,7 @@ from app.config import route_schema
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from app.protocols.adapters import adapter_of
 from app.routing.endpoint_health import EndpointHealth
+from app.routing.last_errors import LastErrors
 from app.routing.registry import ModelRegistry, address_of
 from app.upstream.connection import Connection
 from app.upstream.resolver import Resolver
@@ -62,8 +63,9 @@ class _Watched:
 class HealthChecks:
     """The health checks of all endpoints. The leader calls `run_due` every second, which is the shortest interval."""
 
-    def __init__(self, registry: ModelRegistry, health: EndpointHealth) -> None:
+    def __init__(self, registry: ModelRegistry, health: EndpointHealth, errors: LastErrors) -> None:
         self._registry = registry
+        self._errors = errors
         self._health = health
         self._watched: dict[str, _Watched] = {}
 
@@ -106,6 +108,8 @@ class HealthChecks:
         since_last_check_ms = int((check.interval_s + check.timeout_s) * 1000)
         if result.slow and self._health.has_served(shared_id, since_last_check_ms):
             result = CheckResult()  # it is busy
+        if result.reason is not None:
+            self._errors.record(shared_id, f"health check: {result.reason}")
         if _decides(watched, result, check):
             self._set_healthy(endpoint.url, shared_id, result)
 

@@ -175,13 +175,18 @@ class OutlierDetector:
     def _exceeds_max_share(self, shared_id: int, now: int, pool: PoolRules) -> bool:
         """Whether too many of the pool were out if this endpoint were ejected.
 
-        Unhealthy endpoints count as out, but not in panic: then they are used.
+        Unhealthy endpoints count as out, but not in panic: then they are used. Those that drain count in any case.
         """
         records = self._records
         panic = panics(records, pool.shared_ids, pool.panic_threshold, now)
         out = 0
         for peer in pool.shared_ids:
-            if peer == shared_id or records.circuit[peer] != _CLOSED or (records.unhealthy[peer] and not panic):
+            if (
+                peer == shared_id
+                or records.draining[peer]
+                or records.circuit[peer] != _CLOSED
+                or (records.unhealthy[peer] and not panic)
+            ):
                 out += 1
         return out > pool.ejection.max_share * len(pool.shared_ids)
 

@@ -4,7 +4,7 @@ Every worker has its own, and rebuilds it when it finds before a request that a 
 keeps the model that it began with, so no request is lost by a change.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from urllib.parse import urlsplit
 
@@ -15,7 +15,7 @@ from app.config import route_schema
 from app.config.discovered import Source, expanded, source_of, sources_in
 from app.config.routes_source import Document, counted_as, endpoints_of, names_in, waiting_as
 from app.errors import ModelNotFound, ResponseNotFound
-from app.observability.metrics import EndpointState
+from app.observability.endpoint_gauges import EndpointState
 from app.observability.model_gauges import ModelState
 from app.routing.back_off import pair
 from app.routing.created_responses import CreatedResponses
@@ -83,6 +83,12 @@ class ModelRegistry:
         return [model for model in found if model is not None and model.route.protocol == route.protocol]
 
     @property
+    def routes(self) -> route_schema.Routes:
+        """Those that are current, with the endpoints that discovery has found."""
+        self._current()
+        return self._document.routes
+
+    @property
     def generation(self) -> int:
         """That of the routes which are published."""
         return self._store.generation
@@ -96,8 +102,7 @@ class ModelRegistry:
 
     def sources(self) -> Mapping[str, Source]:
         """Returns where endpoints are to be found, by their keys."""
-        self._current()
-        return sources_in(self._document.routes)
+        return sources_in(self.routes)
 
     def found(self) -> Mapping[str, tuple[str, ...]]:
         """Returns the URLs that are current of each source, by its key."""
@@ -111,8 +116,7 @@ class ModelRegistry:
 
     def waiting(self) -> Iterable[tuple[str, int]]:
         """Yields the models whose requests may wait for an endpoint, and how many do, over all workers."""
-        self._current()
-        for model in self._document.routes.models:
+        for model in self.routes.models:
             if model.no_endpoint_wait_s:
                 yield model.name, self._shared.counters.total(self._shared_ids[waiting_as(model)])
 
@@ -142,25 +146,21 @@ class ModelRegistry:
 
     def checks(self) -> Iterable[tuple[route_schema.Endpoint, int, route_schema.Model]]:
         """Yields every endpoint once, with its id and the model that says how it is checked."""
-        self._current()
-        seen = set()
-        for model in self._document.routes.models:
-            for version in model.versions:
-                for endpoint in version.endpoints:
-                    if endpoint.url not in seen:
-                        seen.add(endpoint.url)
-                        yield endpoint, self._shared_ids[endpoint.url], model
+        return self._endpoints(lambda _: True)
 
     def reporting(self) -> Iterable[tuple[route_schema.Endpoint, int, route_schema.Model]]:
         """Yields every endpoint of a `least_load` model once, with its id and the model that says how it reports."""
-        self._current()
+        return self._endpoints(lambda model: model.balancing == "least_load")
+
+    def _endpoints(
+        self, wanted: Callable[[route_schema.Model], bool]
+    ) -> Iterator[tuple[route_schema.Endpoint, int, route_schema.Model]]:
         seen = set()
-        for model in self._document.routes.models:
-            if model.balancing == "least_load":
-                for endpoint in chain.from_iterable(version.endpoints for version in model.versions):
-                    if endpoint.url not in seen:
-                        seen.add(endpoint.url)
-                        yield endpoint, self._shared_ids[endpoint.url], model
+        for model in filter(wanted, self.routes.models):
+            for endpoint in chain.from_iterable(version.endpoints for version in model.versions):
+                if endpoint.url not in seen:
+                    seen.add(endpoint.url)
+                    yield endpoint, self._shared_ids[endpoint.url], model
 
     def endpoint_states(self) -> Iterable[EndpointState]:
         """Yields what the gauges say of every endpoint."""
@@ -169,19 +169,18 @@ class ModelRegistry:
             for endpoint, shared_id, model in self.reporting()
         }
         for endpoint, shared_id, _ in self.checks():
-            inflight, is_stale = self._shared.counters.total(shared_id), stale.get(endpoint.url)
-            yield EndpointState(endpoint.url, inflight, self._shared.health.is_up(shared_id), is_stale)
+            inflight, health = self._shared.counters.total(shared_id), self._shared.health
+            up, draining = health.is_up(shared_id), health.is_draining(shared_id)
+            yield EndpointState(endpoint.url, inflight, up, stale.get(endpoint.url), draining)
 
     def model_ids(self) -> dict[str, int]:
         """Returns the ids of all models, by name."""
-        self._current()
-        return {model.name: self._shared_ids[counted_as(model)] for model in self._document.routes.models}
+        return {model.name: self._shared_ids[counted_as(model)] for model in self.routes.models}
 
     def model_states(self, cap: int) -> Iterable[ModelState]:
         """Yields what the gauges say of every model. `cap` is the number of permits that all models share."""
         counters, traffic = self._shared.counters, self._shared.traffic
-        self._current()
-        for model in self._document.routes.models:
+        for model in self.routes.models:
             shared_id = self._shared_ids[counted_as(model)]
             queued = traffic.waiting(shared_id)
             inflight = max(0, counters.total(shared_id) - queued)  # the two are not read at one moment

@@ -24,7 +24,8 @@ from app.protocols.calls import Call, Inference, Reply, RequestTrace
 from app.protocols.infer import output_of, upstream_call
 from app.protocols.token_usage import usage_at_end
 from app.routing.attempt import Attempt
-from app.routing.endpoint_pool import EndpointPool, Reach
+from app.routing.candidates import Reach
+from app.routing.endpoint_pool import EndpointPool
 from app.routing.outlier_detection import Outcome
 from app.routing.policies import key_hash
 from app.routing.retry_budget import RetryBudget
@@ -87,8 +88,10 @@ class RemoteModel:
         tried: list[int] = []
         attempt = self._begin_at_endpoint(pools, call) if call.endpoint else _begin_first_attempt(pools, call)
         if attempt is None:
+            call.attempts.append(pools[0].no_attempt())
             raise self._no_endpoint(pools)
         while True:
+            call.attempts.append(attempt)
             tried.append(attempt.endpoint.shared_id)
             if self._trace is not None:
                 attempt.trace = self._trace.attempt(self.name, attempt.endpoint.url, call)
@@ -113,6 +116,10 @@ class RemoteModel:
                 reason = _RETRIED_STATUSES[reply.status]
             self._metrics.retries[reason].inc()
             attempt = other
+
+    def begin(self, call: Call) -> Attempt | None:
+        """Begin the first attempt of a call that prefers no endpoint, as `relay` does. The caller must finish it."""
+        return _begin_first_attempt(self._in_order(call), call)
 
     def unusable(self, version: str = "") -> str | None:
         """See `Model`."""
@@ -156,7 +163,7 @@ class RemoteModel:
         Raises ResponseNotFound or NoEndpoint if it is pinned to one that is gone, or ejected.
         """
         pool = next((pool for pool in (pools if call.version else self._pools) if pool.has(call.endpoint)), None)
-        attempt = None if pool is None else pool.begin_at(call.endpoint)
+        attempt = None if pool is None else pool.begin_at(call.endpoint, call.pinned)
         if attempt is not None:
             return attempt
         if not call.pinned:
@@ -176,7 +183,7 @@ class RemoteModel:
 
     def _no_endpoint(self, pools: Sequence[EndpointPool]) -> NoEndpoint:
         times = [seconds for pool in pools if (seconds := pool.retry_after()) is not None]
-        reason = f"no endpoint of {self.name} takes requests now: each is unhealthy or ejected"
+        reason = f"no endpoint of {self.name} takes requests now: each is unhealthy, ejected or draining"
         if not any(pool.size for pool in pools):
             reason = f"{self.name} has no endpoint: discovery has found none"
         return NoEndpoint(reason, min(times) if times else None)

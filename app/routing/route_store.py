@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from app.errors import RoutesError
+from app.native import now_ms
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.table import Layout, SharedTable
 
 MAX_BYTES = 512 << 10
 _WORDS = MAX_BYTES // 8
-LAYOUT = Layout(cells=("routes_cursor", "routes_stale"), arrays={"routes": 2 * _WORDS})
+LAYOUT = Layout(cells=("routes_cursor", "routes_stale", "routes_published_ms"), arrays={"routes": 2 * _WORDS})
 
 LENGTH_BITS = 24
 """Of the word that makes routes current: the generation is above them."""
@@ -59,6 +60,7 @@ class RouteStore:
         self._cursor = cursor_of(table)
         self.stale = table.cell("routes_stale")
         """1 while the newest routes are invalid, and older ones are current in their place."""
+        self._published_ms = table.cell("routes_published_ms")
         self._counters = counters
         self._parts = parts
         self._appear = appear
@@ -85,8 +87,13 @@ class RouteStore:
             generation = self.generation + 1
             start = generation % 2 * MAX_BYTES
             self._bytes[start : start + len(document)] = document
+            self._published_ms[0] = now_ms()
             self._cursor[0] = generation << LENGTH_BITS | len(document)
         return True
+
+    def age_s(self) -> float:
+        """Returns how long ago the current routes were published."""
+        return max(0, now_ms() - self._published_ms[0]) / 1000
 
     def read(self) -> tuple[int, bytes]:
         """Returns the generation and its document."""

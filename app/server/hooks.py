@@ -6,6 +6,7 @@ process that becomes the next binary.
 """
 
 import atexit
+import contextlib
 import gc
 import os
 import signal
@@ -22,6 +23,7 @@ from app.bootstrap import Router
 from app.compiled import form
 from app.errors import NoFreeSlot
 from app.observability import logs
+from app.server.start_lines import start_lines
 from app.server.worker import RouterWorker
 from app.server.worker_context import WorkerContext
 from app.shared_memory.slots import Claim, is_alive
@@ -54,15 +56,7 @@ class Hooks:
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         router, settings = self._router, self._router.settings
-        _log.info(
-            "router ready",
-            form=form(),
-            models=router.models.registry.names(),
-            max_concurrency=router.limiter.limit,
-            queue_size=settings.queue_size,
-            workers=settings.web_concurrency,
-            bind=settings.binds,
-        )
+        self._log_ready()
         for endpoint in settings.kv_endpoints_masked:
             _log.info("KV endpoint", endpoint=endpoint)
         gunicorns_handler = signal.getsignal(signal.SIGTERM)
@@ -74,6 +68,24 @@ class Hooks:
             gunicorns_handler(number, frame)
 
         signal.signal(signal.SIGTERM, on_term)
+
+    def _log_ready(self) -> None:
+        """Say what is served: one event for machines, or three lines for people."""
+        router, settings = self._router, self._router.settings
+        models = router.models.registry.names()
+        if settings.log_format == "console" and sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it
+                sys.stderr.write("\n".join((*start_lines(settings, models), "")))
+            return
+        _log.info(
+            "router ready",
+            form=form(),
+            models=models,
+            max_concurrency=router.limiter.limit,
+            queue_size=settings.queue_size,
+            workers=settings.web_concurrency,
+            bind=settings.binds,
+        )
 
     def on_reload(self, arbiter: Arbiter) -> None:
         """Read the routes again on HUP, before the workers are replaced."""
@@ -108,6 +120,7 @@ class Hooks:
         router.counters.attach(claim.slot)
         router.traffic.attach(claim.slot)
         router.connection_counts.attach(claim.slot)
+        router.ring.attach(claim.slot)
         router.metric_files.attach(claim.slot)
         worker.enter(
             WorkerContext(
@@ -126,6 +139,7 @@ class Hooks:
     def post_worker_init(self, worker: RouterWorker) -> None:
         """Attach the limiter, which listens on the event loop that the worker has just got."""
         self._router.limiter.attach(self._claims[worker].slot)
+        self._router.live.attach(lambda: not worker.alive or self._router.drain.begun)
         if self._router.tracing is not None:
             self._router.tracing.start()
 

@@ -22,8 +22,9 @@ from typing import NamedTuple
 import gevent
 from gevent import get_hub
 
+from app.observability.endpoint_gauges import EndpointState
 from app.observability.metric_cells import forget_cells
-from app.observability.metrics import EndpointState, Metrics, SharedState, keep_files_per_slot
+from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.model_gauges import ModelState
 from app.protocols.token_usage import TokenUsage
 from tests.bench.options import at_least

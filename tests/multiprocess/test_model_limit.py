@@ -142,7 +142,7 @@ def test_retry_after_is_the_models_own(parent: Parent, held_s: float, limit: int
 def test_held_time_is_learnt_and_forgotten_with_the_id(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first request sets the mean, later ones move it by an eighth, and a new model begins without one."""
     now = [1000.0]
-    monkeypatch.setattr("app.admission.model_limit.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("app.admission.model_limit.monotonic", lambda: now[0])
     own = _limit(parent, parent.slots.claim().slot, 1)
     for held_s, mean_s in ((8.0, 8), (16.0, 9)):
         leave = own.acquire()

@@ -11,8 +11,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app.compiled import form
+from app.observability import endpoint_gauges, model_gauges
 from app.observability import metrics as names
-from app.observability import model_gauges
 from app.observability.metrics import SharedState
 from app.observability.model_gauges import ModelState
 
@@ -24,6 +24,9 @@ def library_page(folder: Path, state: SharedState, accept: str) -> bytes:
     registry.register(_Gauges(state))
     encode, _ = choose_encoder(accept)
     return encode(registry)
+
+
+_ALWAYS = (endpoint_gauges.ENDPOINT_INFLIGHT, endpoint_gauges.ENDPOINT_UP, endpoint_gauges.ENDPOINT_DRAINING)
 
 
 class _Files(Collector):
@@ -56,16 +59,21 @@ class _Gauges(Collector):
         build.add_metric((metadata.version("inference-router"), form()), 1)
         yield build
         for family, values in (
-            (names.ENDPOINT_INFLIGHT, [(each.url, each.inflight) for each in state.endpoints]),
-            (names.ENDPOINT_UP, [(each.url, each.up) for each in state.endpoints]),
+            (endpoint_gauges.ENDPOINT_INFLIGHT, [(each.url, each.inflight) for each in state.endpoints]),
+            (endpoint_gauges.ENDPOINT_UP, [(each.url, each.up) for each in state.endpoints]),
+            (endpoint_gauges.ENDPOINT_DRAINING, [(each.url, each.draining) for each in state.endpoints]),
             (names.DISCOVERED, state.discovered.items()),
             (names.WAITING_FOR_ENDPOINT, state.waiting.items()),
             (
-                names.ENDPOINT_LOAD_STALE,
+                endpoint_gauges.ENDPOINT_LOAD_STALE,
                 [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None],
             ),
         ):
-            if not values and family not in (names.ENDPOINT_INFLIGHT, names.ENDPOINT_UP):
+            if not values and family not in (
+                endpoint_gauges.ENDPOINT_INFLIGHT,
+                endpoint_gauges.ENDPOINT_UP,
+                endpoint_gauges.ENDPOINT_DRAINING,
+            ):
                 continue
             by_endpoint = GaugeMetricFamily(family.name, family.about, labels=family.labels)
             for url, number in values:

@@ -9,10 +9,11 @@ from msgspec import Raw, UnsetType
 
 from app.api.application import create_app
 from app.api.dispatch import Dispatcher
+from app.api.live import LiveFeed
 from app.bootstrap import Router, shared_state
 from app.config import route_schema
 from app.errors import ModelNotFound
-from app.observability.metrics import EndpointState
+from app.observability.endpoint_gauges import EndpointState
 from app.observability.model_gauges import ModelState
 from app.protocols.calls import Call, Inference, Model, Reply, RequestTrace
 from app.routing.registered_model import RegisteredModel
@@ -101,4 +102,5 @@ def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication
         timeout_s,
         token_metrics=router.metrics.token_metrics,
     )
-    return create_app(settings, dispatcher, router.metrics, read_state)
+    live = LiveFeed(router.metrics, read_state, router.live.facts)
+    return create_app(settings, dispatcher, router.metrics, read_state, live=live)

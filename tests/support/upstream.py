@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 
 class Seen(NamedTuple):
@@ -141,7 +141,7 @@ class Upstream:
         handler.rfile.readline()
         return b"".join(chunks)
 
-    def __enter__(self) -> "Upstream":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import falcon
 import pytest
@@ -106,13 +107,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.close()
 
 
-def assert_problem(answer: testing.Result, status: int, code: str) -> str:
+def assert_problem(answer: testing.Result, status: int, code: str, **more: Any) -> str:
     """The answer is this problem, and its members agree with its status line; answers the detail."""
     assert answer.status == f"{status} {problem.phrase(status)}"
     assert answer.headers["content-type"] == PROBLEM
     members = answer.json
     detail: str = members.pop("detail")
-    assert members == {"type": "about:blank", "title": problem.phrase(status), "status": status, "code": code}
+    assert members == {"type": "about:blank", "title": problem.phrase(status), "status": status, "code": code, **more}
     assert detail
     return detail
 
@@ -219,7 +220,8 @@ def test_cap_says_when_to_try_again(server: Server) -> None:
     """At the cap a request is refused with 429 and a whole number of seconds from 1 to 60."""
     held = acquire(server.limiter)
     answer = server.ask("POST", "/infer")
-    assert "1 permits" in assert_problem(answer, 429, "limit_reached")
+    full = {"limit_scope": "router", "limit": 1, "in_flight": 1, "ahead": 0, "expected_wait_ms": None}
+    assert "1 permits" in assert_problem(answer, 429, "limit_reached", **full)
     assert 1 <= int(answer.headers["retry-after"]) <= 60
     held.release()
     assert server.ask("POST", "/infer").status_code == 200

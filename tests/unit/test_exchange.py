@@ -14,7 +14,8 @@ import pytest
 from gevent.event import Event
 from gevent.socket import wait_read
 
-from app.api.exchange import ENVIRON_KEY, Exchange, with_exchange
+from app.api.exchange import ENVIRON_KEY, Exchange
+from app.api.outermost import with_exchange
 from app.errors import ClientGone, LimitReached, QueueTimeout
 from app.server.client_connection import ClientConnection
 from tests.support.forks import Parent, acquire

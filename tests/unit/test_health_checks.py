@@ -30,7 +30,9 @@ class Bench:
         self.check = routes.HealthCheck(interval_s=5, timeout_s=2, unhealthy_after=3)
         self.url = "http://127.0.0.1:1"
         registry: Any = SimpleNamespace(checks=self._checks, resolver=None, shared_id=lambda url: ID)
-        self.checks = HealthChecks(registry, health)
+        self.errors: list[str] = []
+        errors: Any = SimpleNamespace(record=lambda _, text: self.errors.append(text))
+        self.checks = HealthChecks(registry, health, errors)
 
     def _checks(self) -> list[tuple[routes.Endpoint, int, routes.Model]]:
         endpoint = routes.Endpoint(url=self.url)

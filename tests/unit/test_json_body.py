@@ -225,7 +225,7 @@ def call_of(parsed: Any) -> Any:
     """The call that a parsed request sends."""
     calls: list[Any] = []
     model: Any = type("Model", (), {"relay": staticmethod(calls.append)})
-    parsed.send(model, list, b"", "")
+    parsed.send(model, list, b"", "", [])
     return calls[0]
 
 
@@ -324,7 +324,7 @@ def test_what_was_read_as_json_goes_on_as_json(declared: Headers, passed: Header
     parsed = openai.ADAPTER.operations[0].parse(client_request(b"{}"))
     calls: list[Any] = []
     model: Any = type("Model", (), {"relay": staticmethod(calls.append)})
-    parsed.send(model, lambda: list(declared), b"", "")
+    parsed.send(model, lambda: list(declared), b"", "", [])
     assert calls[0].headers == passed
 
 

@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from app.config import route_schema as routes
 from app.errors import ModelNotFound
-from app.observability.metrics import EndpointState
+from app.observability.endpoint_gauges import EndpointState
 from app.observability.model_gauges import ModelState
 from app.protocols import adapters
 from app.protocols.calls import Call, Reply
@@ -51,7 +51,7 @@ TOY = ProtocolAdapter(
     infer_call=lambda model, prompt: (f"/toy/{model}", (b"[", prompt, b"]")),
     output=lambda response: decode(_decode_toy, response)["toy"],
     health_path="/toy/health",
-    error_body=lambda status, code, detail: ("text/toy", f"{status} {code}: {detail}".encode()),
+    error_body=lambda status, code, detail, _more={}: ("text/toy", f"{status} {code}: {detail}".encode()),
 )
 
 
@@ -274,7 +274,8 @@ def test_health_path_is_the_protocols(server: Server, monkeypatch: pytest.Monkey
     model = routes.Model(name="toy", protocol="toy", versions=(routes.Version(endpoints=(endpoint,)),))
     registry: Any = SimpleNamespace(checks=lambda: [(endpoint, 0, model)], resolver=None, shared_id=lambda url: 0)
     health: Any = SimpleNamespace(is_known=lambda shared_id: False, set_healthy=lambda shared_id, **found: False)
-    health_checks.HealthChecks(registry, health).run_due(lambda run, *arguments: run(*arguments))
+    errors: Any = None
+    health_checks.HealthChecks(registry, health, errors).run_due(lambda run, *arguments: run(*arguments))
     assert checked == [("http://127.0.0.1:1", "/toy/health")]
 
 

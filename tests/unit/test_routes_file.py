@@ -23,6 +23,7 @@ from app.config.route_schema import (
 )
 from app.config.route_values import LISTED_PATH_RULE, NAME_RULE, OTHERS_NAME_RULE
 from app.config.routes_file import parse_routes
+from app.config.routes_file.source import Mistake
 from app.errors import RoutesError
 from tests.support.malformed import ODD_NAMES
 
@@ -395,11 +396,22 @@ def refusal(text: str, kind: str) -> str:
     return message
 
 
+def all_mistakes(text: str, name: str) -> list[str]:
+    """Every mistake of a file that has some."""
+    mistakes: list[Mistake] = []
+    try:
+        parse_routes(text, name, mistakes)
+    except RoutesError as error:
+        return [*(str(mistake.error) for mistake in mistakes), str(error)]
+    return [str(mistake.error) for mistake in mistakes]
+
+
 def check(text: str, kind: str, line: int, fragment: str) -> None:
-    """The message begins with the file and the line, and says the fragment."""
+    """The message begins with the file and the line, and says the fragment. It is among those that are collected."""
     message = refusal(text, kind)
     assert message.startswith(f"/etc/routes.{kind}:{line}: "), message
     assert fragment in message
+    assert message in all_mistakes(text, f"/etc/routes.{kind}")
 
 
 def test_the_examples_say_the_same() -> None:
@@ -567,8 +579,11 @@ def unharmed(text: str, name: str) -> None:
         message = str(error)
     else:
         assert msgspec.convert(msgspec.to_builtins(routes), Routes) == routes
+        assert not all_mistakes(text, name)
         return
-    assert re.match(rf"{re.escape(name)}:\d+: .+", message)
+    told = all_mistakes(text, name)
+    assert message in told
+    assert all(re.match(rf"{re.escape(name)}:\d+: .+", one) for one in told)
     assert message.splitlines() == [message]
 
 

@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("app", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md")
+SOURCES = ("app", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "gunicorn.conf.py")
 
 
 @pytest.fixture
@@ -51,6 +52,17 @@ def test_wheel_may_be_pure(checkout: Path, environ: dict[str, str], words: str) 
     done = build(checkout, "build_wheel", **environ)
     assert words in done.stderr
     assert "-py3-none-any.whl" in done.stdout
+
+
+@pytest.mark.slow
+def test_wheel_has_the_command_and_what_it_starts_gunicorn_with(checkout: Path) -> None:
+    """`pip install` and `inference-router run` are all it takes: no checkout, no file to fetch."""
+    build(checkout, "build_wheel", ROUTER_PURE="1")
+    (wheel,) = checkout.glob("*.whl")
+    with ZipFile(wheel) as opened:
+        assert opened.read("app/gunicorn.conf.py") == (ROOT / "gunicorn.conf.py").read_bytes()
+        (entry_points,) = [name for name in opened.namelist() if name.endswith("/entry_points.txt")]
+        assert b"inference-router = app.cli.main:main" in opened.read(entry_points)
 
 
 @pytest.mark.slow

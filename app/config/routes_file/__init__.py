@@ -10,14 +10,19 @@ from app.config.base_urls import without_roots
 from app.config.route_schema import Routes
 from app.config.routes_file.checks import check_routes
 from app.config.routes_file.convert import to_record
-from app.config.routes_file.source import Path, Source, check_depth, check_key
+from app.config.routes_file.mistakes import first_causes
+from app.config.routes_file.source import Mistake, Path, Source, check_depth, check_key
 from app.config.routes_file.toml import read_toml
 from app.config.routes_file.yaml import read_yaml
 from app.errors import RoutesError
 
 
-def parse_routes(text: str, name: str) -> Routes:
-    """The routes in a TOML file (name ends in .toml) or YAML/JSON file (.yaml, .yml, .json). Raises RoutesError."""
+def parse_routes(text: str, name: str, mistakes: list[Mistake] | None = None) -> Routes:
+    """The routes in a TOML file (name ends in .toml) or YAML/JSON file (.yaml, .yml, .json). Raises RoutesError.
+
+    With a list of `mistakes` only what can't be read at all is raised, and every other mistake is added to the list. If
+    there is any, the routes are not what the file says.
+    """
     ending = PurePath(name).suffix
     if ending == ".toml":
         data, lines = read_toml(text, name)
@@ -26,15 +31,31 @@ def parse_routes(text: str, name: str) -> Routes:
         data, lines = read_yaml(text.replace("\t", " ") if ending == ".json" else text, name)
     else:
         raise RoutesError(f"{name}: the name of a routes file must end in .toml, .yaml, .yml or .json")
-    source = Source(name, lines)
+    source = Source(name, lines, mistakes)
     if data in (None, {}):
         raise source.error((), "is empty: it must hold `models`, at least one")
     if not isinstance(data, dict):
         raise source.error((), "must be a table that holds `models`")
     check_values(source, data, ())
-    routes = without_roots(to_record(source, Routes, data, ()))
+    no_values = list(mistakes or ())
+    routes: Routes = to_record(source, Routes, data, ())
+    if not mistakes:
+        routes = without_roots(routes)
+    wrong = list(mistakes or ())
     check_routes(source, routes)
+    if mistakes is not None:
+        mistakes[:] = first_causes(no_values, wrong[len(no_values) :], mistakes[len(wrong) :])
     return routes
+
+
+def _check_key(source: Source, path: Path, key: object) -> None:
+    try:
+        check_key(source, path, key, source.line((*path, key if isinstance(key, str) else "")))
+    except RoutesError as error:
+        if source.mistakes is None:
+            raise
+        text = str(error).partition(": ")[2]
+        source.mistakes.append(Mistake((*path, str(key)), source.line(path), text, error))
 
 
 def check_values(source: Source, value: object, path: Path) -> None:
@@ -42,16 +63,16 @@ def check_values(source: Source, value: object, path: Path) -> None:
     check_depth(source, path)
     if isinstance(value, dict):
         for key, member in value.items():
-            check_key(source, path, key, source.line((*path, key)))
+            _check_key(source, path, key)
             check_values(source, member, (*path, key))
     elif isinstance(value, list):
         for index, item in enumerate(value):
             check_values(source, item, (*path, index))
     elif isinstance(value, str):
         if not value.isprintable():
-            raise source.error(path, "must be text without line breaks and other control characters")
+            source.report(path, "must be text without line breaks and other control characters")
     elif isinstance(value, int | float):
         if not -1e15 < value < 1e15:  # false for NaN too
-            raise source.error(path, "must be a finite number within 1e15")
+            source.report(path, "must be a finite number within 1e15")
     elif value is not None:
-        raise source.error(path, f"must be text, a number, true or false, not a {type(value).__name__}")
+        source.report(path, f"must be text, a number, true or false, not a {type(value).__name__}")

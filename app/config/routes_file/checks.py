@@ -12,7 +12,7 @@ from app.config.served_paths import is_served
 
 
 def check_routes(source: Source, routes: Routes) -> None:
-    """Raises RoutesError for the first rule that is broken."""
+    """Report every rule that is broken."""
     taken: dict[str, str] = {}
     for index, model in enumerate(routes.models):
         _claim(source, taken, model.name, ("models", index, "name"))
@@ -20,7 +20,7 @@ def check_routes(source: Source, routes: Routes) -> None:
         for number, alias in enumerate(model.aliases):
             _claim(source, taken, alias, ("models", index, "aliases", number))
     if routes.default_model is not None and all(routes.default_model != model.name for model in routes.models):
-        raise source.error(("default_model",), "must be the name of one of the models, and no alias")
+        source.report(("default_model",), "must be the name of one of the models, and no alias")
     for index, model in enumerate(routes.models):
         _check_model(source, model, ("models", index))
     _check_fallbacks(source, routes)
@@ -29,8 +29,9 @@ def check_routes(source: Source, routes: Routes) -> None:
 def _claim(source: Source, taken: dict[str, str], name: str, path: Path) -> None:
     """Each name may occur once."""
     if name in taken:
-        raise source.error(path, f"is the same as {taken[name]}: names and aliases must differ")
-    taken[name] = source.shown(path)
+        source.report(path, f"is the same as {taken[name]}: names and aliases must differ")
+    else:
+        taken[name] = source.shown(path)
 
 
 def _check_model(source: Source, model: Model, path: Path) -> None:
@@ -42,16 +43,16 @@ def _check_model(source: Source, model: Model, path: Path) -> None:
         _claim(source, taken, version.name, (*where, "name"))
         holders: tuple[Version | Endpoint, ...] = (version, *version.endpoints)
         if model.forward_credentials and any(one.credential_env or one.credential_file for one in holders):
-            raise source.error((*path, "forward_credentials"), "must not be true where an endpoint has a credential")
+            source.report((*path, "forward_credentials"), "must not be true where an endpoint has a credential")
         _check_sources(source, model, version, where)
         _check_endpoints(source, version, (*where, "endpoints"))
     if not any(version.weight for version in model.versions):
-        raise source.error((*path, "versions"), "must hold at least one version with a weight above 0")
+        source.report((*path, "versions"), "must hold at least one version with a weight above 0")
     by_session = [member for member in ("session_header", "session_cookie") if getattr(model, member) is not None]
     if model.balancing == "session" and not by_session:
-        raise source.error((*path, "balancing"), "is session: session_header or session_cookie must be there too")
+        source.report((*path, "balancing"), "is session: session_header or session_cookie must be there too")
     if model.balancing != "session" and by_session:
-        raise source.error((*path, by_session[0]), "must be there only when balancing is session")
+        source.report((*path, by_session[0]), "must be there only when balancing is session")
     _check_paths(source, model, (*path, "paths"))
     _check_order(source, model.timeouts, (*path, "timeouts"), "connect_s", "total_s")
     _check_order(source, model.ejection, (*path, "ejection"), "base_s", "max_s")
@@ -62,17 +63,18 @@ def _check_fallbacks(source: Source, routes: Routes) -> None:
     for index, model in enumerate(routes.models):
         path = ("models", index, "fallback")
         if not model.fallback and ("models", index, "fallback_on") in source.lines:
-            raise source.error(("models", index, "fallback_on"), "must be there only together with fallback")
+            source.report(("models", index, "fallback_on"), "must be there only together with fallback")
         for number, name in enumerate(model.fallback):
             where = (*path, number)
             if name not in models:
-                raise source.error(where, "must be the name of one of the models, and no alias")
+                source.report(where, "must be the name of one of the models, and no alias")
+                continue
             if name in model.fallback[:number]:
-                raise source.error(where, "is there twice: it must be there once")
+                source.report(where, "is there twice: it must be there once")
             if models[name].protocol != model.protocol:
-                raise source.error(where, f"is a model of {models[name].protocol}: it must be one of {model.protocol}")
+                source.report(where, f"is a model of {models[name].protocol}: it must be one of {model.protocol}")
             if _leads_to(models, name, model.name):
-                raise source.error(where, "leads back to this model: fallbacks must not form a loop")
+                source.report(where, "leads back to this model: fallbacks must not form a loop")
 
 
 def _leads_to(models: Mapping[str, Model], name: str, target: str) -> bool:
@@ -94,15 +96,15 @@ def _check_sources(source: Source, model: Model, version: Version, path: Path) -
     given = [name for name in SOURCES if getattr(version, name)]
     if model.protocol == "simulated":
         if given:
-            raise source.error((*path, given[0]), "must not be there: a simulated model has none")
+            source.report((*path, given[0]), "must not be there: a simulated model has none")
     elif not given:
-        raise source.error((*path, "endpoints"), "must hold at least one endpoint")
+        source.report((*path, "endpoints"), "must hold at least one endpoint")
     elif len(given) > 1:
-        raise source.error((*path, given[1]), f"must not be there together with {given[0]}")
+        source.report((*path, given[1]), f"must not be there together with {given[0]}")
     try:
         _check_discovery(version)
     except _Misplaced as error:
-        raise source.error((*path, error.member), str(error)) from None
+        source.report((*path, error.member), str(error))
 
 
 class _Misplaced(ValueError):
@@ -153,32 +155,31 @@ def _check_credential(holder: Version | Endpoint) -> None:
 def _check_names_in_paths(source: Source, model: Model, path: Path) -> None:
     """Paths of v2 hold the names of models: the model's own to the router, and the server's to the endpoints."""
     if any("/" in name for name in (model.name, *model.aliases)):
-        raise source.error(path, "is served under a path of v2: its names and aliases must not contain a slash")
+        source.report(path, "is served under a path of v2: its names and aliases must not contain a slash")
     for index, version in enumerate(model.versions):
         name = version.upstream_model
         if name is not None and (name.startswith("/") or not re.match(NAME_PATTERN, name)):
             where = (*path, "versions", index, "upstream_model")
-            raise source.error(
-                where, f"becomes a part of a path of v2: it must not begin with a slash, and be {NAME_RULE}"
-            )
+            source.report(where, f"becomes a part of a path of v2: it must not begin with a slash, and be {NAME_RULE}")
 
 
 def _check_paths(source: Source, model: Model, path: Path) -> None:
     if model.paths and model.protocol == "v2":
-        raise source.error(path, "must not be there: a body names its model only with openai")
+        source.report(path, "must not be there: a body names its model only with openai")
     for index, listed in enumerate(model.paths):
         if is_served(listed):
-            raise source.error((*path, index), "is served by the router anyway: it must be another one")
+            source.report((*path, index), "is served by the router anyway: it must be another one")
         if listed in model.paths[:index]:
-            raise source.error((*path, index), "is there twice: it must be there once")
+            source.report((*path, index), "is there twice: it must be there once")
 
 
 def _check_order(source: Source, record: Timeouts | Ejection, path: Path, less: str, more: str) -> None:
     low, high = getattr(record, less), getattr(record, more)
     if low > high:
         if (*path, less) in source.lines:
-            raise source.error((*path, less), f"is {low:g}: it must be at most {more}, {high:g}")
-        raise source.error((*path, more), f"is {high:g}: it must be at least {less}, {low:g}")
+            source.report((*path, less), f"is {low:g}: it must be at most {more}, {high:g}")
+            return
+        source.report((*path, more), f"is {high:g}: it must be at least {less}, {low:g}")
 
 
 def _check_endpoints(source: Source, version: Version, path: Path) -> None:
@@ -188,14 +189,15 @@ def _check_endpoints(source: Source, version: Version, path: Path) -> None:
         try:
             address = _address(endpoint.url)
         except ValueError as error:
-            raise source.error((*where, "url"), f"is not a model server's: {error}") from None
+            source.report((*where, "url"), f"is not a model server's: {error}")
+            continue
         if address in seen:
-            raise source.error((*where, "url"), f"is the same as {seen[address]}: it must be there once")
+            source.report((*where, "url"), f"is the same as {seen[address]}: it must be there once")
         seen[address] = source.shown((*where, "url"))
         try:
             _check_credential(endpoint)
         except _Misplaced as error:
-            raise source.error((*where, error.member), str(error)) from None
+            source.report((*where, error.member), str(error))
 
 
 def _address(url: str) -> tuple[str, str | None, int, str]:

@@ -1,5 +1,8 @@
 """Plain values become the schema's records. Each mistake is a RoutesError that names the place and what is allowed.
 
+Where the source collects mistakes, a member that is wrong is left out: it has its default or, if it has none, a text
+that stands for nothing.
+
 The walk follows the schema. It reports unknown members, missing members and wrong containers itself, and leaves each
 scalar to msgspec. The text of msgspec's errors is never read: what is allowed is in the member's own metadata.
 """
@@ -25,24 +28,35 @@ _KINDS: dict[type, str] = {
 }
 _UNQUOTED = (bool, int, float)
 """What a text without quotes may turn into."""
+_WRONG = object()
+"""In the place of a value that is wrong."""
 
 
 def to_record(source: Source, record: type[msgspec.Struct], value: object, path: Path) -> Any:
     """The record that a table stands for. Raises RoutesError."""
     table = _SHORT_FORMS.get(record, _as_it_is)(value)
     if not isinstance(table, dict):
-        raise source.error(path, f"must be a table, not {_KINDS[type(table)]}")
+        source.report(path, f"must be a table, not {_kind(table)}")
+        table = {}
     known_members = members(record)
     for name in table:
         if name not in known_members:
-            raise source.error((*path, name), _unknown(record, value, name, path))
+            source.report((*path, name), _unknown(record, value, name, path))
+    values: dict[str, Any] = {}
     for field in msgspec.structs.fields(record):
-        if field.required and field.name not in table:
-            needed = (
-                "endpoints, dns, service or versions" if (record, field.name) == (Model, "versions") else field.name
-            )
-            raise source.error(path, f"must have {needed}")
-    return record(**{name: _to_value(source, known_members[name], table[name], (*path, name)) for name in table})
+        if field.required:
+            values[field.name] = () if known_members[field.name].item else _stand_in(source)
+            if field.name not in table and isinstance(value, dict | str):
+                needed = (
+                    "endpoints, dns, service or versions" if (record, field.name) == (Model, "versions") else field.name
+                )
+                source.report(path, f"must have {needed}", field.name)
+    for name in table:
+        if name in known_members:
+            made = _to_value(source, known_members[name], table[name], (*path, name))
+            if made is not _WRONG:
+                values[name] = made
+    return record(**values)
 
 
 def _to_value(source: Source, kind: ValueType, value: object, path: Path) -> Any:
@@ -50,16 +64,29 @@ def _to_value(source: Source, kind: ValueType, value: object, path: Path) -> Any
         return None
     if kind.item is not None:
         if not isinstance(value, list):
-            raise source.error(path, f"must be a list, not {_KINDS[type(value)]}")
+            source.report(path, f"must be a list, not {_kind(value)}")
+            return _WRONG
         if len(value) < kind.least:
-            raise source.error(path, f"must have at least {kind.least} item")
-        return tuple(_to_value(source, kind.item, item, (*path, index)) for index, item in enumerate(value))
+            source.report(path, f"must have at least {kind.least} item")
+        items = (_to_value(source, kind.item, item, (*path, index)) for index, item in enumerate(value))
+        return tuple(_stand_in(source) if item is _WRONG else item for item in items)
     if kind.record is not None:
         return to_record(source, kind.record, value, path)
     try:
         return msgspec.convert(value, kind.annotated)
-    except msgspec.ValidationError:
-        raise source.error(path, f"must be {_NUMBERS.get(kind.base, '')}{kind.allowed}{_got(kind, value)}") from None
+    except (msgspec.ValidationError, UnicodeEncodeError):  # the latter where mistakes are collected: no text at all
+        pass
+    source.report(path, f"must be {_NUMBERS.get(kind.base, '')}{kind.allowed}{_got(kind, value)}")
+    return _WRONG
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), "another thing")  # where mistakes are collected: else there is none
+
+
+def _stand_in(source: Source) -> str:
+    """Returns a text that no file holds, and that differs from all others."""
+    return f"\0{len(source.mistakes or ())}"
 
 
 def _got(kind: ValueType, value: object) -> str:
@@ -68,7 +95,7 @@ def _got(kind: ValueType, value: object) -> str:
     if type(value) is expected or (expected is float and type(value) is int):
         return ""
     quotes = ": put it in quotes" if kind.base is str and isinstance(value, _UNQUOTED) else ""
-    return f", not {_KINDS[type(value)]}{quotes}"
+    return f", not {_kind(value)}{quotes}"
 
 
 def _unknown(record: type[msgspec.Struct], written: Any, name: str, path: Path) -> str:

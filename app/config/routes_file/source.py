@@ -16,8 +16,20 @@ SOURCES = ("endpoints", "dns", "service")
 SHORT_FORM = (*SOURCES, "port", "credential_env", "credential_file", "upstream_model", "upstream_version")
 """The members of a version that a model with one version may hold itself, in place of `versions`."""
 
+MOST_MISTAKES = 100
+"""No more of a file are collected: the next one is raised."""
 _DEEPEST = 20
 TOO_DEEP = f"nested too deep: at most {_DEEPEST} levels are read"
+
+
+class Mistake(NamedTuple):
+    """One mistake of a file."""
+
+    path: Path
+    line: int
+    text: str
+    """What is wrong, without the place."""
+    error: RoutesError
 
 
 class Source(NamedTuple):
@@ -25,6 +37,19 @@ class Source(NamedTuple):
 
     name: str
     lines: dict[Path, int]
+    mistakes: list[Mistake] | None = None
+    """Collects what `report` is told. None: the first mistake is raised."""
+
+    def report(self, path: Path, problem: str, missing: str = "") -> None:
+        """Raise the error about the member at this path, or collect it. The caller goes on without the member.
+
+        `missing`: the member that the table at this path lacks.
+        """
+        error = self.error(path, problem)
+        if self.mistakes is None or len(self.mistakes) >= MOST_MISTAKES:
+            raise error
+        about = (*path, missing) if missing else path
+        self.mistakes.append(Mistake(about, self.line(path), f"{self.shown(path)} {problem}", error))
 
     def error(self, path: Path, problem: str) -> RoutesError:
         """An error of one line about the member at this path."""

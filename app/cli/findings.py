@@ -1,0 +1,155 @@
+"""What `check` finds: the settings and routes as they would be used, and everything that is wrong with them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from app.config.cpus import usable_cpus
+from app.config.route_schema import Endpoint, Routes, Version
+from app.config.routes_file import parse_routes
+from app.config.routes_file.source import Mistake
+from app.config.routes_source import RoutesSource, credential_holders, read_file
+from app.config.settings import Settings, load_settings
+from app.errors import RouterError, RoutesError, SettingsError
+from app.server.fd_limits import reserve_connections
+
+_SECRET = re.compile("secret|password|credential|sha256", re.IGNORECASE)
+_MASK = "***"
+_FIRST_VARIABLE = re.compile("[A-Z0-9_]*")
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong."""
+
+    text: str
+    """With its place in front: the variable, or file and line."""
+    file: str | None = None
+    line: int | None = None
+
+
+class Findings(NamedTuple):
+    """The result of a check."""
+
+    settings: Settings | None
+    """None: they are wrong."""
+    given: frozenset[str]
+    """The variables that are set."""
+    routes: Routes | None
+    problems: list[Problem]
+
+
+def check(environ: Mapping[str, str]) -> Findings:
+    """Returns what a router with this environment would be, and all that would stop its start."""
+    settings, problems = _settings(environ)
+    file = environ.get("ROUTES_FILE", "").strip()
+    routes = None
+    if file and not any(problem.text.startswith("ROUTES_FILE=") for problem in problems):
+        routes, wrong = _routes(file)
+        problems += wrong
+    elif settings is not None:
+        routes = RoutesSource(settings, environ).load().routes
+    if settings is not None:
+        if routes is not None:
+            problems += _credentials(settings, environ, routes, file)
+        try:
+            reserve_connections(settings)
+        except SettingsError as error:
+            problems.append(Problem(str(error)))
+    given = frozenset(name for name in variables() if environ.get(name, "").strip())
+    return Findings(settings, given, routes, problems)
+
+
+def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, list[Problem]]:
+    """Returns the settings, None if one is wrong, and a problem for every variable that is."""
+    left = dict(environ)
+    wrong: list[tuple[str, Problem]] = []
+    while True:
+        try:
+            settings = load_settings(left, usable_cpus())
+        except SettingsError as error:
+            text = str(error)
+            variable = _FIRST_VARIABLE.match(text)[0]  # type: ignore[index]  # each begins with one
+            # What is wrong only beside the default of a variable that was wrong is left out.
+            if not any(re.search(rf"\b{name}\b", text) for name, _ in wrong):
+                wrong.append((variable, Problem(text)))
+            if left.pop(variable, None) is None:
+                break
+        else:
+            return (None if wrong else settings), [problem for _, problem in wrong]
+    return None, [problem for _, problem in wrong]
+
+
+def _routes(file: str) -> tuple[Routes | None, list[Problem]]:
+    mistakes: list[Mistake] = []
+    try:
+        routes = parse_routes(read_file(Path(file)), file, mistakes)
+    except RoutesError as error:
+        return None, [*_problems(mistakes, file), _located(str(error), file)]
+    return (None if mistakes else routes), _problems(mistakes, file)
+
+
+def _problems(mistakes: list[Mistake], file: str) -> list[Problem]:
+    return [Problem(str(mistake.error), file, mistake.line) for mistake in mistakes]
+
+
+def _located(text: str, file: str) -> Problem:
+    found = re.match(rf"{re.escape(file)}:(\d+): ", text)
+    return Problem(text, file, int(found[1]) if found else None)
+
+
+def _credentials(settings: Settings, environ: Mapping[str, str], routes: Routes, file: str) -> list[Problem]:
+    """Returns a problem for every credential that can't be had."""
+    source, problems = RoutesSource(settings, environ), []
+    for holder in credential_holders(routes):
+        try:
+            source.credential(holder)
+        except RouterError as error:
+            line = _line_of(file, holder.credential_env or holder.credential_file or "")
+            problem = Problem(f"{file}:{line}: {error}", file, line)
+            if problem not in problems:
+                problems.append(problem)
+    return problems
+
+
+def _line_of(file: str, word: str) -> int:
+    """Returns the first line that has the word, which stands in a file as it is."""
+    lines = read_file(Path(file)).splitlines()
+    return next((number for number, line in enumerate(lines, 1) if word in line), 1)
+
+
+def variables() -> list[str]:
+    """Returns the variables of all settings."""
+    return [field.name.upper() for field in msgspec.structs.fields(Settings)]
+
+
+def shown_settings(settings: Settings) -> dict[str, Any]:
+    """Returns the settings by their variables, without a secret."""
+    values = {name: getattr(settings, name.lower()) for name in variables()}
+    values["KV_ENDPOINTS"] = settings.kv_endpoints_masked
+    for name, value in values.items():
+        # Paths are shown: only files hold secrets, and no variable is to. This is for the one that is added some day.
+        if value and _SECRET.search(name) and not name.endswith("_FILE"):
+            values[name] = _MASK
+    return values
+
+
+def shown_routes(routes: Routes) -> dict[str, Any]:
+    """Returns the routes as they are used, defaults included. Credentials are named and not shown."""
+    shown: dict[str, Any] = msgspec.to_builtins(routes)
+    return shown
+
+
+def sources_of(version: Version) -> list[str]:
+    """Returns where the endpoints of a version are, in words."""
+    if version.dns is not None:
+        return [f"dns {version.dns}"]
+    if version.service is not None:
+        return [f"service {version.service}:{version.port}"]
+    return [_endpoint(endpoint) for endpoint in version.endpoints]
+
+
+def _endpoint(endpoint: Endpoint) -> str:
+    return endpoint.url + (f" (weight {endpoint.weight})" if endpoint.weight != 1 else "")

@@ -1,0 +1,35 @@
+"""`routes`: the models that a running router serves, and where from."""
+
+import click
+
+from app.cli.admin import Admin, admin_option
+from app.cli.output import json_option, print_json, print_table, shown
+
+
+@click.command
+@admin_option
+@json_option
+def command(admin: Admin, as_json: bool) -> None:
+    """Show the models that a running router serves."""
+    routes = admin.get("/admin/routes")
+    if as_json:
+        print_json(routes)
+        return
+    print_table(
+        ("Model", "Protocol", "Version", "Weight", "Balancing", "Limit", "Fallback", "Endpoints"),
+        [
+            (
+                [model["name"], *model.get("aliases", ())],
+                model.get("protocol"),
+                version.get("name"),
+                version.get("weight"),
+                model.get("balancing"),
+                model.get("max_concurrency"),
+                model.get("fallback"),
+                version.get("endpoints"),
+            )
+            for model in routes["models"]
+            for version in model.get("versions") or [{}]
+        ],
+    )
+    click.echo(f"generation {routes['generation']} of {shown(routes['source'])}, {routes['age_s']:.0f} s old")

@@ -1,0 +1,101 @@
+"""`top`: the figures of a running router, once a second, in the terminal."""
+
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import click
+
+from app.cli import endpoints
+from app.cli.admin import Admin, admin_option
+from app.cli.output import console, json_option, print_json_line, shown, table
+
+_TIMES = {"queue": "in the queue", "first_token": "to the first token", "in_model": "in the model"}
+_BAR = 40
+
+
+@click.command
+@click.option("--count", type=click.IntRange(min=1), help="End after so many seconds. Default: at Ctrl-C.")
+@admin_option
+@json_option
+def command(count: int | None, admin: Admin, as_json: bool) -> None:
+    """Watch a running router: load, queue, rates, times, models and endpoints.
+
+    In a terminal it fills the screen; elsewhere, as in a pipe, it prints one picture after the other.
+    """
+    events = islice(admin.events("/admin/live"), count)
+    try:
+        if as_json:
+            for event in events:
+                print_json_line(event)
+        else:
+            _show(events)
+    except KeyboardInterrupt:
+        pass  # the way to end it
+
+
+def _show(events: Iterator[dict[str, Any]]) -> None:
+    terminal = console()
+    if not sys.stdout.isatty():
+        for event in events:
+            terminal.print(picture(event))
+        return
+    from rich.live import Live  # noqa: PLC0415  # see output.console
+
+    with Live(console=terminal, screen=True, auto_refresh=False) as live:
+        for event in events:
+            live.update(picture(event), refresh=True)
+
+
+def picture(event: dict[str, Any]) -> Any:
+    """Returns what one event looks like."""
+    from rich.console import Group  # noqa: PLC0415
+
+    return Group(
+        *_head(event),
+        table(
+            ("Model", "In flight", "Limit", "Queued", "Requests/s", "Rejected/s", "Failed/s"),
+            [
+                (
+                    model["name"],
+                    model.get("in_flight"),
+                    model.get("limit"),
+                    model.get("queued"),
+                    *_rates(model),
+                )
+                for model in event.get("models", ())
+            ],
+        ),
+        table(endpoints.COLUMNS, endpoints.rows(event.get("endpoints", ()))),
+    )
+
+
+def _head(event: dict[str, Any]) -> Iterator[Any]:
+    from rich.text import Text  # noqa: PLC0415
+
+    inside, limit = event.get("in_flight", 0), event.get("limit") or 1
+    full = min(_BAR, round(_BAR * inside / limit))
+    color = "red" if inside >= limit else "green"
+    yield Text.assemble(
+        f"in flight {inside:>6} of {limit}  ",
+        ("█" * full, color),
+        ("░" * (_BAR - full), "dim"),
+        f"  queued {event.get('queued', 0)}" + ("  DRAINING" if event.get("draining") else ""),
+    )
+    requests, rejected, failed = (_number(rate) for rate in _rates(event))
+    yield Text(f"per second: {requests} requests, {rejected} rejected, {failed} failed")
+    for timed, words in _TIMES.items():
+        found = (event.get("times_s") or {}).get(timed)
+        if found:
+            values = ", ".join(f"{name} {seconds * 1000:,.0f} ms" for name, seconds in found.items())
+            yield Text(f"time {words}: {values}")
+    yield Text(f"{shown(event.get('time'))}, {shown(event.get('pod'))}, {shown(event.get('workers'))} workers", "dim")
+
+
+def _rates(figures: dict[str, Any]) -> tuple[float | None, ...]:
+    return tuple(figures.get(name) for name in ("requests_per_s", "rejections_per_s", "failures_per_s"))
+
+
+def _number(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate:,.1f}"  # noqa: RUF001  # as in tables

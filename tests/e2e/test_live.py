@@ -1,0 +1,176 @@
+"""GET /admin/live of a real router: what its events say, where it is served, and what it costs."""
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support.clients import Crowd, chat
+from tests.support.gate import Gate
+from tests.support.router import Router, free_port, until
+from tests.support.upstream import Upstream
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def start_admin(start: Callable[..., Router]) -> Callable[..., tuple[Router, str]]:
+    """Starts a router with an admin listener; returns both."""
+
+    def begin(**settings: object) -> tuple[Router, str]:
+        port = free_port()
+        return start(ADMIN_BIND=f"127.0.0.1:{port}", **settings), f"http://127.0.0.1:{port}"
+
+    return begin
+
+
+@contextmanager
+def watch(admin: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """Opens the stream; yields the content of its events."""
+    with requests.get(f"{admin}/admin/live", stream=True, timeout=10) as response:
+        assert response.status_code == 200, response.text
+        assert response.headers["Content-Type"] == "text/event-stream"
+        yield (json.loads(line[6:]) for line in response.iter_lines() if line.startswith(b"data: "))
+
+
+def until_shown(events: Iterator[dict[str, Any]], condition: Callable[[dict[str, Any]], object], most: int = 10) -> Any:
+    """Returns the first event that meets the condition; fails after so many, one a second."""
+    seen = [next(events)]
+    while not condition(seen[-1]):
+        assert len(seen) < most, seen[-1]
+        seen.append(next(events))
+    return seen[-1]
+
+
+def test_pages_for_operators_are_on_the_admin_listener_only(
+    share: Callable[..., Router], start_admin: Callable[..., tuple[Router, str]]
+) -> None:
+    """Without ADMIN_BIND there are none, and with it they are not where clients are."""
+    without, (router, admin) = share(), start_admin()
+    for path in ("/", "/admin/live"):
+        assert requests.get(without.url + path, timeout=10).status_code == 404
+        response = requests.get(router.url + path, timeout=10)
+        assert response.status_code == 404
+        assert "admin listener" in response.json()["detail"]
+        with requests.get(admin + path, timeout=10, stream=True) as response:
+            assert response.status_code == 200
+
+
+def test_events_tell_what_all_workers_do(gate: Gate, start_gated: Callable[..., Router]) -> None:
+    """Whichever worker is asked: in flight, the queue and rates are those of all workers together."""
+    port = free_port()
+    router = start_gated(ADMIN_BIND=f"127.0.0.1:{port}", MAX_CONCURRENCY=2, QUEUE_SIZE=1, QUEUE_TIMEOUT_MS=60_000)
+    with ExitStack() as stack:
+        streams = [stack.enter_context(watch(f"http://127.0.0.1:{port}")) for _ in range(6)]
+        for events in streams:
+            next(events)
+        crowd = Crowd(lambda number: router.infer().status_code).send(3)
+        for events in streams:
+            found = until_shown(events, lambda event: (event["in_flight"], event["queued"]) == (2, 1))
+            assert (found["limit"], found["queue_size"], found["workers"]) == (2, 1, 2)
+        assert router.infer().status_code == 429
+        for events in streams:
+            assert until_shown(events, lambda event: event["rejections_per_s"])
+        gate.open()
+        crowd.join()
+        for events in streams:
+            found = until_shown(events, lambda event: (event["in_flight"], event["queued"]) == (0, 0))
+            assert found["times_s"]["in_model"]["p99"] > 0
+
+
+def test_ejected_and_unhealthy_endpoints_say_why(
+    serve: Callable[..., Upstream], routes: Callable[..., str], start_admin: Callable[..., tuple[Router, str]]
+) -> None:
+    """An endpoint's state is in the next event, with the reason, and how long it lasts if that is known."""
+    fails, ill = (serve(lambda seen, reply: reply.send(500)) for _ in range(2))
+    model = {
+        "name": "m",
+        "health_check": {"interval_s": 0.2, "unhealthy_after": 1, "panic_threshold": 0},
+        "ejection": {"consecutive_failures": 1, "base_s": 60, "max_s": 60, "max_share": 1},
+        "versions": [{"endpoints": [fails.url, ill.url]}],
+    }
+    router, admin = start_admin(ROUTES_FILE=routes(model))
+    with watch(admin) as events:
+        ill.well = False
+        found = until_shown(events, lambda event: event["endpoints"][1]["state"] == "unhealthy")
+        assert found["endpoints"][1]["why"]
+        assert chat(router).status_code >= 500
+        found = until_shown(events, lambda event: event["endpoints"][0]["state"] == "ejected", most=3)["endpoints"][0]
+        assert (found["url"], found["models"]) == (fails.url, ["m"])
+        assert 50 < found["until_s"] <= 60
+        assert found["why"]
+        assert until_shown(events, lambda event: event["endpoints"][0]["failures_per_s"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_watchers_delay_no_worker(start_admin: Callable[..., tuple[Router, str]], number: signal.Signals) -> None:
+    """A worker that ends or makes way ends the streams of its watchers in good order, and does not wait for them."""
+    router, admin = start_admin(GRACEFUL_TIMEOUT_S=60)
+    before = set(router.workers())
+    with ExitStack() as stack:
+        streams = [stack.enter_context(watch(admin)) for _ in range(6)]
+        for events in streams:
+            next(events)
+        router.signal(number)
+        for events in streams:
+            assert len(list(events)) < 5  # a stream that is cut raises
+    if number is signal.SIGTERM:
+        assert router.wait_exit(10) == 0
+    else:
+        until(lambda: not before & set(router.workers()), "the workers have made way", 10)
+
+
+@pytest.mark.alone
+def test_ten_tabs_cost_under_two_percent_of_a_core(
+    start_admin: Callable[..., tuple[Router, str]], routes: Callable[..., str]
+) -> None:
+    """Ten who watch, one of whom reads nothing, cost all workers together less than 2 % of a core."""
+    models = [
+        {
+            "name": f"model-{number}",
+            "health_check": {"interval_s": 0},
+            "versions": [{"endpoints": [f"http://127.0.0.1:{port}" for port in range(number, number + 8)]}],
+        }
+        for number in range(10, 50, 8)
+    ]
+    router, admin = start_admin(ROUTES_FILE=routes(*models, {"name": "simulated", "protocol": "simulated"}))
+    for model in models:
+        chat(router, str(model["name"]))  # fails: there is no server
+    began = cpu_seconds(router)
+    time.sleep(2)
+    idle = cpu_seconds(router) - began
+    with ExitStack() as stack:
+        tabs = [stack.enter_context(tab(admin)) for _ in range(10)]
+        for sock in tabs:
+            sock.recv(1 << 16)
+        began, at = cpu_seconds(router), time.monotonic()
+        while time.monotonic() < at + 4:
+            for sock in tabs[1:]:
+                sock.recv(1 << 16)
+        seconds = time.monotonic() - at
+        cost = cpu_seconds(router) - began - idle * seconds / 2
+        assert cost / seconds < 0.02, f"{100 * cost / seconds:.2f} %"
+
+
+@contextmanager
+def tab(admin: str) -> Iterator[socket.socket]:
+    """A connection that has asked for the stream, and takes little unless it is read."""
+    port = int(admin.rpartition(":")[2])
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(5)
+        sock.connect(("127.0.0.1", port))
+        sock.sendall(b"GET /admin/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        yield sock
+
+
+def cpu_seconds(router: Router) -> float:
+    """Processor time that the workers have used."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in router.workers()) / 1e9

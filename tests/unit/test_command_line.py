@@ -1,0 +1,206 @@
+"""The command line as a whole: what every command has in common, what it costs, and API keys."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from app.cli import main
+from app.cli.output import shown
+from tests.support.command_line import environ_of, run
+from tests.support.router import ROOT
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that does something, and the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+ALL = dict(commands(main.cli))
+
+
+def printed_by(code: str) -> str:
+    """What a Python of its own prints."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environ_of(), capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_prints_json_on_demand_and_has_help(words: tuple[str, ...]) -> None:
+    """Programs can use each of them, and `-h` says what it does and what each option is."""
+    command = ALL[words]
+    assert "--json" in [name for parameter in command.params for name in parameter.opts]
+    assert command.help
+    done = CliRunner().invoke(main.cli, [*words, "-h"])
+    assert done.exit_code == 0
+    assert "--json" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("chek",), "there is no command 'chek'"),
+        (("check", "--nothing"), "No such option"),
+        (("endpoints", "--drain", "x"), "not a valid integer"),
+        (("endpoints", "--drain", "1", "--undrain", "1"), "exclude each other"),
+        (("routes", "--admin", "here"), "is not an http:// or https:// URL"),
+        (("bench", "127.0.0.1:1"), "a URL must begin with http:// or https://"),
+        (("bench", "http://127.0.0.1:1", "-H", "x"), "NAME:VALUE"),
+        (("bench", "http://127.0.0.1:1", "-H", "x: a\r\nb: c"), "printable"),
+        (("replay", "/nowhere"), "No such file"),
+        (("completion", "tcsh"), "'tcsh' is not one of"),
+        (("keys", "new"), "--tenant"),
+    ],
+)
+def test_wrong_use_is_2_and_one_line(words: tuple[str, ...], said: str) -> None:
+    """CI can tell a wrong command from a wrong configuration, and nobody sees a traceback."""
+    done = CliRunner().invoke(main.cli, words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_python_m_app_says_which_release_and_which_commands() -> None:
+    """`python -m app` without a command tells what is installed, in which form, and what it can do."""
+    done = run()
+    assert done.code == 0
+    assert done.out.startswith(f"{main.version()}\n")
+    assert all(f"\n  {name} " in done.out for name in main.COMMANDS)
+    assert run("--version").out == f"{main.version()}\n"
+
+
+@pytest.mark.slow
+def test_server_does_not_carry_the_command_line() -> None:
+    """The server imports neither the command line nor the libraries that it alone uses: no time, no memory."""
+    code = (
+        "import runpy, sys; runpy.run_path('gunicorn.conf.py'); print(*(name for name, module in sys.modules.items() "
+    )
+    code += "if module and (name.split('.')[0] in ('click', 'rich') or name.startswith('app.cli'))))"
+    assert printed_by(code) == "\n"
+
+
+@pytest.mark.slow
+def test_help_does_not_load_what_commands_use() -> None:
+    """A word is completed at once: neither gevent nor rich is imported for it."""
+    code = (
+        "import sys, app.cli.main; print(*(n for n in ('gevent', 'rich', 'falcon', 'structlog') if n in sys.modules))"
+    )
+    assert printed_by(code) == "\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("inference-router ch", ["check"]),
+        ("inference-router replay --queue", ["--queue-size", "--queue-timeout-ms"]),
+        ("inference-router keys ", ["digest", "new"]),
+        ("inference-router completion z", ["zsh"]),
+    ],
+)
+def test_words_are_completed(words: str, wanted: list[str]) -> None:
+    """Commands, options and values, as the script asks for them."""
+    asked = {"_INFERENCE_ROUTER_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = run(environ=asked)
+    assert [line.partition(",")[2] for line in done.out.splitlines()] == wanted
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_scripts(shell: str) -> None:
+    """Each shell gets its script, which asks the program itself."""
+    script = CliRunner().invoke(main.cli, ["completion", shell]).stdout
+    assert f"_INFERENCE_ROUTER_COMPLETE={shell}_complete" in script
+    found = json.loads(CliRunner().invoke(main.cli, ["completion", shell, "--json"]).stdout)
+    assert found["script"] in script
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=20)
+
+
+def test_program_is_installed_by_its_name() -> None:
+    """The package has the command `inference-router`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    module, _, function = project["project"]["scripts"]["inference-router"].partition(":")
+    assert getattr(import_module(module), function) is main.main
+
+
+def test_cells_hold_nothing_that_a_terminal_obeys() -> None:
+    """Clients choose request ids and models: what they write can't clear the screen or forge a line."""
+    assert shown("a\x1b[2J\nb\u202ec") == "a\\u001b[2J\\u000ab\\u202ec"
+
+
+@pytest.mark.parametrize("form", ["toml", "yaml"])
+def test_new_key_is_printed_once_and_the_file_gets_its_digest(form: str) -> None:
+    """The lines are what KEYS_FILE has, whatever is in the names, and the key is not among them."""
+    words = ["keys", "new", "--tenant", "acme", "--id", "acme/1", "--model", "llama", "--model", 'odd "x" # y']
+    done = CliRunner().invoke(main.cli, [*words, "--expires", "2130-01-31T12:00:00+02:00", "--format", form])
+    assert done.exit_code == 0
+    secret, _, lines = done.stdout.partition("\n")
+    (key,) = (tomllib.loads(lines) if form == "toml" else yaml.safe_load(lines))["keys"]
+    assert key == {
+        "id": "acme/1",
+        "sha256": hashlib.sha256(secret.encode()).hexdigest(),
+        "tenant": "acme",
+        "models": ["llama", 'odd "x" # y'],
+        "expires": "2130-01-31T10:00:00Z",
+    }
+    assert secret not in lines + done.stderr
+
+
+def test_keys_differ_and_have_256_random_bits() -> None:
+    """No two are the same, and none is short enough to be guessed: SHA-256 is then enough of a digest."""
+    made = [json.loads(CliRunner().invoke(main.cli, ["keys", "new", "--tenant", "t", "--json"]).stdout) for _ in "12"]
+    assert all(re.fullmatch(r"ir-[A-Za-z0-9_-]{43}", one["secret"]) for one in made)
+    assert made[0]["secret"] != made[1]["secret"]
+    assert made[0]["key"]["id"] != made[1]["key"]["id"]
+
+
+def test_key_that_expires_after_days() -> None:
+    """`--days` counts from now."""
+    done = CliRunner().invoke(main.cli, ["keys", "new", "--tenant", "t", "--days", "90", "--json"])
+    left = datetime.fromisoformat(json.loads(done.stdout)["key"]["expires"]) - datetime.now(UTC)
+    assert timedelta(days=89) < left <= timedelta(days=90)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--expires", "2020-01-01"], "over already"),
+        (["--expires", "soon"], "a date or a time"),
+        (["--expires", "2130-01-01", "--days", "3"], "exclude each other"),
+        (["--id", "a b"], "--id: must be"),
+        (["--days", "0"], "--days"),
+    ],
+)
+def test_key_that_no_file_may_have_is_not_made(options: list[str], said: str) -> None:
+    """What the router would refuse is refused here, before a key is printed."""
+    done = CliRunner().invoke(main.cli, ["keys", "new", "--tenant", "t", *options])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_digest_of_a_key_from_elsewhere() -> None:
+    """It is read from standard input, where no process list shows it, without the line break of `echo`."""
+    done = CliRunner().invoke(main.cli, ["keys", "digest"], input="s3cret\n")
+    assert done.stdout == hashlib.sha256(b"s3cret").hexdigest() + "\n"
+    assert CliRunner().invoke(main.cli, ["keys", "digest"], input="\n").exit_code == 2

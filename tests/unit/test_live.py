@@ -1,0 +1,106 @@
+"""The live events of one worker: made once for all watchers, and not at all without one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+
+from app.api import live
+from app.api.live import LiveFeed
+from app.observability.metrics import Metrics, SharedState
+from tests.support.local_router import LocalRouter
+
+STATE = SharedState(1, 2, 3, 4, 0, 0, ())
+
+
+class Feed:
+    """A feed, and how many events it has made."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.made = 0
+        self.live = LiveFeed(metrics, self._read, lambda _: {"endpoints": []})
+
+    def _read(self) -> SharedState:
+        self.made += 1
+        return STATE
+
+    def watch(self) -> Iterator[bytes]:
+        """Begins to watch; the head is taken."""
+        events = self.live.events()
+        assert next(events).startswith(b"retry:")
+        return events
+
+
+@pytest.fixture
+def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Feed]:
+    """A feed with an event every few milliseconds."""
+    monkeypatch.setattr(live, "INTERVAL_S", 0.005)
+    with LocalRouter(tmp_path) as local:
+        yield Feed(local.router.metrics)
+
+
+def until_stopped(feed: Feed) -> None:
+    """Wait until no greenlet makes events."""
+    with gevent.Timeout(5):
+        while feed.live._produces:
+            gevent.sleep(0.001)
+
+
+def test_watchers_share_each_event(feed: Feed) -> None:
+    """An event is made once, however many watch: each gets the very same bytes."""
+    watchers = [feed.watch() for _ in range(10)]
+    for _ in range(3):
+        assert len({id(next(events)) for events in watchers}) == 1
+    assert feed.made == 3
+    for events in watchers:
+        events.close()  # type: ignore[attr-defined]  # they are generators
+
+
+def test_nothing_is_read_while_nobody_watches(feed: Feed) -> None:
+    """The first watcher starts the reading of metrics, the last one ends it, and the next one starts it again."""
+    gevent.sleep(0.02)
+    assert feed.made == 0
+    for _ in range(2):
+        events = feed.watch()
+        next(events)
+        events.close()  # type: ignore[attr-defined]  # as above
+        until_stopped(feed)
+        made = feed.made
+        gevent.sleep(0.02)
+        assert feed.made == made
+
+
+def test_watcher_that_hangs_skips_events(feed: Feed) -> None:
+    """Nothing is kept for a watcher that does not read: its next event is the newest one."""
+    hung, reads = feed.watch(), feed.watch()
+    first = next(hung)
+    seen = [next(reads) for _ in range(6)]
+    assert seen[0] is first
+    assert next(hung) is seen[-1]
+
+
+def test_events_end_when_the_worker_stops(feed: Feed) -> None:
+    """A worker that is about to end ends the responses of those who watch, so none delays it."""
+    stops = False
+    feed.live.attach(lambda: stops)
+    events = feed.watch()
+    next(events)
+    stops = True
+    with gevent.Timeout(5):
+        assert len(list(events)) <= 1
+    assert not feed.live._produces
+
+
+def test_failed_reading_ends_the_events(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error while an event is made ends the responses, so that watchers ask again; the log has the reason."""
+    events = feed.watch()
+    next(events)
+    monkeypatch.setattr(feed.live, "_read_state", lambda: 1 / 0)
+    with gevent.Timeout(5):
+        assert len(list(events)) <= 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert next(feed.watch())

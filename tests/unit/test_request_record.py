@@ -1,0 +1,160 @@
+"""The record of a request: what was stored is what is read, whatever became of the request."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.admission.permit import Permit
+from app.api.exchange import Exchange
+from app.api.request_recorder import RequestRecorder
+from app.errors import Overload
+from app.observability import request_record
+from app.observability.request_record import Attempted, RequestRecord, words
+from app.routing.candidates import BITS, EJECTED, MILLI, NoAttempt, PoolMembers, Seen, seen_of
+from app.shared_memory.request_ring import RECORDS, RequestRing
+from app.shared_memory.table import name_hash
+from tests.support.forks import Parent
+
+URLS = [f"http://10.0.0.{number}:8000" for number in range(12)]
+HASHES = [name_hash(url) for url in URLS]
+
+
+class Recorded:
+    """A ring, and what the newest record of it says."""
+
+    def __init__(self, parent: Parent) -> None:
+        self.ring = RequestRing(parent.table)
+        self.ring.attach(0)
+        self.recorder = RequestRecorder(self.ring)
+
+    def record(self, exchange: Exchange, total_s: float = 1.5) -> RequestRecord:
+        """Record this exchange, and read it."""
+        self.recorder.record(exchange, total_s)
+        (copy,) = self.ring.copies(lambda _: None)
+        beginnings = request_record.beginnings(copy.now)
+        newest = max(range(len(beginnings)), key=lambda index: beginnings[index].number)
+        assert beginnings[newest].total_s == total_s
+        content = copy.record(newest)
+        assert content is not None
+        return request_record.read(content)
+
+
+@pytest.fixture
+def recorded() -> Iterator[Recorded]:
+    """A ring over a table of its own."""
+    parent = Parent(limit=1)
+    yield Recorded(parent)
+    parent.close()
+
+
+def exchange_of(request_id: str = "an-id", **members: Any) -> Exchange:
+    """An exchange that has ended."""
+    exchange = Exchange({"REQUEST_METHOD": "POST", "PATH_INFO": "/infer", "HTTP_X_REQUEST_ID": request_id})
+    exchange.route, exchange.model, exchange.status = "/infer", "llama", 200
+    for name, value in members.items():
+        setattr(exchange, name, value)
+    return exchange
+
+
+def attempt_at(place: int, code: str, seen: list[int], size: int = 0) -> Any:
+    """What an attempt leaves at one of the endpoints."""
+    pool = PoolMembers(size or len(seen), words(HASHES[: len(seen)]), "p2c")
+    return SimpleNamespace(
+        endpoint=SimpleNamespace(url_hash=HASHES[place]), pool=pool, seen=seen, code=code, took_s=0.25 * (place + 1)
+    )
+
+
+def test_ordinary_request_is_read_as_it_was(recorded: Recorded) -> None:
+    """Times, status, names by their hashes, the cap at that instant, the one attempt, and its choice."""
+    issuer: Any = None
+    exchange = exchange_of(queue_s=0.001, model_s=1.25, permit=Permit(issuer, 64, 12))
+    exchange.attempts.append(attempt_at(1, "200", [3 << BITS, 2 << BITS]))
+    record = recorded.record(exchange)
+    assert (record.started, record.total_s, record.queue_s, record.model_s) == (exchange.started, 1.5, 0.001, 1.25)
+    assert (record.status, record.error, record.rejection) == (200, "", "")
+    assert (record.model, record.route) == (name_hash("llama"), name_hash("/infer"))
+    assert record.overload == Overload("router", 64, 12)
+    assert record.attempts == [Attempted(HASHES[1], "200", 0.5)]
+    assert (record.policy, record.pool_size) == ("p2c", 2)
+    assert [(url, seen_of(seen)) for url, seen in record.candidates] == [
+        (HASHES[0], Seen(3, None, None)),
+        (HASHES[1], Seen(2, None, None)),
+    ]
+    assert record.is_of("an-id")
+
+
+@pytest.mark.parametrize("scope", ["router", "model", "tenant"])
+@pytest.mark.parametrize("expected_ms", [None, 0, 8200, 1 << 40])
+def test_limit_that_was_met_is_read_as_it_was(scope: str, expected_ms: int | None, recorded: Recorded) -> None:
+    """Of whichever scope; a wait that is too long for its word is as long as can be, and never unknown."""
+    overload = Overload(scope, 1_000_000, 999_999, 100_000, expected_ms)
+    record = recorded.record(exchange_of(overload=overload, rejection="queue_full", error="queue_full", status=429))
+    kept = None if expected_ms is None else min(expected_ms, 0xFFFFFFFE)
+    assert record.overload == overload._replace(expected_wait_ms=kept)
+    assert (record.status, record.error, record.rejection) == (429, "queue_full", "queue_full")
+
+
+@pytest.mark.parametrize(
+    "request_id",
+    ["x", "a" * 64, "a" * 65, "a" * 64 + "b", "a" * 128, "c" * 127 + "d"],
+    ids=lambda text: f"{text[-1]}{len(text)}",
+)
+def test_long_ids_that_begin_alike_are_told_apart(request_id: str, recorded: Recorded) -> None:
+    """A record is that of its request only."""
+    others = ["x" * 2, "a" * 63, "a" * 66, "a" * 64 + "c", "a" * 127 + "b", "c" * 128]
+    record = recorded.record(exchange_of(request_id))
+    assert record.is_of(request_id)
+    assert not any(record.is_of(other) for other in others)
+
+
+def test_last_attempts_of_many_are_kept(recorded: Recorded) -> None:
+    """Of six attempts the last four, and what the last choice has seen of the first eight endpoints of twelve."""
+    exchange = exchange_of()
+    codes = ["503", "502", "upstream_unreachable", "429", "upstream_timeout", "200"]
+    for place, code in enumerate(codes):
+        exchange.attempts.append(attempt_at(place, code, [load << BITS for load in range(8)], size=12))
+    record = recorded.record(exchange)
+    assert [each.outcome for each in record.attempts] == codes[-4:]
+    assert [each.endpoint for each in record.attempts] == HASHES[2:6]
+    assert record.pool_size == 12
+    assert [(url, seen >> BITS) for url, seen in record.candidates] == list(zip(HASHES[:8], range(8), strict=True))
+
+
+def test_choice_without_an_endpoint_tells_why(recorded: Recorded) -> None:
+    """No endpoint, its code, and the reason of each."""
+    exchange = exchange_of(error="no_endpoint", status=503)
+    exchange.attempts.append(NoAttempt(PoolMembers(1, words(HASHES[:1]), "least_inflight"), [5 << BITS | EJECTED]))
+    record = recorded.record(exchange)
+    assert record.attempts == [Attempted(0, "no_endpoint", 0.0)]
+    assert [seen_of(seen) for _, seen in record.candidates] == [Seen(5, None, "ejected")]
+
+
+def test_estimated_loads_are_read_as_such(recorded: Recorded) -> None:
+    """What `least_load` compares is no count of requests."""
+    exchange = exchange_of()
+    exchange.attempts.append(attempt_at(0, "200", [2500 << BITS | MILLI]))
+    ((_, seen),) = recorded.record(exchange).candidates
+    assert seen_of(seen) == Seen(None, 2.5, None)
+
+
+def test_nothing_of_an_earlier_record_is_left(recorded: Recorded) -> None:
+    """A record in the place of a fuller one has nothing of it."""
+    full = exchange_of("f" * 100, overload=Overload("model", 5, 5, 5, 5), rejection="queue_full", error="queue_full")
+    full.attempts.append(attempt_at(2, "503", [1 << BITS] * 8))
+    for _ in range(RECORDS):
+        recorded.recorder.record(full, 2.0)
+    record = recorded.record(exchange_of("s"))
+    assert (record.overload, record.error, record.rejection) == (None, "", "")
+    assert (record.attempts, record.candidates, record.policy, record.pool_size) == ([], [], "", 0)
+    assert record.is_of("s")
+
+
+def test_memory_of_the_rings_is_bounded() -> None:
+    """At most 96 MiB, were all slots ever used; nothing before a record is written."""
+    parent = Parent(limit=1)
+    ring = RequestRing(parent.table)
+    assert len(ring.bytes) == 96 << 20
+    assert ring.copies(lambda _: None) == []
+    parent.close()
