@@ -22,6 +22,8 @@ from app.config.settings import Settings
 from app.discovery import dns_source
 from app.discovery.api_server import api_server_in
 from app.discovery.discovery import Discovery
+from app.errors import SettingsError
+from app.net.tls_files import BrokenTlsFiles, TlsContext, TlsFiles, server_context
 from app.observability import metric_files as metric_files_module
 from app.observability import tracing
 from app.observability.metric_files import MetricFiles
@@ -93,6 +95,8 @@ class Router:
     metrics_directory: MetricsDirectory
     models: Models
     tracing: "Tracing | None"
+    tls: TlsContext | None
+    """That of `BIND`, if it takes TLS."""
     application: WSGIApplication
 
     def handover(self) -> str:
@@ -152,6 +156,7 @@ def _build_parts(
         metrics_directory=metrics_directory,
         models=models,
         tracing=traced,
+        tls=_listener_tls(settings),
         application=create_app(settings, dispatcher, metrics, read_state),
     )
 
@@ -177,6 +182,17 @@ def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
         text=metrics.text,
         tracing=traced,
     )
+
+
+def _listener_tls(settings: Settings) -> TlsContext | None:
+    """Returns the TLS of `BIND`, or None without. Raises SettingsError."""
+    if settings.tls_cert_file is None:
+        return None
+    files = TlsFiles(settings.tls_cert_file, settings.tls_key_file or "", settings.tls_client_ca_file or "")
+    try:
+        return TlsContext(files, server_context)
+    except BrokenTlsFiles as error:
+        raise SettingsError(f"TLS_CERT_FILE={settings.tls_cert_file!r}: {error}") from None
 
 
 def _build_models(
