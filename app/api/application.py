@@ -7,7 +7,7 @@ from wsgiref.types import WSGIApplication
 
 import falcon
 
-from app.api import listed_paths
+from app.api import listed_paths, openapi
 from app.api.cors import with_cors
 from app.api.dispatch import Dispatcher
 from app.api.error_responses import ErrorResponses
@@ -44,6 +44,7 @@ def create_app(
     app.add_route("/healthz", HealthzResource())
     app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
     app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
+    app.add_route(openapi.PATH, openapi.OpenApiResource())
     prompts = infer.operation(settings.pod_name, settings.kv_endpoints_masked)
     app.add_route(infer.ROUTE, OperationResource(dispatcher, None, [prompts]))
     for adapter in adapters.PROTOCOLS:
