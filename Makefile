@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test test-compiled test-quick lint type format docs bench bench-quick peers fuzz pins clean help dev prometheus wrk golang
+.PHONY: run observe test test-compiled test-quick lint type format docs bench bench-quick peers fuzz pins clean help dev prometheus wrk golang
 
 # Recipes `exec` what runs long: it is make's own child then, so Ctrl-C and SIGTERM reach it and nothing else.
 
@@ -53,8 +53,12 @@ format: dev  ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-docs: dev  ## rewrite the generated tables of README.md and docs/routing.md
-	@exec $(BIN)/python -m tests.docs.tables
+docs: dev  ## rewrite what is generated: tables of README.md and docs/, and the Grafana dashboard
+	@$(BIN)/python -m tests.docs.tables
+	@exec $(BIN)/python -m tests.docs.dashboard
+
+observe: dev prometheus  ## a router under load, scraped by Prometheus with the alerts; Ctrl-C ends it
+	@exec $(BIN)/python -m tests.bench.observe
 
 bench: dev wrk  ## measure the limiter, counting, overload and balancing; BENCH names others (docs/performance.md)
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python -m "tests.bench.$$name" || exit; done
