@@ -23,8 +23,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test test-compiled test-quick lint type format docs screenshots bench bench-quick peers fuzz pins clean help dev
-.PHONY: prometheus wrk golang chromium
+.PHONY: run observe test test-compiled test-quick lint type format docs screenshots bench bench-quick peers fuzz pins
+.PHONY: clean help dev prometheus wrk golang chromium
 
 # Recipes `exec` what runs long: it is make's own child then, so Ctrl-C and SIGTERM reach it and nothing else.
 
@@ -57,8 +57,12 @@ format: dev  ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-docs: dev  ## rewrite the generated tables of README.md and docs/routing.md
-	@exec $(BIN)/python -m tests.docs.tables
+docs: dev  ## rewrite what is generated: tables of README.md and docs/, and the Grafana dashboard
+	@$(BIN)/python -m tests.docs.tables
+	@exec $(BIN)/python -m tests.docs.dashboard
+
+observe: dev prometheus  ## a router under load, scraped by Prometheus with the alerts; Ctrl-C ends it
+	@exec $(BIN)/python -m tests.bench.observe
 
 screenshots: dev chromium  ## renew those of the status page, in docs/screenshots
 	@exec $(BIN)/python -m tests.docs.screenshots

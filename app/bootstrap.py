@@ -21,11 +21,13 @@ from app.api.application import create_app, records_of
 from app.api.dispatch import Dispatcher
 from app.api.live import LiveFeed
 from app.api.live_facts import LiveFacts
+from app.config.listener_tls import listener_tls
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
 from app.discovery import dns_source
 from app.discovery.api_server import api_server_in
 from app.discovery.discovery import Discovery
+from app.net.tls_files import TlsContext
 from app.observability import metric_files as metric_files_module
 from app.observability import tracing
 from app.observability.metric_files import MetricFiles
@@ -108,6 +110,8 @@ class Router:
     models: Models
     live: LiveFeed
     tracing: "Tracing | None"
+    tls: TlsContext | None
+    """That of `BIND`, if it takes TLS."""
     application: WSGIApplication
 
     def handover(self) -> str:
@@ -169,6 +173,7 @@ def _build_parts(
         models=models,
         live=live,
         tracing=traced,
+        tls=listener_tls(settings),
         application=create_app(settings, dispatcher, metrics, read_state, ring, admin, live),
     )
 

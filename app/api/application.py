@@ -8,7 +8,7 @@ from wsgiref.types import WSGIApplication
 
 import falcon
 
-from app.api import listed_paths
+from app.api import listed_paths, openapi
 from app.api.admin import AdminApi, ConfigResource, EndpointsResource, QueueResource, RoutesResource
 from app.api.admin_access import AdminAccess
 from app.api.admin_requests import RequestRecords, RequestsResource
@@ -63,6 +63,7 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     app.add_route("/healthz", HealthzResource())
     app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
     app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
+    app.add_route(openapi.PATH, openapi.OpenApiResource())
     prompts = infer.operation(settings.pod_name, settings.kv_endpoints_masked)
     app.add_route(infer.ROUTE, OperationResource(dispatcher, None, [prompts]))
     for adapter in adapters.PROTOCOLS:

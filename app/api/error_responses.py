@@ -4,7 +4,7 @@ The form of an error is that of the operation whose route matched, or of its pro
 that of the root below which the path lies. Everywhere else it is a problem document (RFC 9457).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -147,6 +147,11 @@ class ErrorResponses:
         if req.uri_template is None:
             return self._below_roots(req.path)
         return self._of_template.get(req.uri_template, problem.error_body)
+
+
+def statuses() -> Mapping[type[RouterError], HTTPStatus]:
+    """Returns the status of every error that a client may get."""
+    return _STATUS
 
 
 def _detail(req: falcon.Request, status: HTTPStatus) -> str:

@@ -8,10 +8,18 @@ from typing import Any, NamedTuple
 import msgspec
 
 from app.config.cpus import usable_cpus
+from app.config.listener_tls import listener_tls
 from app.config.route_schema import Endpoint, Routes, Version
 from app.config.routes_file import parse_routes
 from app.config.routes_file.source import Mistake
-from app.config.routes_source import RoutesSource, credential_holders, read_file
+from app.config.routes_source import (
+    RoutesSource,
+    check_tls_files,
+    credential_holders,
+    endpoints_of,
+    read_file,
+    tls_files_of,
+)
 from app.config.settings import Settings, load_settings
 from app.errors import RouterError, RoutesError, SettingsError
 from app.server.fd_limits import reserve_connections
@@ -49,15 +57,18 @@ def check(environ: Mapping[str, str]) -> Findings:
     if file and not any(problem.text.startswith("ROUTES_FILE=") for problem in problems):
         routes, wrong = _routes(file)
         problems += wrong
+        if routes is not None:
+            problems += _tls_files(routes, file)
     elif settings is not None:
         routes = RoutesSource(settings, environ).load().routes
     if settings is not None:
         if routes is not None:
             problems += _credentials(settings, environ, routes, file)
-        try:
-            reserve_connections(settings)
-        except SettingsError as error:
-            problems.append(Problem(str(error)))
+        for look in (listener_tls, reserve_connections):
+            try:
+                look(settings)
+            except SettingsError as error:
+                problems.append(Problem(str(error)))
     given = frozenset(name for name in variables() if environ.get(name, "").strip())
     return Findings(settings, given, routes, problems)
 
@@ -98,6 +109,18 @@ def _problems(mistakes: list[Mistake], file: str) -> list[Problem]:
 def _located(text: str, file: str) -> Problem:
     found = re.match(rf"{re.escape(file)}:(\d+): ", text)
     return Problem(text, file, int(found[1]) if found else None)
+
+
+def _tls_files(routes: Routes, file: str) -> list[Problem]:
+    """Returns a problem for the TLS files of every endpoint that can't be used."""
+    problems = []
+    for endpoint in endpoints_of(routes):
+        try:
+            check_tls_files(endpoint)
+        except RoutesError as error:
+            line = _line_of(file, next(name for name in tls_files_of(endpoint).given() if name in str(error)))
+            problems.append(Problem(f"{file}:{line}: {error}", file, line))
+    return list(dict.fromkeys(problems))
 
 
 def _credentials(settings: Settings, environ: Mapping[str, str], routes: Routes, file: str) -> list[Problem]:

@@ -14,11 +14,11 @@ import gevent
 import msgspec
 
 from app.config.addresses import check_url
-from app.config.route_schema import Timeouts
+from app.config.route_schema import Endpoint, Timeouts
 from app.errors import UpstreamError
 from app.native import monotonic
 from app.protocols.event_stream import EventReader
-from app.routing.registry import address_of
+from app.routing.endpoint_connections import address_of
 from app.upstream.pool import Pool
 from app.upstream.resolver import Resolver
 
@@ -102,7 +102,7 @@ class _Load:
     def __init__(self, target: Target, bounds: Bounds, on_end: Callable[[], None]) -> None:
         self.measured = Measured()
         self._target = target
-        self._pool = Pool(address_of(target.url), Resolver())
+        self._pool = Pool(address_of(Endpoint(url=target.url)), Resolver())
         self._left = bounds.requests
         self._stops = False
         self._on_end = on_end

@@ -19,6 +19,7 @@ from app.config.route_values import (
     File,
     Flag,
     HeaderName,
+    HostName,
     ListedPath,
     Name,
     OthersName,
@@ -41,7 +42,10 @@ __all__ = ("Ejection", "Endpoint", "HealthCheck", "LoadReport", "Model", "Routes
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model server."""
+    """One model server.
+
+    The files of TLS are read again when they change, and hold for the connections made from then on.
+    """
 
     url: Annotated[
         Url,
@@ -56,6 +60,23 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     credential_file: Annotated[
         File | None, means("The same from a file, read again when it changes. Not together with `credential_env`.")
+    ] = None
+    ca_file: Annotated[
+        File | None,
+        means("With `https`: the authorities of its certificate, in PEM, in place of the system's."),
+    ] = None
+    client_cert_file: Annotated[
+        File | None,
+        means("With `https`: the router's own certificate, in PEM, where the model server wants one (mutual TLS)."),
+    ] = None
+    client_key_file: Annotated[
+        File | None, means("The key of that certificate, not encrypted. Without it, the key is in `client_cert_file`.")
+    ] = None
+    server_name: Annotated[
+        HostName | None,
+        means(
+            "With `https`: the name that its certificate must have, where that is not the host of `url`. Sent as SNI."
+        ),
     ] = None
     weight: Annotated[
         int,

@@ -72,6 +72,9 @@ Variable = Annotated[
 ]
 Url = Annotated[str, allows("an http:// or https:// URL")]
 File = Annotated[str, allows("an absolute path")]
+HostName = Annotated[
+    str, allows("the name of a host, or its IP address", pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?\Z")
+]
 Flag = Annotated[bool, allows("true or false")]
 Seconds = Annotated[float, above_zero(86_400)]
 Share = Annotated[float, within(0, 1)]

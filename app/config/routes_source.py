@@ -11,6 +11,7 @@ from app.config.route_schema import Endpoint, Model, Routes, Version
 from app.config.routes_file import parse_routes
 from app.config.settings import Settings
 from app.errors import RoutesError
+from app.net.tls_files import BrokenTlsFiles, TlsContext, TlsFiles, client_context
 
 _MAX_FILE_BYTES = 256 << 10
 _MAX_CREDENTIAL_BYTES = 16 << 10
@@ -46,6 +47,8 @@ class RoutesSource:
         # The state is noted before the file is read: a change in between causes one read too many, never one too few.
         self._seen = {**self._seen, self._file: _state(self._file)}
         routes = parse_routes(read_file(self._file), str(self._file))
+        for endpoint in endpoints_of(routes):
+            check_tls_files(endpoint)
         holders = credential_holders(routes)
         secrets = {Path(holder.credential_file) for holder in holders if holder.credential_file is not None}
         self._seen = {self._file: self._seen[self._file], **{file: _state(file) for file in secrets}}
@@ -82,6 +85,21 @@ class RoutesSource:
         # A server that is given twice is one endpoint: as two, it would be ejected without another one being left.
         once = tuple({endpoint.url: endpoint for endpoint in endpoints_of(routes)}.values())
         return Routes(models=(structs.replace(model, versions=(Version(endpoints=once),)),))
+
+
+def tls_files_of(endpoint: Endpoint) -> TlsFiles:
+    """The files of an endpoint's TLS."""
+    return TlsFiles(endpoint.client_cert_file or "", endpoint.client_key_file or "", endpoint.ca_file or "")
+
+
+def check_tls_files(endpoint: Endpoint) -> None:
+    """Raises RoutesError if the files can't be used. Each worker reads them by itself."""
+    files = tls_files_of(endpoint)
+    if files.given():
+        try:
+            TlsContext(files, client_context)
+        except BrokenTlsFiles as error:
+            raise RoutesError(f"the TLS of {endpoint.url}: {error}") from None
 
 
 def endpoints_of(routes: Routes) -> list[Endpoint]:

@@ -6,7 +6,7 @@ from app.protocols import infer, v2
 from app.protocols.adapters import PROTOCOLS
 
 _OWN = (
-    *("/healthz", "/readyz", "/metrics", infer.ROUTE, "/v1/models", "/v1/models/{name:path}"),
+    *("/healthz", "/readyz", "/metrics", "/openapi.json", infer.ROUTE, "/v1/models", "/v1/models/{name:path}"),
     "/admin/{rest:path}",
     *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index", *v2.READY_TEMPLATES),
 )

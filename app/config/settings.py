@@ -146,6 +146,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "A second listener. Only there are `/metrics` and the admin API (docs/admin.md). Probes are on both.",
         ),
     ] = None
+    tls_cert_file: Annotated[
+        str | None,
+        _setting(
+            "the absolute path of a PEM file",
+            "Certificate of `BIND`, and after it those that lead to its authority. When set, `BIND` takes TLS only; "
+            "`ADMIN_BIND` stays without.",
+        ),
+    ] = None
+    tls_key_file: Annotated[
+        str | None,
+        _setting(
+            "the absolute path of a PEM file, not encrypted",
+            "Its key. Unset: it is in `TLS_CERT_FILE`.",
+        ),
+    ] = None
+    tls_client_ca_file: Annotated[
+        str | None,
+        _setting(
+            "the absolute path of a PEM file",
+            "Authorities of the clients' certificates. When set, every client of `BIND` must show one (mutual TLS).",
+        ),
+    ] = None
     graceful_timeout_s: Annotated[
         int,
         _setting("1 to 86400", "Longest time that a drain waits for requests in flight, in seconds.", ge=1, le=86_400),
@@ -245,6 +267,9 @@ def load_settings(environ: Mapping[str, str], cpus: int) -> Settings:
         raise SettingsError(f"ADMIN_BIND={settings.admin_bind!r}: must be on another port than BIND={settings.bind!r}")
     if settings.backends and settings.routes_file:
         raise SettingsError(f"ROUTES_FILE={settings.routes_file!r}: must not be set beside BACKENDS")
+    for variable in ("TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"):
+        if variable in given and settings.tls_cert_file is None:
+            raise SettingsError(f"{variable}={given[variable]!r}: must be set only together with TLS_CERT_FILE")
     return settings
 
 
@@ -273,7 +298,7 @@ def _convert(variable: str, text: str, annotated: Any) -> Any:
             raise ValueError("the ending determines the format")
         if variable in ("BIND", "ADMIN_BIND"):
             return _listen_address(text)
-        if variable == "PROMETHEUS_MULTIPROC_DIR" and not Path(text).is_absolute():
+        if (variable == "PROMETHEUS_MULTIPROC_DIR" or variable.startswith("TLS_")) and not Path(text).is_absolute():
             raise ValueError("must be an absolute path")
         return msgspec.convert(text, annotated, strict=False)
     except ValueError as error:  # msgspec.ValidationError is one

@@ -186,6 +186,14 @@ class TimedSocket:
         count: int = _INT.unpack(ioctl(self.sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
         return count
 
+    def end_tls(self) -> None:
+        """Tell the other side that nothing follows, if this is TLS. What it says to that is not waited for."""
+        if self._tls:
+            try:
+                self.sock.unwrap()
+            except (OSError, ValueError):
+                pass  # it does not respond at once, or the connection has ended
+
     def close(self) -> None:
         """Close the socket, its watchers and its timer."""
         self._reads.close()

@@ -86,6 +86,18 @@ def malformed_requests_logger(settings: Settings) -> Callable[[str, int, str], N
     return record
 
 
+def handshakes_logger(settings: Settings) -> Callable[[str, str], None]:
+    """Returns what logs a TLS handshake that failed, where ACCESS_LOG says that requests are logged."""
+    log = access_logger(settings)
+
+    def record(client: str, detail: str) -> None:
+        if settings.access_log != "off":
+            with suppress(OSError, ValueError):  # nobody reads the log any more
+                log.info("TLS handshake failed", client=client, detail=detail)
+
+    return record
+
+
 def _nowhere(mode: str) -> Any:
     return open(os.devnull, mode)  # for as long as the process lives
 

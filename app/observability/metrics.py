@@ -32,6 +32,7 @@ from app.observability.metric_series import Sample
 from app.observability.metric_text import Format, Lines, accepted_format
 from app.observability.metric_totals import MetricFilesReader
 from app.observability.model_gauges import ModelGauges, ModelState
+from app.observability.tls_metrics import TlsMetrics
 from app.observability.token_metrics import TokenMetrics
 from app.observability.turns import Turns
 
@@ -47,7 +48,6 @@ RELOADS = ("ok", "refused")
 
 _PIECE_BYTES = 1 << 16
 """The page is sent in such pieces: to join and to copy megabytes would be a long turn of the event loop."""
-
 
 INFLIGHT = Family("gauge", "router_inflight_requests", "Permits taken: requests inside the model, over all workers.")
 QUEUED = Family("gauge", "router_queued_requests", "Requests waiting for a permit, over all workers.")
@@ -129,8 +129,6 @@ RELOADED = Family(
     "Changed routes files, by what became of them: published (ok), or refused as invalid.",
     ("result",),
 )
-
-
 DISCOVERED = Family(
     "gauge", "router_discovered_endpoints", "Endpoints that discovery found, those in use now.", ("source",)
 )
@@ -187,6 +185,7 @@ class Metrics:
         self.spans = counts_of(SPANS, SPAN_RESULTS)
         self.reloads = counts_of(RELOADED, RELOADS)
         self.token_metrics = TokenMetrics()
+        self.tls = TlsMetrics()
 
     def count_discovery(self, source: str, result: str) -> None:
         """Count one result of discovery, `ok` or `failed`."""

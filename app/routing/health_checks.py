@@ -21,9 +21,10 @@ import structlog
 from app.config import route_schema
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from app.protocols.adapters import adapter_of
+from app.routing.endpoint_connections import address_of
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.last_errors import LastErrors
-from app.routing.registry import ModelRegistry, address_of
+from app.routing.registry import ModelRegistry
 from app.upstream.connection import Connection
 from app.upstream.resolver import Resolver
 
@@ -158,7 +159,7 @@ def check_endpoint(endpoint: route_schema.Endpoint, path: str, timeout_s: float,
     url = urlsplit(endpoint.url)
     request = f"GET {url.path}{path} HTTP/1.1\r\nhost: {url.netloc}\r\nconnection: close\r\n\r\n".encode()
     try:
-        connection = Connection(address_of(endpoint.url), timeouts, deadline, resolver)
+        connection = Connection(address_of(endpoint), timeouts, deadline, resolver)
         try:
             status = connection.exchange(request, "GET", timeouts, deadline).status
         finally:

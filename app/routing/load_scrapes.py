@@ -17,11 +17,11 @@ import structlog
 
 from app.config import route_schema
 from app.errors import UpstreamError
+from app.routing.endpoint_connections import address_of
 from app.routing.load_formats import MAX_PAGE_BYTES, PageReader, ServerLoad
 from app.routing.load_reports import LoadReports
-from app.routing.registry import ModelRegistry, address_of
+from app.routing.registry import ModelRegistry
 from app.upstream.connection import Connection
-from app.upstream.dialer import Address
 from app.upstream.resolver import Resolver
 
 _MAX_PAUSE_S = 60.0
@@ -72,7 +72,7 @@ class LoadScrapes:
         reason = "it reports none of the metrics that are known"
         report = _EMPTY
         try:
-            report = scrape(endpoint.url, rules, self._registry.resolver)
+            report = scrape(endpoint, rules, self._registry.resolver)
         except UpstreamError as error:
             reason = str(error)
         finally:
@@ -89,17 +89,17 @@ class LoadScrapes:
             _log.warning("endpoint does not report its load", endpoint=endpoint.url, reason=reason)
 
 
-def scrape(url: str, rules: route_schema.LoadReport, resolver: Resolver) -> ServerLoad:
+def scrape(endpoint: route_schema.Endpoint, rules: route_schema.LoadReport, resolver: Resolver) -> ServerLoad:
     """Returns what an endpoint's page of metrics says. Raises UpstreamError."""
     timeout_s = rules.timeout_s
     timeouts = route_schema.Timeouts(connect_s=timeout_s, first_byte_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
     deadline = time.monotonic() + timeout_s
-    address = address_of(url)
-    parts = urlsplit(url)
+    address = address_of(endpoint)
+    parts = urlsplit(endpoint.url)
     host, path = parts.netloc, parts.path + rules.path
     if rules.port is not None:  # another server of the same machine, as Triton's is: the URL's path is not its
         host, path = f"{host.removesuffix(f':{address.port}')}:{rules.port}", rules.path
-        address = Address(address.host, rules.port, address.tls)
+        address = address._replace(port=rules.port)
     request = f"GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/plain\r\nconnection: close\r\n\r\n".encode()
     reader = PageReader()
     connection = Connection(address, timeouts, deadline, resolver)

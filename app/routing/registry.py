@@ -15,11 +15,13 @@ from app.config import route_schema
 from app.config.discovered import Source, expanded, source_of, sources_in
 from app.config.routes_source import Document, counted_as, endpoints_of, names_in, waiting_as
 from app.errors import ModelNotFound, ResponseNotFound
+from app.net.tls_files import TlsContext
 from app.observability.endpoint_gauges import EndpointState
 from app.observability.model_gauges import ModelState
 from app.routing.back_off import pair
 from app.routing.created_responses import CreatedResponses
 from app.routing.endpoint import Endpoint, SharedRouting
+from app.routing.endpoint_connections import pools_of, tls_contexts
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.load_formats import ORCA_REQUEST
 from app.routing.load_reports import stale_ms
@@ -28,7 +30,6 @@ from app.routing.remote_model import RemoteModel
 from app.routing.route_store import RouteStore, cursor_of
 from app.shared_memory.table import name_hash
 from app.simulated.model import SimulatedModel
-from app.upstream.dialer import Address
 from app.upstream.pool import Pool
 from app.upstream.resolver import Resolver
 
@@ -195,6 +196,10 @@ class ModelRegistry:
                 inflight + queued + traffic.excess_milli[shared_id] / 1000,
             )
 
+    def tls_contexts(self) -> list[TlsContext]:
+        """Returns the contexts of the endpoints' TLS that are made of files."""
+        return tls_contexts()
+
     def prune(self) -> None:
         """Close connections that are too old or have been idle for too long."""
         for connections in self._connections.values():
@@ -216,13 +221,7 @@ class ModelRegistry:
             self._build()
             return
         heads = {e: _head(e, secret) for e, secret in zip(endpoints, document.credentials, strict=True)}
-        kept = {
-            url: self._connections.get(url) or Pool(address_of(url), self.resolver)
-            for url in {e.url for e in endpoints}
-        }
-        for url in self._connections.keys() - kept.keys():
-            self._connections[url].close()
-        self._connections = kept
+        self._connections = pools_of(endpoints, self._connections, self.resolver)
         models = {}
         for model in document.routes.models:
             registered = self._registered(model, heads, document.found)
@@ -283,13 +282,6 @@ class ModelRegistry:
         if model.max_concurrency is None:
             return None
         return self._shared.limits.of(self._shared_ids[counted_as(model)], model.max_concurrency)
-
-
-def address_of(url: str) -> Address:
-    """Returns the address of the server of a URL."""
-    parts = urlsplit(url)
-    tls = parts.scheme == "https"
-    return Address(parts.hostname or "", parts.port or (443 if tls else 80), tls)
 
 
 def _head(endpoint: route_schema.Endpoint, credential: str | None) -> str:

@@ -5,6 +5,8 @@ from app.net.timed_socket cimport TimedSocket
 cdef class ClientConnection:
     cdef object __weakref__
     cdef public object state
+    cdef readonly dict facts
+    cdef bint _ends_in_order
     cdef double _since
     cdef double _read_by
     cdef object _arrivals

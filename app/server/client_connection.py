@@ -5,6 +5,8 @@
   that is read must also arrive by the read deadline, so a request that trickles in ends, too.
 - **Unread bodies.** A body that the application did not read (413) is not waited for. The response says `Connection:
   close`, and what still arrives is discarded for a while (`lingering.py`), so that the client can read the response.
+- **The end of TLS** is announced when a connection is closed in order, so that a response which goes to the end of the
+  connection is known to be whole (RFC 8446 section 6.1). `reset` announces nothing.
 - **`Expect: 100-continue`** is answered when the application first reads, so a rejected body need not be sent.
 """
 
@@ -31,6 +33,9 @@ LINGER_GRACE_S = 1.0
 """How long a drain waits for a client to read the rejection of a request that it is still sending."""
 _READ_CHUNK = 1 << 16
 
+Facts = dict[str, str]
+NO_FACTS: Facts = {}
+
 
 class State(Enum):
     """What a connection does.
@@ -51,8 +56,11 @@ _GRACE_S = {State.IDLE: _IDLE_GRACE_S, State.LINGERING: LINGER_GRACE_S}
 class ClientConnection:
     """The socket as gunicorn's parser and response use it, with the state that a drain looks at."""
 
-    def __init__(self, sock: Any, stall_timeout_s: float) -> None:
+    def __init__(self, sock: Any, stall_timeout_s: float, facts: Facts = NO_FACTS) -> None:
         self.state = State.IDLE
+        self.facts = facts
+        """What the environ of each request says of the connection, beside its addresses."""
+        self._ends_in_order = True
         self._since = self._read_by = monotonic()
         self._arrivals: Any = None
         self._stall_timeout_s = stall_timeout_s
@@ -84,6 +92,8 @@ class ClientConnection:
         """Close the connection."""
         if self._arrivals is not None:
             self._arrivals.close()
+        if self._ends_in_order:
+            self._socket.end_tls()
         try:
             self._socket.close()
         except OSError:
@@ -184,6 +194,7 @@ class ClientConnection:
 
     def reset(self) -> None:
         """Make the next close a reset: an orderly one would look like the end of the response."""
+        self._ends_in_order = False
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 

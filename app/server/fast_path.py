@@ -7,8 +7,8 @@ Rules:
 - **Everything else is the parser's.** `parse` returns None, and `request_parser.py` gets the same bytes. Invariant:
   what is ordinary is a subset of what that parser accepts, and is given the same meaning. So the fast path neither
   decides about malformed input nor accepts what is rejected there (tests/e2e/test_equivalence.py compares the two).
-- The limits hold: a head that is longer than one of them is left to the parser. So are connections with hooks, TLS, the
-  PROXY protocol or a Unix socket, and forwarded schemes from trusted peers.
+- The limits hold: a head that is longer than one of them is left to the parser. So are connections with hooks, TLS of
+  gunicorn's own, the PROXY protocol or a Unix socket, and forwarded schemes from trusted peers.
 
 What this saves is measured by tests/bench/tricks.py. gunicorn_h1c, gunicorn's optional parser in C, was tried in place
 of the match. It accepts bare line feeds and folded lines; with the checks that reject those it saved under 2 %.
@@ -92,6 +92,7 @@ class FastPath:
             return None
         return {
             **self._constant,
+            **connection.facts,
             "gunicorn.socket": connection,
             "REMOTE_ADDR": addr[0],
             "REMOTE_PORT": str(addr[1]),

@@ -10,10 +10,13 @@ import contextlib
 import gc
 import os
 import signal
+import ssl
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import structlog
 from gunicorn.arbiter import Arbiter
@@ -23,6 +26,7 @@ from app.bootstrap import Router
 from app.compiled import form
 from app.errors import NoFreeSlot
 from app.observability import logs
+from app.server import tls_renewal
 from app.server.start_lines import start_lines
 from app.server.worker import RouterWorker
 from app.server.worker_context import WorkerContext
@@ -94,6 +98,7 @@ class Hooks:
     def pre_fork(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Claim a slot for the worker that is about to be forked."""
         self._reclaim_forgotten()
+        self._renew_tls(counts=False)
         try:
             claim = self._claims[worker] = self._router.slots.claim()
             self._router.drain.mark(claim.slot)
@@ -131,6 +136,9 @@ class Hooks:
                 stall_timeout_s=float(settings.stall_timeout_s),
                 upload_timeout_s=float(settings.upload_timeout_s),
                 script_name=router.script_name,
+                tls_at=self._tls_at,
+                count_handshake=router.metrics.tls.count_handshake,
+                log_handshake=logs.handshakes_logger(settings),
                 log_malformed=logs.malformed_requests_logger(settings),
                 cross_origin_fields=partial(cors.fields_for, settings.cors_origins),
             )
@@ -151,7 +159,9 @@ class Hooks:
         router.metric_files.reserve_again()
         router.metrics.token_metrics.count_pending()
         router.models.registry.prune()
-        if router.leader.leads():
+        leads = router.leader.leads()
+        self._renew_tls(counts=leads)
+        if leads:
             models = router.models
             models.publisher.republish_if_changed()
             models.discovery.run(models.registry.sources(), models.registry.found())
@@ -160,6 +170,18 @@ class Hooks:
             router.demand.measure(models.registry.model_ids().values(), time.monotonic())
         else:
             router.models.discovery.stop()
+
+    def _tls_at(self, address: Any) -> Callable[[], ssl.SSLContext] | None:
+        """See WorkerContext. The admin listener has none: probes and scrapes come from within the cluster."""
+        tls, admin_port = self._router.tls, self._router.settings.admin_port
+        if tls is None or (isinstance(address, tuple) and str(address[1]) == admin_port):
+            return None
+        return lambda: tls.current
+
+    def _renew_tls(self, *, counts: bool) -> None:
+        router = self._router
+        own = () if router.tls is None else (router.tls,)
+        tls_renewal.renew((*own, *router.models.registry.tls_contexts()), router.metrics.tls if counts else None)
 
     def _before_exit(self, seconds: float) -> None:
         """Count and export what the last requests left. gunicorn kills a worker that sends no heartbeat for 30 s."""

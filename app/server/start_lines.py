@@ -17,15 +17,16 @@ def start_lines(settings: Settings, models: Sequence[str]) -> tuple[str, str, st
     shown = ", ".join(models[:_MOST_MODELS])
     more = f" and {len(models) - _MOST_MODELS} more" if len(models) > _MOST_MODELS else ""
     page = "none: set ADMIN_BIND" if settings.admin_bind is None else f"{url_of(settings.admin_bind)}/"
+    listening = url_of(settings.bind, tls=settings.tls_cert_file is not None)
     release = f"inference-router {metadata.version('inference-router')}, {form()}"
     return (
-        f"listening  {url_of(settings.bind)} with {workers} worker{'s' * (workers != 1)} ({release})",
+        f"listening  {listening} with {workers} worker{'s' * (workers != 1)} ({release})",
         f"serving    {shown}{more}: {settings.max_concurrency} requests at a time, {waiting}",
         f"page       {page}",
     )
 
 
-def url_of(bind: str) -> str:
+def url_of(bind: str, *, tls: bool = False) -> str:
     """Returns the URL at which this machine reaches what listens on host:port."""
     host, _, port = bind.rpartition(":")
-    return f"http://{_ANY.get(host, host)}:{port}"
+    return f"http{'s' * tls}://{_ANY.get(host, host)}:{port}"

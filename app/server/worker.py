@@ -10,6 +10,8 @@ request, see `request_parser.py`. HTTP/2 and h2c are not supported.)
 - **Accepting during a drain.** A worker that makes way for another one stops accepting at once. When the whole server
   drains, workers with requests in progress go on accepting, so that `/readyz` can return 503; the application rejects
   new requests.
+- **TLS** has its own files, which are read again when they change (`tls_handshake.py`); gunicorn's options for TLS
+  still work.
 - **Pacing.** Only so many requests may begin in one cycle of the event loop (`pacing.py`). GET and HEAD, the methods of
   probes and scrapes, are not paced.
 
@@ -39,11 +41,12 @@ from gunicorn.workers.ggevent import GeventWorker
 from app.errors import ClientGone, RouterError
 from app.net.peer_address import unmapped
 from app.server import listeners, malformed
-from app.server.client_connection import ClientConnection, RequestBody, Response, State
+from app.server.client_connection import NO_FACTS, ClientConnection, Facts, RequestBody, Response, State
 from app.server.fast_path import FastPath, Request, ResponseWriter
 from app.server.lingering import Lingering
 from app.server.pacing import RequestPacer
 from app.server.request_parser import StrictParser
+from app.server.tls_handshake import after_handshake
 from app.server.worker_context import WorkerContext
 
 _HEARTBEAT_S = 1.0
@@ -62,7 +65,6 @@ class RouterWorker(GeventWorker):
         self._pacer: RequestPacer
         self._fast_path: FastPath
         self._lingering: Lingering
-        self._tls: ssl.SSLContext | None = None
         self._idle_s = 0.0
 
     def enter(self, context: WorkerContext) -> None:
@@ -80,12 +82,11 @@ class RouterWorker(GeventWorker):
         self._pacer = RequestPacer()
         self._fast_path = FastPath(self.cfg, self._context.script_name)
         self._idle_s = float(self.cfg.keepalive or self._context.stall_timeout_s)
-        self._tls = ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._lingering = Lingering(self.worker_connections)
         servers = [
             listeners.serve(
                 listener,
-                partial(self.handle, listener.getsockname()),
+                self._handler_at(listener.getsockname()),
                 self.worker_connections,
                 self._context.connection_counts,
             )
@@ -131,17 +132,24 @@ class RouterWorker(GeventWorker):
             self._connection_ended.wait(_DRAIN_STEP_S)
             self.notify()
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+    def _handler_at(self, address: Any) -> Callable[[Any, Any], None]:
+        """Returns what serves the connections that are accepted at this address."""
+        current = self._context.tls_at(address)
+        if self.cfg.is_ssl:
+            gunicorns = ssl_context(self.cfg)
+            current = lambda: gunicorns  # noqa: E731
+        if current is None:
+            return partial(self.handle, address)
+        return partial(after_handshake(self.handle, current, self._context, self._answer_malformed), address)
+
+    def handle(self, listener: Any, client: Any, addr: Any, facts: Facts = NO_FACTS) -> None:
         """Serve one connection, from accept to close.
 
-        `listener` is the address that it was accepted at: the listening socket may be closed by now.
+        `listener` is the address that it was accepted at: the listening socket may be closed by now. `facts` is what
+        the environs say of the connection beside that.
         """
-        if self._tls is not None:
-            client = self._shake_hands(client, self._tls)
-            if client is None:
-                return
         addr = (unmapped(addr[0]), *addr[1:]) if isinstance(addr, tuple) else addr
-        connection = ClientConnection(client, self._context.stall_timeout_s)
+        connection = ClientConnection(client, self._context.stall_timeout_s, facts)
         self._connections.add(connection)
         base = self._fast_path.environ_of(connection, listener, addr)
         data, rest, keep = b"", b"", True
@@ -164,18 +172,6 @@ class RouterWorker(GeventWorker):
             connection.close()
             self._connections.discard(connection)
             self._connection_ended.set()
-
-    def _shake_hands(self, client: Any, tls: ssl.SSLContext) -> Any:
-        """Returns the client's connection under TLS, or None if the handshake fails or takes too long."""
-        client = tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
-        try:
-            with gevent.Timeout(self._context.stall_timeout_s, TimeoutError):  # however steadily it trickles
-                client.do_handshake()
-        except OSError as error:  # TimeoutError and ssl.SSLError are subclasses
-            self.log.debug("TLS handshake failed: %s", error)
-            client.close()
-            return None
-        return client
 
     def _serve_ordinary(self, connection: ClientConnection, request: Request) -> tuple[bool, bytes]:
         """Serve a request that the fast path has parsed.
@@ -247,6 +243,7 @@ class RouterWorker(GeventWorker):
         try:
             self.cfg.pre_request(self, req)
             response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, Response, (self._stops,))
+            environ.update(sock.facts)
             body = environ["wsgi.input"] = response.request_body = RequestBody(req, sock, continue_first)
             environ["wsgi.multithread"] = True
             self._count_request()

@@ -1,7 +1,8 @@
 """What gunicorn's hooks hand to a worker."""
 
+import ssl
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app.shared_memory.connection_counts import ConnectionCounts
 
@@ -23,6 +24,12 @@ class WorkerContext(NamedTuple):
     """How long a body may take to arrive."""
     script_name: str = ""
     """The environment variable SCRIPT_NAME."""
+    tls_at: Callable[[Any], Callable[[], ssl.SSLContext] | None] = lambda address: None
+    """Returns what returns the current TLS context, for the connections that are accepted at an address; or None."""
+    count_handshake: Callable[[str], object] = lambda reason: None
+    """Called when a TLS handshake fails, with the reason."""
+    log_handshake: Callable[[str, str], object] = lambda client, detail: None
+    """Called with the client's address and what is wrong, where no response tells it."""
     log_malformed: Callable[[str, int, str], object] = lambda client, status, detail: None
     """Called with the client's address, the status and the detail of the response to a malformed request."""
     cross_origin_fields: Callable[[str], list[tuple[str, str]]] = lambda origin: []

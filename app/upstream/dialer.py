@@ -11,7 +11,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from gevent.select import poll
 from app.errors import UpstreamUnreachable
 from app.net.tcp_keepalive import keep_alive
 from app.net.timed_socket import TimedSocket
+from app.net.tls_files import BrokenTlsFiles, TlsContext, TlsFiles, client_context
 from app.upstream.resolver import Resolver, SocketAddress
 
 _PlainSocket = get_original("socket", "socket")
@@ -41,6 +42,10 @@ class Address(NamedTuple):
     host: str
     port: int
     tls: bool = False
+    files: TlsFiles = TlsFiles()
+    """Whom to trust, and who to be, beside what is usual."""
+    server_name: str = ""
+    """The name that its certificate must have; "": that of the host."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -58,10 +63,12 @@ def dial(
     on_resolved()
     try:
         sock, host = _connect_first(addresses[:MOST_ADDRESSES], address.port, deadline)
-        return (_with_tls(sock, address.host, deadline) if address.tls else TimedSocket(sock)), host
+        return (_with_tls(sock, address, deadline) if address.tls else TimedSocket(sock)), host
     except TimeoutError as error:
         resolver.doubt(address.host)
         raise UpstreamUnreachable(f"{address}: not connected within {within:.3g} s") from error
+    except BrokenTlsFiles as error:
+        raise UpstreamUnreachable(f"{address}: {error}", not_tried=True) from error
     except OSError as error:
         resolver.doubt(address.host)
         raise UpstreamUnreachable(f"{address}: {error}", not_tried=error.errno in _OWN_TROUBLE) from error
@@ -141,13 +148,13 @@ def _begin(address: SocketAddress, port: int) -> Any:
     return sock
 
 
-def _with_tls(sock: Any, host: str, deadline: float) -> TimedSocket:
+def _with_tls(sock: Any, address: Address, deadline: float) -> TimedSocket:
     made = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())  # as gevent's TLS sockets take it
     try:
         made.setblocking(False)
-        made = _tls_context().wrap_socket(
+        made = _context_of(address.files).wrap_socket(
             made,
-            server_hostname=host,
+            server_hostname=address.server_name or address.host,
             do_handshake_on_connect=False,
             suppress_ragged_eofs=False,  # without TLS's own end, a response may be cut short
         )
@@ -166,6 +173,28 @@ def _with_tls(sock: Any, host: str, deadline: float) -> TimedSocket:
 @cache
 def _tls_context() -> ssl.SSLContext:
     """Certificates are verified against the system's authorities, or those of SSL_CERT_FILE."""
-    context = ssl.create_default_context()
-    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # set by Python before 3.11.4; see suppress_ragged_eofs above
-    return context
+    return client_context(TlsFiles())
+
+
+_contexts: dict[TlsFiles, TlsContext] = {}
+
+
+def _context_of(files: TlsFiles) -> ssl.SSLContext:
+    """Returns the context of these files. Raises BrokenTlsFiles if there never was one."""
+    if files == TlsFiles():
+        return _tls_context()
+    context = _contexts.get(files)
+    if context is None:
+        context = _contexts[files] = TlsContext(files, client_context)
+    return context.current
+
+
+def contexts() -> list[TlsContext]:
+    """Returns the contexts that are in use and made of files, so that they can be made again."""
+    return list(_contexts.values())
+
+
+def forget_contexts(needed: Collection[TlsFiles]) -> None:
+    """Forget the contexts of all other files: nothing is to be heard of these any more."""
+    for files in _contexts.keys() - set(needed):
+        del _contexts[files]

@@ -12,7 +12,7 @@ cdef class Response:
 
 
 cdef class Pool:
-    cdef object _address
+    cdef readonly object address
     cdef object _resolver
     cdef object _idle
     cdef object _hosts

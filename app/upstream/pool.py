@@ -72,7 +72,7 @@ class Pool:
     """
 
     def __init__(self, address: Address, resolver: Resolver) -> None:
-        self._address = address
+        self.address = address
         self._resolver = resolver
         self._idle: deque[Connection] = deque()
         self._hosts: frozenset[str] = frozenset()
@@ -83,7 +83,7 @@ class Pool:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._idle)} idle"
-        return f"<Pool {self._address} {state}>"
+        return f"<Pool {self.address} {state}>"
 
     def send(  # noqa: PLR0913, PLR0917  # all that a request is
         self,
@@ -112,7 +112,7 @@ class Pool:
             except ConnectionClosedUnanswered as error:
                 if not sender.may_repeat():
                     raise UpstreamBroken("it closed a kept connection, and the retry budget is used up") from error
-        connection = Connection(self._address, timeouts, deadline, self._resolver, sender.contacts_server)
+        connection = Connection(self.address, timeouts, deadline, self._resolver, sender.contacts_server)
         # Connections that were made together must not be renewed together.
         age_s = timeouts.connection_max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311
         connection.expires_at = monotonic() + age_s
@@ -142,7 +142,7 @@ class Pool:
         self._close_idle()
         if self._idle or self._in_use:
             self._in_use = False
-            self._hosts = self._resolver.hosts(self._address.host)
+            self._hosts = self._resolver.hosts(self.address.host)
             now = monotonic()
             for connection in [one for one in self._idle if self._is_outdated(one, now)]:
                 self._idle.remove(connection)

@@ -19,7 +19,7 @@ from app.config import route_schema, route_values, routes_source
 from app.config.routes_file.value_types import ValueType, members
 from app.config.settings import Settings
 from app.errors import RouterError
-from app.observability import endpoint_gauges, model_gauges, token_metrics
+from app.observability import endpoint_gauges, model_gauges, tls_metrics, token_metrics
 from app.observability import metrics as metrics_module
 from app.observability.metric_families import Family
 from app.protocols import anthropic, infer, openai, v2
@@ -42,7 +42,7 @@ from tests.support.malformed import MALFORMED
 
 FAMILIES = [
     one
-    for module in (metrics_module, endpoint_gauges, model_gauges, token_metrics)
+    for module in (metrics_module, endpoint_gauges, model_gauges, tls_metrics, token_metrics)
     for one in vars(module).values()
     if isinstance(one, Family)
 ]

@@ -1,11 +1,9 @@
 """Where our worker meets gunicorn: drain, PROXY protocol, TLS, hooks, worker_connections, frozen objects."""
 
 import http.client
-import ipaddress
 import json
 import signal
 import socket
-import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,15 +12,13 @@ from pathlib import Path
 
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from app.server.client_connection import _IDLE_GRACE_S
 from tests.support import frozen_wsgi
-from tests.support.certificates import certificate
 from tests.support.clients import CHAT, raw_request, read_to_end, readable
 from tests.support.gate import Gate
 from tests.support.router import Router, free_port, until
+from tests.support.tls_router import TlsRouter
 
 pytestmark = pytest.mark.slow
 
@@ -164,48 +160,19 @@ def test_proxy_line_of_a_stranger_is_refused(start: Start) -> None:
     assert logged(router, "/infer") == []
 
 
-class TlsRouter(Router):
-    """A router that is asked over TLS only, with a certificate of its own."""
-
-    def __init__(self, folder: Path, **settings: object) -> None:
-        self.certificate = folder / "certificate.pem"
-        key_path = folder / "key.pem"
-        made, key = certificate("router", [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        pem, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
-        self.certificate.write_bytes(made.public_bytes(pem))
-        key_path.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password))
-        options = ("--certfile", str(self.certificate), "--keyfile", str(key_path))
-        super().__init__(folder, None, options, None, **settings)
-        self.url = f"https://127.0.0.1:{self.port}"
-
-    def ready(self) -> bool:
-        """See Router."""
-        try:
-            return self.session().get(f"{self.url}/readyz", timeout=5).status_code == 200
-        except requests.RequestException:
-            return False
-
-    def session(self) -> requests.Session:
-        """A client that trusts the certificate and nothing else."""
-        session = requests.Session()
-        session.trust_env = False
-        session.verify = str(self.certificate)
-        session.headers["Connection"] = "close"
-        return session
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRouter]:
-    """One for all tests of TLS."""
+@pytest.fixture(scope="module", params=["the router's", "gunicorn's"])
+def tls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRouter]:
+    """One for all tests of TLS, by the settings of either."""
+    options = () if request.param == "gunicorn's" else None
     folder = tmp_path_factory.mktemp("tls")
-    router = TlsRouter(folder, WEB_CONCURRENCY=1, STALL_TIMEOUT_S=1, SIMULATED_LATENCY_MS=1)
+    router = TlsRouter(folder, options=options, WEB_CONCURRENCY=1, STALL_TIMEOUT_S=1, SIMULATED_LATENCY_MS=1)
     with router:
         yield router
 
 
 def test_tls_listener_serves_several_requests_on_one_connection(tls: TlsRouter) -> None:
     """Over TLS a connection is kept as it is without: ordinary and chunked bodies, one after the other."""
-    context = ssl.create_default_context(cafile=str(tls.certificate))
+    context = tls.context()
     with connect(tls.port) as plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as sock:
         assert [ask(sock, request) for request in (DECLARED, DECLARED, CHUNKED, PROBE)] == [200] * 4
 
@@ -241,7 +208,7 @@ def test_reader_that_does_not_read_over_tls_holds_up_nobody(tls: TlsRouter) -> N
     """An answer that nobody takes over TLS waits like any other: the worker serves on, and the client is cut off."""
     body = {"model": "simulated", "stream": True, "messages": [{"role": "user", "content": "one " * 100_000}]}
     content = json.dumps(body).encode()
-    context = ssl.create_default_context(cafile=str(tls.certificate))
+    context = tls.context()
     with connect(tls.port) as plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as deaf:
         deaf.sendall(
             b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(content)) + content

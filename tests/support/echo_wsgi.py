@@ -39,7 +39,7 @@ def document(environ: _Environ, body: bytes) -> bytes:
         *("SERVER_NAME", "wsgi.url_scheme", "wsgi.multithread", "wsgi.multiprocess", "wsgi.version"),
     )
     saw = {name: environ.get(name) for name in names}
-    saw |= {name: value for name, value in environ.items() if name.startswith(("HTTP_", "CONTENT_"))}
+    saw |= {name: value for name, value in environ.items() if name.startswith(("HTTP_", "CONTENT_", "router."))}
     return json.dumps({**saw, "body": base64.b64encode(body).decode()}, sort_keys=True).encode()
 
 

@@ -20,6 +20,7 @@ class Wire:
         self.pieces = list(pieces)
         self.asked: list[int] = []
         self.sent: list[bytes] = []
+        self.facts: dict[str, str] = {}
 
     def recv(self, size: int) -> bytes:
         self.asked.append(size)

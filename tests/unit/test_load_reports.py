@@ -126,9 +126,9 @@ def test_page_is_scraped() -> None:
     """From the path that is set, on a port of its own if one is set."""
     with ScriptedServer(answer(response(PAGE))) as server:
         url = f"http://127.0.0.1:{server.port}/base"
-        assert scrape(url, RULES, Resolver()) == ServerLoad(2, 5, 0.5)
+        assert scrape(routes.Endpoint(url=url), RULES, Resolver()) == ServerLoad(2, 5, 0.5)
         elsewhere = routes.LoadReport(port=server.port, path="/m")
-        assert scrape("http://127.0.0.1:1/base", elsewhere, Resolver()) == ServerLoad(2, 5, 0.5)
+        assert scrape(routes.Endpoint(url="http://127.0.0.1:1/base"), elsewhere, Resolver()) == ServerLoad(2, 5, 0.5)
     heads = [head.split(b"\r\n")[:2] for _, head in server.seen]
     host = b"host: 127.0.0.1:%d" % server.port
     assert heads == [[b"GET /base/metrics HTTP/1.1", host], [b"GET /m HTTP/1.1", host]]
@@ -155,10 +155,10 @@ def test_hostile_pages_end_in_time() -> None:
     with ScriptedServer(drip, flood, answer_and_close(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")) as server:
         url = f"http://127.0.0.1:{server.port}"
         with pytest.raises(UpstreamError):
-            scrape(url, RULES, Resolver())
-        assert scrape(url, routes.LoadReport(timeout_s=20), Resolver()) == ServerLoad(2, 5, 0.5)
+            scrape(routes.Endpoint(url=url), RULES, Resolver())
+        assert scrape(routes.Endpoint(url=url), routes.LoadReport(timeout_s=20), Resolver()) == ServerLoad(2, 5, 0.5)
         with pytest.raises(UpstreamError):
-            scrape(url, RULES, Resolver())
+            scrape(routes.Endpoint(url=url), RULES, Resolver())
 
 
 def test_others_run_while_a_page_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_others_run_while_a_page_is_read(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     monkeypatch.setattr(load_scrapes, "Connection", lambda *_: connection)
     beside = gevent.spawn(count_turns)
-    assert scrape("http://127.0.0.1:1", RULES, Resolver()) == ServerLoad()
+    assert scrape(routes.Endpoint(url="http://127.0.0.1:1"), RULES, Resolver()) == ServerLoad()
     beside.kill()
     assert turns >= 20 + 18
 

@@ -45,6 +45,8 @@ FAMILIES = {
     "router_retries": "counter",
     "router_routes_reloads": "counter",
     "router_trace_spans": "counter",
+    "router_tls_handshake_failures": "counter",
+    "router_tls_reloads": "counter",
     "router_endpoint_inflight": "gauge",
     "router_endpoint_up": "gauge",
     "router_request_duration_seconds": "histogram",

@@ -11,7 +11,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.local_router import LocalRouter
-from tests.support.ops import OPS, Object, one, overlay
+from tests.support.ops import OPS, ROOT, Object, one, overlay
 
 ADAPTER_RULE = OPS / "prometheus/adapter-rule.yaml"
 ALERTS = OPS / "prometheus/alerts.yaml"
@@ -40,16 +40,20 @@ def _promtool(*arguments: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Every series that the application shows, and the names of its labels: after one request to a simulated model,
-    and of a model that is scaled to zero.
+    """Every series that the application shows, and the names of its labels: after two requests to a simulated model,
+    of a model that is scaled to zero, and of one with an endpoint.
     """
+    stream = '{"model": "simulated", "stream": true, "messages": [{"role": "user", "content": "a b"}]}'
     with LocalRouter(tmp_path_factory.mktemp("ops"), SIMULATED_LATENCY_MS="0") as local:
         assert local.ask("POST", "/infer", '{"prompt": "p"}').status == 200
+        assert local.ask("POST", "/v1/chat/completions", stream).status == 200
         page = local.ask("GET", "/metrics").body
     routes = tmp_path_factory.mktemp("ops") / "routes.toml"
     routes.write_text(ROUTES)
     with LocalRouter(routes.parent, ROUTES_FILE=str(routes), QUEUE_SIZE="1") as local:
         pages = [page, local.ask("GET", "/metrics").body]
+    with LocalRouter(tmp_path_factory.mktemp("endpoint"), BACKENDS="http://127.0.0.1:1") as local:
+        pages.append(local.ask("GET", "/metrics").body)
     families = [family for each in pages for family in text_string_to_metric_families(each)]
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 
@@ -89,14 +93,24 @@ def test_alert_rules_are_valid() -> None:
     _promtool("check", "rules", ALERTS)
 
 
+def _alerts() -> list[str]:
+    """The names of the alerts, in order."""
+    return [rule["alert"] for group in _load(ALERTS)["groups"] for rule in group["rules"] if "alert" in rule]
+
+
+def test_every_alert_has_a_runbook_entry() -> None:
+    """docs/operations.md has a section for each alert, in the same order, and for no other."""
+    sections = re.findall(r"^### (Router\w+)$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    assert sections == _alerts()
+
+
 def test_alerts_fire_when_they_should() -> None:
     """Each alert is shown to fire in trouble and to keep quiet in health."""
     fires: dict[bool, set[str]] = {True: set(), False: set()}
     for test in _load(ALERTS_TEST)["tests"]:
         for case in test["alert_rule_test"]:
             fires[bool(case.get("exp_alerts"))].add(case["alertname"])
-    (group,) = _load(ALERTS)["groups"]
-    assert fires[True] == fires[False] == {rule["alert"] for rule in group["rules"]}
+    assert fires[True] == fires[False] == set(_alerts())
     _promtool("test", "rules", ALERTS_TEST)
 
 

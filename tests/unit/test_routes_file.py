@@ -115,7 +115,9 @@ MEMBERS = [
 URL = " is not a model server's: "
 PASSWORD = URL + "a URL must hold no credentials; a routes file takes credential_env or credential_file"
 SCHEME = URL + "a URL must begin with http:// or https://"
-ENDPOINT_MEMBERS = "url, credential_env, credential_file, weight"
+ENDPOINT_MEMBERS = (
+    "url, credential_env, credential_file, ca_file, client_cert_file, client_key_file, server_name, weight"
+)
 HOST = URL + "the host must be"
 PORT = URL + "the port must be a number from 1 to 65535"
 PATH = URL + "a URL may have a path, without a slash at its end, and no query or fragment"
@@ -157,7 +159,7 @@ ENDPOINTS = [
     ('{ url = "http://user:SECRET@h" }', ".url" + PASSWORD),
     (
         '{ "http://user:SECRET@h" = 1 }',
-        " has a key that is no member's name: url, credential_env, credential_file, weight may",
+        f" has a key that is no member's name: {ENDPOINT_MEMBERS} may",
     ),
     ("{}", " must have url"),
     ("1", " must be a table, not a whole number"),
@@ -165,10 +167,18 @@ ENDPOINTS = [
     ("{ url = 1 }", ".url must be an http:// or https:// URL, not a whole number"),
     (
         '{ url = "http://h", share = 1 }',
-        ".share is no member: url, credential_env, credential_file, weight may be there",
+        f".share is no member: {ENDPOINT_MEMBERS} may be there",
     ),
     ('{ url = "http://h", credential_env = "1A" }', ".credential_env must be the name of a variable"),
     ('{ url = "http://h", credential_file = "token" }', ".credential_file must be an absolute path"),
+    ('{ url = "http://h", ca_file = "/a" }', ".ca_file must be there only with an https:// URL"),
+    ('{ url = "http://h", server_name = "a" }', ".server_name must be there only with an https:// URL"),
+    ('{ url = "https://h", ca_file = "a" }', ".ca_file must be an absolute path"),
+    ('{ url = "https://h", server_name = "a b" }', ".server_name must be the name of a host, or its IP address"),
+    (
+        '{ url = "https://h", client_key_file = "/a" }',
+        ".client_key_file must be there only together with client_cert_file",
+    ),
     (
         '{ url = "http://h", credential_env = "A", credential_file = "/a" }',
         ".credential_file must not be there together with credential_env",

@@ -36,6 +36,9 @@ DEFAULTS = {
     "WEB_CONCURRENCY": 3,  # the cores that the tests give
     "BIND": "0.0.0.0:8080",
     "ADMIN_BIND": None,
+    "TLS_CERT_FILE": None,
+    "TLS_KEY_FILE": None,
+    "TLS_CLIENT_CA_FILE": None,
     "GRACEFUL_TIMEOUT_S": 30,
     "KEEPALIVE_S": 75,
     "STALL_TIMEOUT_S": 30,
@@ -269,6 +272,15 @@ def test_metrics_directory_is_an_absolute_path() -> None:
 def test_pod_is_pod_name_else_hostname(environ: dict[str, str], pod: str | None) -> None:
     """POD_NAME says which pod answers; HOSTNAME serves where it is unset."""
     assert load(**environ).pod_name == pod
+
+
+def test_tls_files_are_absolute_and_belong_to_a_certificate() -> None:
+    """A path that depends on the folder of the start is refused, and so are a key and an authority by themselves."""
+    settings = load(TLS_CERT_FILE="/c", TLS_KEY_FILE="/k", TLS_CLIENT_CA_FILE="/a")
+    assert (settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file) == ("/c", "/k", "/a")
+    assert refusal(TLS_CERT_FILE="c").startswith("TLS_CERT_FILE='c': must be the absolute path of a PEM file")
+    for variable in ("TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"):
+        assert refusal(**{variable: "/x"}) == f"{variable}='/x': must be set only together with TLS_CERT_FILE"
 
 
 @pytest.mark.parametrize("text", ADDRESSES)

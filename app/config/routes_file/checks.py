@@ -10,6 +10,8 @@ from app.config.route_values import NAME_PATTERN, NAME_RULE
 from app.config.routes_file.source import SOURCES, Path, Source
 from app.config.served_paths import is_served
 
+TLS_MEMBERS = ("ca_file", "client_cert_file", "client_key_file", "server_name")
+
 
 def check_routes(source: Source, routes: Routes) -> None:
     """Report every rule that is broken."""
@@ -24,6 +26,7 @@ def check_routes(source: Source, routes: Routes) -> None:
     for index, model in enumerate(routes.models):
         _check_model(source, model, ("models", index))
     _check_fallbacks(source, routes)
+    _check_tls_of_urls(source, routes)
 
 
 def _claim(source: Source, taken: dict[str, str], name: str, path: Path) -> None:
@@ -152,6 +155,30 @@ def _check_credential(holder: Version | Endpoint) -> None:
         raise _Misplaced("credential_file", "must be an absolute path")
 
 
+def _check_tls(endpoint: Endpoint) -> None:
+    given = [member for member in TLS_MEMBERS if getattr(endpoint, member) is not None]
+    if given and not endpoint.url.startswith("https://"):
+        raise _Misplaced(given[0], "must be there only with an https:// URL")
+    if endpoint.client_key_file is not None and endpoint.client_cert_file is None:
+        raise _Misplaced("client_key_file", "must be there only together with client_cert_file")
+    for member in given:
+        if member.endswith("_file") and not getattr(endpoint, member).startswith("/"):
+            raise _Misplaced(member, "must be an absolute path")
+
+
+def _check_tls_of_urls(source: Source, routes: Routes) -> None:
+    """Connections are kept by URL: wherever one stands, its TLS must be the same."""
+    known: dict[str, tuple[tuple[str | None, ...], str]] = {}
+    for index, model in enumerate(routes.models):
+        for number, version in enumerate(model.versions):
+            for place, endpoint in enumerate(version.endpoints):
+                path = ("models", index, "versions", number, "endpoints", place, "url")
+                tls = tuple(getattr(endpoint, member) for member in TLS_MEMBERS)
+                before, where = known.setdefault(endpoint.url, (tls, source.shown(path)))
+                if before != tls:
+                    raise source.error(path, f"is the same as {where}: {', '.join(TLS_MEMBERS)} must be the same, too")
+
+
 def _check_names_in_paths(source: Source, model: Model, path: Path) -> None:
     """Paths of v2 hold the names of models: the model's own to the router, and the server's to the endpoints."""
     if any("/" in name for name in (model.name, *model.aliases)):
@@ -196,6 +223,7 @@ def _check_endpoints(source: Source, version: Version, path: Path) -> None:
         seen[address] = source.shown((*where, "url"))
         try:
             _check_credential(endpoint)
+            _check_tls(endpoint)
         except _Misplaced as error:
             source.report((*where, error.member), str(error))
 

@@ -1,0 +1,73 @@
+"""The Grafana dashboard: it is the one that the metrics make, and each of its queries finds data."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.docs import dashboard
+from tests.docs.tables import FAMILIES
+from tests.e2e.test_prometheus import Prometheus
+from tests.support.clients import CHAT
+from tests.support.router import Router, free_port, until
+
+pytestmark = pytest.mark.slow
+
+OF_DISCOVERY = ("router_discovered_endpoints", "router_discovery_results_total", "router_endpoint_wait_requests")
+"""What only routes have whose endpoints are found by DNS or Kubernetes; tests/e2e/test_discovery.py has those."""
+
+
+def test_dashboard_is_the_one_that_the_metrics_make() -> None:
+    """`python -m tests.docs.dashboard` was run after a metric changed; every panel has a place of its own."""
+    assert dashboard.FILE.read_text() == dashboard.render()
+    panels = json.loads(dashboard.FILE.read_text())["panels"]
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len(panels)
+
+
+def has_data(prometheus: Prometheus, query: str) -> bool:
+    """Whether the query returns a number. A percentile of nothing is none."""
+    value = prometheus.value(query)
+    return value is not None and not math.isnan(value)
+
+
+def test_every_query_of_the_dashboard_finds_data(
+    start: Callable[..., Router], routes: Callable[..., str], tmp_path: Path
+) -> None:
+    """A real Prometheus scrapes a router that streams, falls back, and balances by load: no panel is empty."""
+    upstream = start(SIMULATED_LATENCY_MS=0, SIMULATED_TOKEN_MS=1, MODEL_REF="m", WEB_CONCURRENCY=1)
+    dead = {"url": f"http://127.0.0.1:{free_port()}"}
+    file = routes(
+        {"name": "m", "endpoints": [{"url": upstream.url}], "balancing": "least_load"},
+        {"name": "gone", "endpoints": [dead], "fallback": ["m"]},
+    )
+    router = start(ROUTES_FILE=file, INITIAL_HEALTH="healthy", WEB_CONCURRENCY=1)
+    messages = [{"role": "user", "content": "one two three"}]
+
+    def load() -> None:
+        for model in ("m", "gone"):
+            body = {"model": model, "stream": True, "stream_options": {"include_usage": True}, "messages": messages}
+            assert requests.post(router.url + CHAT, json=body, timeout=20).status_code == 200
+        router.infer()
+
+    load()
+    with Prometheus(tmp_path, router.port) as prometheus:
+        empty = {
+            query.replace("$job", ".*").replace(dashboard.RATE_INTERVAL, "1m")
+            for family in FAMILIES
+            if family.name not in OF_DISCOVERY
+            for query, _ in dashboard.queries(family)
+        }
+
+        def all_have_data() -> bool:
+            load()
+            empty.difference_update([query for query in empty if has_data(prometheus, query)])
+            return not empty
+
+        try:
+            until(all_have_data, "every query has data", 30)
+        except AssertionError:
+            raise AssertionError(f"no data: {sorted(empty)}") from None

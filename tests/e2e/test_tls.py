@@ -1,0 +1,293 @@
+"""TLS of the listeners: who gets in, under which name, with which files, and what a bad handshake costs others."""
+
+import json
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from cryptography import x509
+
+from tests.support.certificates import Made, certificate, key_of, pem_of
+from tests.support.clients import read_to_end
+from tests.support.router import free_port, until
+from tests.support.tls_router import TlsRouter
+
+pytestmark = pytest.mark.slow
+
+ECHO = "tests.support.echo_wsgi:application"
+NAME = "router.client_certificate_name"
+SPIFFE = x509.UniformResourceIdentifier("spiffe://cluster.test/ns/team-a/sa/chat")
+
+
+@pytest.fixture(scope="module")
+def mutual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRouter]:
+    """A router that shows what requests are given, and whose clients need a certificate."""
+    router = TlsRouter(tmp_path_factory.mktemp("mutual"), ECHO, mutual=True, WEB_CONCURRENCY=1)
+    with router:
+        yield router
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRouter]:
+    """A router of two workers whose clients need a certificate, with its metrics on a port without TLS."""
+    admin = f"127.0.0.1:{free_port()}"
+    router = TlsRouter(tmp_path_factory.mktemp("tls"), mutual=True, ADMIN_BIND=admin, STALL_TIMEOUT_S=2)
+    with router:
+        yield router
+
+
+class Watched:
+    """A router, and what it counts and logs from now on."""
+
+    def __init__(self, router: TlsRouter) -> None:
+        self.router = router
+        self._before = self._page()
+        self._lines = len(router.events())
+
+    def _page(self) -> dict[str, float]:
+        page = requests.get(f"http://{self.router._env['ADMIN_BIND']}/metrics", timeout=10).text
+        lines = [line.rsplit(" ", 1) for line in page.splitlines() if line.startswith("router_tls")]
+        return {name: float(value) for name, value in lines}
+
+    def counted(self) -> dict[str, float]:
+        """What was counted of TLS, by the value of the label."""
+        page = self._page()
+        return {name.split('"')[1]: page[name] - was for name, was in self._before.items() if page[name] != was}
+
+    def has_counted(self, **counts: float) -> bool:
+        """Whether this was counted, and nothing else."""
+        return self.counted() == counts
+
+    def serves(self, made: Made) -> bool:
+        """Whether new connections get this certificate, of whichever worker."""
+        return self.served() == {pem_of(made)}
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The lines of the log about this event."""
+        return [line for line in self.router.events()[self._lines :] if line.get("event") == event]
+
+    def served(self) -> set[bytes]:
+        """The certificates that new connections get."""
+        return {self.router.served() for _ in range(8)}
+
+
+@pytest.fixture
+def tls(running: TlsRouter) -> Watched:
+    """It, as if nothing had happened before."""
+    return Watched(running)
+
+
+def see(router: TlsRouter, client: tuple[str, str] | None, **request: Any) -> Any:
+    """What a request of this client is given."""
+    with router.session() as session:
+        return session.post(f"{router.url}/x", cert=client, timeout=10, **request).json()
+
+
+@pytest.mark.parametrize("body", [{"data": b"x"}, {"data": iter([b"x"])}], ids=["ordinary", "chunked"])
+def test_name_in_the_clients_certificate_reaches_the_application(mutual: TlsRouter, body: Any) -> None:
+    """The first URI among its alternative names, or the first DNS name, or the common name; no header can say it."""
+    named = certificate("cn", [x509.DNSName("a.test"), SPIFFE, x509.DNSName("b.test")], mutual.authority)
+    dns = certificate("cn", [x509.DNSName("a.test"), x509.DNSName("b.test")], mutual.authority)
+    for client, name in (
+        (mutual.client("named", named), SPIFFE.value),
+        (mutual.client("dns", dns), "a.test"),
+        (mutual.client("team-b"), "team-b"),
+    ):
+        kwargs = {"data": iter([b"x"])} if not isinstance(body["data"], bytes) else body
+        saw = see(mutual, client, headers={NAME.replace(".", "-"): "forged", "Router_Client": "forged"}, **kwargs)
+        assert (saw[NAME], saw["wsgi.url_scheme"]) == (name, "https")
+
+
+def test_curl_and_openssl_are_served(mutual: TlsRouter) -> None:
+    """Clients of other makes get in with their certificate, and TLS 1.1 does not."""
+    files = mutual.client_files
+    assert files is not None
+    curl = ["curl", "--silent", "--fail", "--cacert", str(mutual.ca_file), "--cert", files[0], "--key", files[1]]
+    for more in ([], ["--tls-max", "1.2"], ["--http2"], ["--http1.0"]):
+        done = subprocess.run([*curl, *more, f"{mutual.url}/x"], capture_output=True, check=False, timeout=20)
+        assert json.loads(done.stdout)[NAME] == "probe", done
+    old = subprocess.run([*curl, "--tls-max", "1.1", "--tlsv1.0", f"{mutual.url}/x"], check=False, timeout=20)
+    assert old.returncode
+
+
+def test_end_of_a_response_without_a_length_is_announced(mutual: TlsRouter) -> None:
+    """A client that takes an unannounced end of TLS for an attack gets the whole response of HTTP/1.0."""
+    context = mutual.context()
+    assert mutual.client_files is not None
+    context.load_cert_chain(*mutual.client_files)
+    with socket.create_connection(("127.0.0.1", mutual.port), timeout=10) as plain:
+        wrapped = context.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
+        wrapped.sendall(b"GET /chunked HTTP/1.0\r\n\r\n")
+        assert read_to_end(wrapped).endswith(b"three")
+        wrapped.close()
+
+
+# Handshakes that fail.
+
+
+def is_served(router: TlsRouter, made: Made | None) -> bool:
+    """Whether a client with this certificate, or none, gets a response."""
+    context = router.context()
+    if made is not None:
+        context.load_cert_chain(*router.client("other", made))
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", router.port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as wrapped,
+        ):
+            wrapped.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")  # in TLS 1.3 the client learns of it only now
+            return bool(wrapped.recv(1))
+    except OSError:
+        return False
+
+
+def test_clients_without_an_accepted_certificate_get_nothing(tls: Watched) -> None:
+    """No certificate, an expired one, and one of another authority: each is counted and logged, once."""
+    authority = tls.router.authority
+    cases: tuple[tuple[Made | None, str], ...] = (
+        (None, "the client shows no certificate"),
+        (certificate("late", [], authority, leaf=True, expired=True), "has expired"),
+        (certificate("other", [], certificate("stranger", []), leaf=True), "is not accepted: "),
+    )
+    for number, (made, _) in enumerate(cases, 1):
+        assert not is_served(tls.router, made)
+        until(partial(tls.has_counted, certificate=number), "it is counted")
+    until(lambda: len(tls.logged("TLS handshake failed")) == len(cases), "it is logged")
+    for line, (_, detail) in zip(tls.logged("TLS handshake failed"), cases, strict=True):
+        assert detail in line["detail"]
+        assert line["client"] == "127.0.0.1"
+    assert is_served(tls.router, certificate("good", [], authority, leaf=True))
+
+
+@pytest.mark.parametrize("sent", [b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"\0\1\2"], ids=["HTTP", "garbage"])
+def test_plain_request_to_the_tls_port_is_told_so(tls: Watched, sent: bytes) -> None:
+    """What is not TLS gets a 400 in plain text and one line in the log; the admin listener takes plain requests."""
+    with socket.create_connection(("127.0.0.1", tls.router.port), timeout=10) as sock:
+        sock.sendall(sent)
+        response = read_to_end(sock)
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert b"without TLS to a port that takes TLS only" in response
+    until(lambda: tls.logged("malformed request"), "it is logged")
+    assert len(tls.logged("malformed request")) == 1
+    assert not tls.logged("TLS handshake failed")
+    assert tls.counted() == {"plain_http": 1}
+
+
+def test_handshakes_that_stop_hold_up_nobody(tls: Watched) -> None:
+    """With 200 connections in their handshake, others are served meanwhile; each is given up after STALL_TIMEOUT_S."""
+    stuck = [socket.create_connection(("127.0.0.1", tls.router.port), timeout=10) for _ in range(200)]
+    for number, sock in enumerate(stuck):
+        sock.sendall((b"", b"\x16", b"\x16\x03\x01\x02\x00\x01")[number % 3])
+    with tls.router.session() as session:
+        assert session.post(f"{tls.router.url}/infer", json={"prompt": "p"}, timeout=10).status_code == 200
+    assert tls.counted() == {}, "those were still waiting"
+    for sock in stuck:
+        assert read_to_end(sock) == b""
+        sock.close()
+    until(lambda: tls.counted() == {"timeout": 200}, "all are counted")
+
+
+def test_connection_that_only_opens_and_closes_is_no_failure(tls: Watched) -> None:
+    """Load balancers look so whether a port is open, every few seconds: nothing is logged or counted."""
+    for _ in range(10):
+        socket.create_connection(("127.0.0.1", tls.router.port), timeout=10).close()
+    assert all(tls.router.ready() for _ in range(4))
+    assert (tls.logged("TLS handshake failed"), tls.counted()) == ([], {})
+
+
+# The files.
+
+
+def test_replaced_certificate_is_used_by_all_workers_and_breaks_no_request(tls: Watched) -> None:
+    """A Secret that changes under load: new connections get the new certificate, and no request fails meanwhile."""
+    router, done = tls.router, threading.Event()
+    statuses: list[object] = []
+
+    def client() -> None:
+        with router.session() as session:
+            while not done.is_set():
+                try:
+                    statuses.append(session.post(f"{router.url}/infer", json={"prompt": "p"}, timeout=10).status_code)
+                except requests.RequestException as error:
+                    statuses.append(repr(error))
+
+    with router.session() as kept:
+        kept.headers["Connection"] = "keep-alive"
+        assert kept.get(f"{router.url}/healthz", timeout=10).status_code == 200
+        clients = [threading.Thread(target=client) for _ in range(4)]
+        for thread in clients:
+            thread.start()
+        try:
+            for count in (1, 2):
+                made = router.new_certificate()
+                router.mount(made)
+                until(partial(tls.serves, made), "every worker has it")
+                until(partial(tls.has_counted, ok=count), "it is counted")
+        finally:
+            done.set()
+            for thread in clients:
+                thread.join(20)
+        assert kept.get(f"{router.url}/healthz", timeout=10).status_code == 200
+    assert set(statuses) == {200}
+    assert len(statuses) > 20
+    assert len(tls.logged("TLS files loaded again")) == 2
+
+
+def test_clients_authority_is_replaced_too(tls: Watched) -> None:
+    """Who was let in by the old authority is not by the new one."""
+    router, other = tls.router, certificate("authority", [])
+    old, new = certificate("old", [], router.authority, leaf=True), certificate("new", [], other, leaf=True)
+    assert (is_served(router, old), is_served(router, new)) == (True, False)
+    router.mount(router.new_certificate(), ca=pem_of(other))
+    try:
+        until(lambda: not any(is_served(router, old) for _ in range(8)), "no worker lets it in")
+        until(lambda: all(is_served(router, new) for _ in range(8)), "every worker lets it in")
+    finally:
+        router.mount(router.new_certificate())
+    until(lambda: all(is_served(router, old) for _ in range(8)), "it is as before")
+
+
+@pytest.mark.parametrize("broken", ["tls", "key", "ca"])
+def test_broken_files_change_nothing(tls: Watched, broken: str) -> None:
+    """The last good files stay in use, which is logged and counted once; the next good ones are used."""
+    (before,) = tls.served()
+    tls.router.mount(tls.router.new_certificate(), **{broken: b"-----BEGIN CERTIFICATE-----\n"})
+    until(lambda: tls.logged("TLS files refused; the old ones stay in use"), "it is logged")
+    assert tls.served() == {before}
+    made = tls.router.new_certificate()
+    tls.router.mount(made)
+    until(partial(tls.serves, made), "they are used")
+    until(lambda: tls.counted() == {"ok": 1, "refused": 1}, "both are counted")
+    (line,) = tls.logged("TLS files refused; the old ones stay in use")
+    assert str(tls.router.secret) in line["reason"]
+
+
+def test_worker_that_is_forked_later_has_the_newest_files(tls: Watched) -> None:
+    """What was loaded at the start is not what a successor begins with."""
+    router, made = tls.router, tls.router.new_certificate()
+    router.mount(made)
+    until(partial(tls.serves, made), "every worker has it")
+    former = router.workers()
+    for pid in former:
+        router.signal(signal.SIGKILL, pid)
+    until(lambda: len(set(router.workers()) - set(former)) == 2 and router.ready(), "there are others")
+    assert tls.served() == {pem_of(made)}
+
+
+def test_router_does_not_start_with_an_encrypted_key(tmp_path: Path) -> None:
+    """Files that can't be used end the start with one line, and nobody is asked for a password."""
+    router = TlsRouter(tmp_path)
+    made = router.new_certificate()
+    router.mount(made, key=key_of(made, b"secret"))
+    router.launch()
+    assert router.wait_exit() == 1
+    (line,) = router.log().splitlines()
+    assert line.startswith("router: TLS_CERT_FILE=")
+    assert "the key is encrypted" in line
