@@ -4,19 +4,21 @@
 module does no work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from wsgiref.types import WSGIApplication
 
 from app.admission import limiter as limiter_module
-from app.admission import model_limit, model_traffic
+from app.admission import model_limit, model_traffic, tenant_limit
 from app.admission.demand import DemandMeter
 from app.admission.limiter import Limiter
 from app.admission.model_traffic import TrafficCounts
 from app.api.application import create_app
 from app.api.dispatch import Dispatcher
+from app.auth import layouts as auth_layouts
+from app.auth.building import Auth, build_auth
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
 from app.discovery import dns_source
@@ -92,6 +94,7 @@ class Router:
     metric_files: MetricFiles
     metrics_directory: MetricsDirectory
     models: Models
+    auth: Auth
     tracing: "Tracing | None"
     application: WSGIApplication
 
@@ -126,15 +129,17 @@ def _build_parts(
     traffic = TrafficCounts(table, counters)
     metric_files = MetricFiles(table)
     connection_counts = ConnectionCounts(table)
-    slots = Slots(table, (counters, traffic, limiter, metric_files, connection_counts))
+    tenant_counters = InflightCounters(table, tenant_limit.COUNTERS)
+    slots = Slots(table, (counters, traffic, limiter, metric_files, connection_counts, tenant_counters))
     drain = Drain(table)
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
     models = _build_models(settings, environ, table, traffic, metrics)
+    auth = build_auth(settings, table, tenant_counters, metrics.auth)
     traced = tracing.load(environ, metrics)
     wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, wait, metrics, traced)
-    read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
+    read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth.inflight)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -151,8 +156,9 @@ def _build_parts(
         metric_files=metric_files,
         metrics_directory=metrics_directory,
         models=models,
+        auth=auth,
         tracing=traced,
-        application=create_app(settings, dispatcher, metrics, read_state),
+        application=create_app(settings, dispatcher, metrics, read_state, auth.authenticator),
     )
 
 
@@ -219,6 +225,8 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             metric_files_module.LAYOUT,
             model_limit.LAYOUT,
             model_traffic.LAYOUT,
+            tenant_limit.LAYOUT,
+            *auth_layouts.LAYOUTS,
             endpoint_records.LAYOUT,
             back_off.LAYOUT,
             load_reports.LAYOUT,
@@ -233,8 +241,14 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
     )
 
 
-def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, registry: ModelRegistry) -> SharedState:
-    """What the gauges say now."""
+def shared_state(
+    limiter: Limiter,
+    slots: Slots,
+    metric_files: MetricFiles,
+    registry: ModelRegistry,
+    tenants: Callable[[], Mapping[str, int]] = dict,
+) -> SharedState:
+    """What the gauges say now. `tenants` returns how many requests each tenant has."""
     inflight, queued = limiter.snapshot()
     return SharedState(
         inflight=inflight,
@@ -247,4 +261,5 @@ def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, regi
         models=tuple(registry.model_states(limiter.limit)),
         discovered={key: len(urls) for key, urls in registry.found().items()},
         waiting=dict(registry.waiting()),
+        tenants=tenants(),
     )

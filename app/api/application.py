@@ -8,6 +8,7 @@ from wsgiref.types import WSGIApplication
 import falcon
 
 from app.api import listed_paths
+from app.api.authentication import Authentication
 from app.api.cors import with_cors
 from app.api.dispatch import Dispatcher
 from app.api.error_responses import ErrorResponses
@@ -20,6 +21,7 @@ from app.api.openai import ModelsResource
 from app.api.operations import OperationResource
 from app.api.v2 import ModelReadyResource, ServerResource
 from app.api.v2_models import RepositoryIndexResource, StatisticsResource
+from app.auth.authenticator import Authenticator
 from app.config.settings import Settings
 from app.observability import logs
 from app.observability.metrics import Metrics, SharedState
@@ -31,15 +33,28 @@ _App = falcon.App[falcon.Request, falcon.Response]
 
 
 def create_app(
-    settings: Settings, dispatcher: Dispatcher, metrics: Metrics, read_state: Callable[[], SharedState]
+    settings: Settings,
+    dispatcher: Dispatcher,
+    metrics: Metrics,
+    read_state: Callable[[], SharedState],
+    authenticator: Authenticator | None = None,
 ) -> WSGIApplication:
-    """Returns the router's application. `read_state` returns what the gauges of `/metrics` say."""
+    """Returns the router's application. `read_state` returns what the gauges of `/metrics` say.
+
+    `authenticator` finds the caller of a request; without it, everyone may use the router.
+    """
     router = ExactRouter(ListedPaths(dispatcher).find)
     app = falcon.App(router=router)
     app.req_options.strip_url_path_trailing_slash = False
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # a model server's response may have no type
     errors = ErrorResponses(router, adapters.PROTOCOLS)
     errors.install(app)
+    digests = tuple(map(bytes.fromhex, settings.admin_key_sha256))
+    if authenticator is not None or digests:
+        allows_preflight = bool(settings.cors_origins)
+        app.add_middleware(
+            Authentication(authenticator, digests, metrics.auth, router, allows_preflight=allows_preflight)
+        )
 
     app.add_route("/healthz", HealthzResource())
     app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
@@ -69,7 +84,7 @@ def _add_operations(
 
 def _add_own_routes(app: _App, errors: ErrorResponses, dispatcher: Dispatcher, statistics: StatisticsResource) -> None:
     """Add what a protocol has and the router serves itself."""
-    models = ModelsResource(dispatcher.registry)
+    models = ModelsResource(dispatcher)
     server = ServerResource(dispatcher.registry, dispatcher.drain)
     ready = ModelReadyResource(dispatcher)
     index = RepositoryIndexResource(dispatcher)
@@ -112,6 +127,8 @@ def _count(metrics: Metrics, exchange: Exchange) -> None:
         metrics.rejections[exchange.rejection].inc()
         if exchange.traffic is not None:
             exchange.traffic.count_rejected()
+        if exchange.caller is not None:
+            metrics.auth.tenant_rejected(exchange.caller.label, exchange.rejection).inc()
     for change in exchange.fallbacks:
         metrics.fallbacks(*change).inc()
     if exchange.permit is not None:
@@ -131,6 +148,7 @@ def _log_access(log: Any, exchange: Exchange) -> None:
             path=exchange.path,
             status=exchange.status,
             **({"model": exchange.model} if exchange.model else {}),
+            **({} if exchange.caller is None else exchange.caller.logged()),
             client=exchange.client_address,
             request_id=exchange.request_id,
             **({} if exchange.trace is None else {"trace_id": exchange.trace.trace_id}),

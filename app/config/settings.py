@@ -12,18 +12,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from app.config import auth_settings
 from app.config.addresses import check_host, check_origin, check_port, check_url
+from app.config.auth_settings import AuthSettings
+from app.config.auth_settings import setting as _setting
 from app.config.kv_endpoints import kv_endpoint, mask_password
 from app.config.route_values import NAME_PATTERN, NAME_RULE, listed
 from app.errors import SettingsError
 from app.protocols.adapters import NAMES
 
 
-def _setting(allowed: str, about: str, **bounds: Any) -> Meta:
-    return Meta(description=about, extra={"allowed": allowed}, **bounds)
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(AuthSettings, frozen=True, kw_only=True):
     """All settings. The variable of a field is the field's name in capitals."""
 
     model_ref: Annotated[
@@ -243,6 +242,7 @@ def load_settings(environ: Mapping[str, str], cpus: int) -> Settings:
         raise SettingsError(f"ADMIN_BIND={settings.admin_bind!r}: must be on another port than BIND={settings.bind!r}")
     if settings.backends and settings.routes_file:
         raise SettingsError(f"ROUTES_FILE={settings.routes_file!r}: must not be set beside BACKENDS")
+    auth_settings.check_auth(settings)
     return settings
 
 
@@ -259,6 +259,8 @@ def _convert(variable: str, text: str, annotated: Any) -> Any:
     allowed = (meta.extra or {})["allowed"]
     try:
         text.encode()  # bytes that are not UTF-8 could be read, but not returned in JSON
+        if variable in auth_settings.CONVERTERS:
+            return auth_settings.CONVERTERS[variable](text)
         if variable == "KV_ENDPOINTS":
             return tuple(kv_endpoint(item.strip()) for item in text.split(",") if item.strip())
         if variable == "BACKENDS":
@@ -276,7 +278,8 @@ def _convert(variable: str, text: str, annotated: Any) -> Any:
         return msgspec.convert(text, annotated, strict=False)
     except ValueError as error:  # msgspec.ValidationError is one
         own_words = "" if isinstance(error, (msgspec.ValidationError, UnicodeError)) else f" ({error})"
-        raise SettingsError(f"{variable}={_redact(text)!r}: must be {allowed}{own_words}") from None
+        shown = "***" if variable in auth_settings.SECRET else _redact(text)
+        raise SettingsError(f"{variable}={shown!r}: must be {allowed}{own_words}") from None
 
 
 def _listen_address(text: str) -> str:

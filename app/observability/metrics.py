@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 
 from app.compiled import form
+from app.observability.auth_metrics import TENANT_INFLIGHT, AuthMetrics
 from app.observability.metric_cells import Distribution
 from app.observability.metric_families import Family, counts, counts_of, distributions, histogram, metric_of
 from app.observability.metric_files import MetricFiles
@@ -33,14 +34,13 @@ SECONDS = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
 )
 OVERHEAD_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
-REJECTIONS = ("limit_reached", "model_limit_reached", "queue_full", "queue_timeout")
+REJECTIONS = ("limit_reached", "model_limit_reached", "queue_full", "queue_timeout", "tenant_limit_reached")
 RETRIES = ("stale_connection", "unreachable", "status_429", "status_502", "status_503")
 SPAN_RESULTS = ("exported", "failed", "dropped")
 RELOADS = ("ok", "refused")
 
 _PIECE_BYTES = 1 << 16
 """The page is sent in such pieces: to join and to copy megabytes would be a long turn of the event loop."""
-
 
 INFLIGHT = Family("gauge", "router_inflight_requests", "Permits taken: requests inside the model, over all workers.")
 QUEUED = Family("gauge", "router_queued_requests", "Requests waiting for a permit, over all workers.")
@@ -134,8 +134,6 @@ RELOADED = Family(
     "Changed routes files, by what became of them: published (ok), or refused as invalid.",
     ("result",),
 )
-
-
 DISCOVERED = Family(
     "gauge", "router_discovered_endpoints", "Endpoints that discovery found, those in use now.", ("source",)
 )
@@ -170,6 +168,7 @@ class SharedState(NamedTuple):
     """By the key of its source."""
     waiting: Mapping[str, int] = {}
     """Requests without an endpoint, by model."""
+    tenants: Mapping[str, int] = {}
 
 
 def keep_files_per_slot(directory: Path, slot: Callable[[], object], files: MetricFiles | None = None) -> None:
@@ -202,6 +201,7 @@ class Metrics:
         self.spans = counts_of(SPANS, SPAN_RESULTS)
         self.reloads = counts_of(RELOADED, RELOADS)
         self.text = TokenMetrics()
+        self.auth = AuthMetrics()
 
     def count_discovery(self, source: str, result: str) -> None:
         """Count one result of discovery, `ok` or `failed`."""
@@ -281,6 +281,7 @@ class _Gauges:
             (ENDPOINT_UP, ((each.url, each.up) for each in state.endpoints)),
             (DISCOVERED, list(state.discovered.items())),
             (WAITING_FOR_ENDPOINT, list(state.waiting.items())),
+            (TENANT_INFLIGHT, list(state.tenants.items())),
             (ENDPOINT_LOAD_STALE, [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None]),
         ):
             metric = metric_of(family)
@@ -292,9 +293,8 @@ class _Gauges:
     def _by_label(
         self, metric: Metric, family: Family, values: Iterable[tuple[str, float]]
     ) -> Iterator[tuple[Lines, float]]:
-        (label,) = family.labels
         kept = self._lines.get(family, {})
         current = self._lines[family] = {}  # others are forgotten
         for text, value in values:
-            lines = current[text] = kept.get(text) or Lines(metric, {label: text}, [family.name])
+            lines = current[text] = kept.get(text) or Lines(metric, {family.labels[0]: text}, [family.name])
             yield lines, value

@@ -63,6 +63,8 @@ class Hooks:
             workers=settings.web_concurrency,
             bind=settings.binds,
         )
+        if router.auth.authenticator is None:
+            _log.warning("authentication is off: whoever reaches the router may use every model; see docs/security.md")
         for endpoint in settings.kv_endpoints_masked:
             _log.info("KV endpoint", endpoint=endpoint)
         gunicorns_handler = signal.getsignal(signal.SIGTERM)
@@ -78,6 +80,7 @@ class Hooks:
     def on_reload(self, arbiter: Arbiter) -> None:
         """Read the routes again on HUP, before the workers are replaced."""
         self._router.models.publisher.republish()
+        self._router.auth.republish()
 
     def pre_fork(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Claim a slot for the worker that is about to be forked."""
@@ -107,6 +110,7 @@ class Hooks:
         router.drain.attach(claim.slot)
         router.counters.attach(claim.slot)
         router.traffic.attach(claim.slot)
+        router.auth.counters.attach(claim.slot)
         router.connection_counts.attach(claim.slot)
         router.metric_files.attach(claim.slot)
         worker.enter(
@@ -140,6 +144,7 @@ class Hooks:
         if router.leader.leads():
             models = router.models
             models.publisher.republish_if_changed()
+            router.auth.refresh()
             models.discovery.run(models.registry.sources(), models.registry.found())
             models.health_checks.run_due()
             models.load_scrapes.run_due()
