@@ -122,9 +122,7 @@ def build_router(settings: Settings, environ: Mapping[str, str], inherited: str 
 def _build_parts(
     settings: Settings, environ: Mapping[str, str], table: SharedTable, metrics_directory: MetricsDirectory
 ) -> Router:
-    limiter = Limiter(table, settings.queue_size)
-    if not table.adopted:
-        limiter.set_limit(settings.max_concurrency)
+    limiter = _limiter(settings, table)
     counters = InflightCounters(table)
     traffic = TrafficCounts(table, counters)
     metric_files = MetricFiles(table)
@@ -160,6 +158,13 @@ def _build_parts(
         tracing=traced,
         application=create_app(settings, dispatcher, metrics, read_state, auth.authenticator),
     )
+
+
+def _limiter(settings: Settings, table: SharedTable) -> Limiter:
+    limiter = Limiter(table, settings.queue_size)
+    if not table.adopted:
+        limiter.set_limit(settings.max_concurrency)
+    return limiter
 
 
 def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from app.auth.key_set_source import KeySetSource
     from app.auth.tokens import TokenVerifier
 
-_LEAST_SECRET_BYTES = 32
-_MOST_SECRET_BYTES = 4096
+_LEAST_KEY_BYTES = 32
+_MOST_KEY_BYTES = 4096
 
 
 class Auth(NamedTuple):
@@ -78,20 +78,20 @@ def _tokens(
         raise SettingsError("JWT_ISSUER: needs PyJWT and cryptography: pip install 'inference-router[jwt]'") from None
     key_set = KeySetSource(settings.jwt_jwks, table, metrics)
     key_set.load()
-    return key_set, TokenVerifier(settings, _secret(settings.jwt_secret_file), key_set)
+    return key_set, TokenVerifier(settings, _hmac_key(settings.jwt_hmac_key_file), key_set)
 
 
-def _secret(file: str | None) -> bytes | None:
+def _hmac_key(file: str | None) -> bytes | None:
     if file is None:
         return None
     try:
         with Path(file).open("rb") as opened:
-            secret = opened.read(_MOST_SECRET_BYTES + 1).strip()
+            secret = opened.read(_MOST_KEY_BYTES + 1).strip()
     except OSError as error:
-        raise SettingsError(f"JWT_SECRET_FILE={file!r}: can't be read: {error.strerror}") from None
-    if not _LEAST_SECRET_BYTES <= len(secret) <= _MOST_SECRET_BYTES:
+        raise SettingsError(f"JWT_HMAC_KEY_FILE={file!r}: can't be read: {error.strerror}") from None
+    if not _LEAST_KEY_BYTES <= len(secret) <= _MOST_KEY_BYTES:
         raise SettingsError(
-            f"JWT_SECRET_FILE={file!r}: must hold {_LEAST_SECRET_BYTES} to {_MOST_SECRET_BYTES} bytes, not counting "
+            f"JWT_HMAC_KEY_FILE={file!r}: must hold {_LEAST_KEY_BYTES} to {_MOST_KEY_BYTES} bytes, not counting "
             "blanks at its ends"
         )
     return secret

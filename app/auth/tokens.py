@@ -41,7 +41,7 @@ class TokenVerifier:
 
     def __init__(self, settings: AuthSettings, secret: bytes | None, keys: KeySetSource) -> None:
         """`secret` is that of symmetric algorithms."""
-        self._algorithms = frozenset(settings.jwt_algorithms)
+        self._algorithms = frozenset(settings.token_algorithms)
         self._issuer = settings.jwt_issuer or ""
         self._audience = settings.jwt_audience
         self._leeway_s = settings.jwt_leeway_s

@@ -15,6 +15,8 @@ ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 SYMMETRIC = ("HS256", "HS384", "HS512")
 _NO_TENANT_HEADERS = ("authorization", "connection", "content-length", "content-type", "host", "x-api-key")
 _MAX_LEEWAY_S = 600
+_CLAIM = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}\Z"
+_CLAIM_RULE = "a claim's name, or names with dots between"
 
 
 def setting(allowed: str, about: str, **bounds: Any) -> Meta:
@@ -50,13 +52,13 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_algorithms: Annotated[
         tuple[str, ...],
         setting(
-            f"of {', '.join((*ASYMMETRIC, *SYMMETRIC))}",
-            "Signature algorithms that are accepted. The symmetric ones, HS…, need `JWT_SECRET_FILE`.",
+            f"comma-separated, of {', '.join((*ASYMMETRIC, *SYMMETRIC))}",
+            "Signature algorithms that are accepted. Unset: all but HS…, which need `JWT_HMAC_KEY_FILE`.",
         ),
-    ] = ASYMMETRIC
-    jwt_secret_file: Annotated[
+    ] = ()
+    jwt_hmac_key_file: Annotated[
         str | None,
-        setting("the absolute path of a file of 32 bytes or more", "The secret of HS… tokens, read at the start."),
+        setting("the absolute path of a file of 32 bytes or more", "The key of HS… tokens, read at the start."),
     ] = None
     jwt_leeway_s: Annotated[
         int,
@@ -69,12 +71,12 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30
     jwt_tenant_claim: Annotated[
         str,
-        setting("a claim's name, or names with dots between", "The claim that names the tenant. Each token has it."),
+        setting(_CLAIM_RULE, "The claim that names the tenant. Each token has it.", pattern=_CLAIM),
     ] = "sub"
     jwt_models_claim: Annotated[
         str | None,
         setting(
-            "a claim's name, or names with dots between",
+            _CLAIM_RULE,
             "The claim that lists the models which the caller may use: a list, or words with blanks between. Set: each "
             "token has it. Unset: a token is for all models.",
         ),
@@ -84,7 +86,6 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "the name of a header, together with TRUSTED_PROXIES",
             "A header in which a gateway names the tenant that it has authenticated.",
-            pattern=r"^[A-Za-z0-9-]{1,64}\Z",
         ),
     ] = None
     trusted_proxies: Annotated[
@@ -104,6 +105,11 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
 
     @property
+    def token_algorithms(self) -> tuple[str, ...]:
+        """The signature algorithms of tokens."""
+        return self.jwt_algorithms or ASYMMETRIC
+
+    @property
     def authenticates(self) -> bool:
         """Whether requests need a credential."""
         return bool(self.keys_file or self.jwt_issuer or self.tenant_header)
@@ -118,6 +124,18 @@ def _file(text: str) -> str:
 def _path(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError("must be an absolute path")
+    return text
+
+
+def _header(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9-]{1,64}", text) or text.lower() in _NO_TENANT_HEADERS:
+        raise ValueError("letters, digits and hyphens, and no header that means something else")
+    return text
+
+
+def _claim(text: str) -> str:
+    if not re.fullmatch(_CLAIM, text):
+        raise ValueError("letters, digits and . _ : / -")
     return text
 
 
@@ -139,7 +157,10 @@ def _algorithms(text: str) -> tuple[str, ...]:
 
 
 def _networks(text: str) -> tuple[str, ...]:
-    networks = [ip_network(item) for item in _items(text)]
+    try:
+        networks = [ip_network(item) for item in _items(text)]
+    except ValueError:  # its message repeats the text
+        raise ValueError("a network's address ends with zeros, where its length does") from None
     if any(network.prefixlen == 0 for network in networks):
         raise ValueError("every address would be a gateway's, and every client could name its tenant")
     return tuple(map(str, networks))
@@ -156,7 +177,9 @@ CONVERTERS: Mapping[str, Callable[[str], Any]] = {
     "JWT_AUDIENCE": _items,
     "JWT_JWKS": _url_or_path,
     "JWT_ALGORITHMS": _algorithms,
-    "JWT_SECRET_FILE": _path,
+    "JWT_HMAC_KEY_FILE": _path,
+    "JWT_MODELS_CLAIM": _claim,
+    "TENANT_HEADER": _header,
     "TRUSTED_PROXIES": _networks,
     "ADMIN_KEY_SHA256": _digests,
 }
@@ -168,30 +191,35 @@ SECRET = frozenset(("ADMIN_KEY_SHA256",))
 
 def check_auth(settings: AuthSettings) -> None:
     """Raises SettingsError for settings that don't fit together."""
-    given = {
-        "JWT_AUDIENCE": settings.jwt_audience,
-        "JWT_JWKS": settings.jwt_jwks,
-        "JWT_SECRET_FILE": settings.jwt_secret_file,
-        "JWT_MODELS_CLAIM": settings.jwt_models_claim,
-    }
     if settings.jwt_issuer is None:
-        for variable, value in given.items():
-            if value:
-                raise SettingsError(f"{variable}: must be set only together with JWT_ISSUER")
+        for name in ("jwt_audience", "jwt_jwks", "jwt_algorithms", "jwt_hmac_key_file", "jwt_models_claim"):
+            if getattr(settings, name):
+                raise _wrong(settings, name, "must be set only together with JWT_ISSUER")
     else:
         _check_tokens(settings)
     if bool(settings.tenant_header) != bool(settings.trusted_proxies):
-        present, other = ("TENANT_HEADER", "TRUSTED_PROXIES")[:: 1 if settings.tenant_header else -1]
-        raise SettingsError(f"{present}: must be set only together with {other}")
-    if (settings.tenant_header or "").lower() in _NO_TENANT_HEADERS:
-        raise SettingsError(f"TENANT_HEADER={settings.tenant_header!r}: must be a header of the gateway's own")
+        present, other = ("tenant_header", "trusted_proxies")[:: 1 if settings.tenant_header else -1]
+        raise _wrong(settings, present, f"must be set only together with {other.upper()}")
 
 
 def _check_tokens(settings: AuthSettings) -> None:
-    symmetric = set(settings.jwt_algorithms) & set(SYMMETRIC)
-    if not settings.jwt_audience:
-        raise SettingsError("JWT_ISSUER: must be set only together with JWT_AUDIENCE")
-    if bool(symmetric) != bool(settings.jwt_secret_file):
-        raise SettingsError("JWT_SECRET_FILE: must be set if, and only if, JWT_ALGORITHMS names one of HS…")
-    if bool(set(settings.jwt_algorithms) - symmetric) != bool(settings.jwt_jwks):
-        raise SettingsError("JWT_JWKS: must be set if, and only if, JWT_ALGORITHMS names one that is not HS…")
+    symmetric = set(settings.token_algorithms) & set(SYMMETRIC)
+    asymmetric = set(settings.token_algorithms) - symmetric
+    for name, needed, why in (
+        ("jwt_audience", True, ""),
+        ("jwt_jwks", bool(asymmetric), " with these algorithms"),
+        ("jwt_hmac_key_file", bool(symmetric), " with these algorithms"),
+    ):
+        given = bool(getattr(settings, name))
+        if given and not needed:
+            raise _wrong(settings, name, f"must not be set{why}; see JWT_ALGORITHMS")
+        if needed and not given:
+            at = "jwt_algorithms" if settings.jwt_algorithms and why else "jwt_issuer"
+            raise _wrong(settings, at, f"must be set only together with {name.upper()}{why}")
+
+
+def _wrong(settings: AuthSettings, name: str, problem: str) -> SettingsError:
+    """Returns the error. It shows no value in which there may be a password."""
+    value = getattr(settings, name)
+    text = value if isinstance(value, str) else ",".join(value)
+    return SettingsError(f"{name.upper()}={'***' if '@' in text else text!r}: {problem}")
