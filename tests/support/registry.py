@@ -90,10 +90,12 @@ class OneModel(ModelRegistry):
 
 def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication:
     """Returns the router's application, over this registry in place of its own."""
-    read_state = partial(shared_state, router.limiter, router.slots, router.metric_files, registry)
+    read_state = partial(
+        shared_state, router.limiter, router.slots, router.metric_files, registry, router.auth.inflight
+    )
     settings = router.settings
     timeout_s = settings.queue_timeout_ms / 1000
     dispatcher = Dispatcher(
         registry, router.limiter, router.drain, settings.max_body_bytes, timeout_s, text=router.metrics.text
     )
-    return create_app(settings, dispatcher, router.metrics, read_state)
+    return create_app(settings, dispatcher, router.metrics, read_state, router.auth.authenticator)
