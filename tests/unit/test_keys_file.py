@@ -93,7 +93,7 @@ def test_number_of_tenants_is_bounded() -> None:
     tenants = [{"name": name} for name in names]
     for data in ({"keys": keys}, {"tenants": tenants}):
         assert "has too many tenants" in refusal(json.dumps(data), "k.json")
-    assert parse_keys(json.dumps({"keys": keys[1:], "tenants": tenants[1:]}), "k.json")
+    parse_keys(json.dumps({"keys": keys[1:], "tenants": tenants[1:]}), "k.json")
 
 
 _VALUES = st.recursive(

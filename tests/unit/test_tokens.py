@@ -1,29 +1,37 @@
 """JSON Web Tokens: which are accepted, and that nothing else is, whatever it looks like."""
 
+import contextlib
 import hashlib
 import hmac
 import json
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from app.auth.building import build_auth
+from app.auth.caller import Identity
 from app.auth.key_set import KeySet, public_keys
-from app.auth.key_set_source import KeySetSource
+from app.auth.key_set_source import KeySetSource, _fetch
+from app.auth.layouts import MAX_KEY_SET_BYTES
 from app.auth.tokens import MAX_TOKEN_BYTES, TokenVerifier
 from app.config.auth_settings import AuthSettings
 from app.errors import AuthenticationUnavailable, KeysError, SettingsError, Unauthorized
 from app.shared_memory.counters import InflightCounters
-from tests.support.credentials import AUDIENCE, ISSUER, Issuer, encoded
+from tests.support.credentials import AUDIENCE, ISSUER, Issuer, KeySetServer, encoded
 from tests.support.forks import Parent
 
 HMAC_KEY = b"k" * 32
@@ -84,12 +92,22 @@ def test_tokens_of_the_issuer_are_accepted(verifier: Verify, issuer: Issuer, kid
 def test_claims_name_tenant_and_models(verifier: Verify, issuer: Issuer) -> None:
     """A claim is found by its name, dots and all, or within objects; models are a list, or words."""
     nested = verifier(jwt_tenant_claim="org.team", jwt_models_claim="https://x.test/models")
-    for models in (["a", "b"], "a b"):
-        token = issuer.token(**{"org": {"team": "x"}, "https://x.test/models": models})
-        assert nested.verify(token.encode())[:2] == ("x", {"a", "b"})
-    assert nested.verify(issuer.token(**{"org.team": "y", "https://x.test/models": []}).encode())[:2] == ("y", set())
-    for claims in ({"org": {"team": "x"}}, {"https://x.test/models": ["a"]}, {"org": "x", "https://x.test/models": 1}):
-        refused(nested, issuer.token(**claims))  # type: ignore[arg-type]  # claims only
+    given: list[tuple[dict[str, Any], str, set[str]]] = [
+        ({"org": {"team": "x"}, "https://x.test/models": ["a", "b"]}, "x", {"a", "b"}),
+        ({"org": {"team": "x"}, "https://x.test/models": "a b"}, "x", {"a", "b"}),
+        ({"org.team": "y", "https://x.test/models": []}, "y", set()),
+    ]
+    for claims, tenant, models in given:
+        identity = nested.verify(issuer.token(**claims).encode())
+        assert identity == Identity(tenant, frozenset(models), "token")
+    lacking: list[dict[str, Any]] = [
+        {"org": {"team": "x"}},
+        {"https://x.test/models": ["a"]},
+        {"org": "x", "https://x.test/models": ["a"]},
+        {"org": {"team": "x"}, "https://x.test/models": 1},
+    ]
+    for claims in lacking:
+        refused(nested, issuer.token(**claims))
 
 
 NOW = int(time.time())
@@ -141,15 +159,14 @@ def test_forged_tokens_are_refused(verifier: Verify, issuer: Issuer) -> None:
     ]
     forms += [json.dumps(issuer.public["rsa"]).encode(), issuer.key_set()]
     for checks in (verifier(), verifier(jwt_algorithms=("RS256", "HS256"))):
-        for none in ("none", "None", "NONE", "nOnE", "", None, 0, ["RS256"], {}):
+        nothing: list[Any] = ["none", "None", "NONE", "nOnE", "", None, 0, ["RS256"], {}]
+        for none in nothing:
             for kid in ({}, {"kid": "rsa"}):
                 refused(checks, _forged({"alg": none, **kid}, claims, lambda _: b""))
         for form in forms:
             for algorithm in ("HS256", "RS256"):
-                token = _forged(
-                    {"alg": algorithm, "kid": "rsa"}, claims, lambda text, form=form: hmac.digest(form, text, "sha256")
-                )
-                refused(checks, token)
+                sign = partial(hmac.digest, form, digest="sha256")
+                refused(checks, _forged({"alg": algorithm, "kid": "rsa"}, claims, sign))
         head, payload, signature = issuer.token().split(".")
         refused(checks, f"{head}.{encoded({**claims, 'sub': 'admin'})}.{signature}")
         refused(checks, f"{head}.{payload}.")
@@ -182,7 +199,7 @@ def test_huge_and_nested_tokens_are_refused(verifier: Verify, issuer: Issuer) ->
     refused(checks, nested)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@effort(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
 @given(st.data())
 def test_any_token_is_accepted_or_refused(verifier: Verify, issuer: Issuer, data: st.DataObject) -> None:
     """Whatever arrives, nothing but Unauthorized is raised, and only what the issuer signed is accepted."""
@@ -289,3 +306,68 @@ def test_without_pyjwt_the_start_says_what_to_install(parent: Parent, monkeypatc
     counters = InflightCounters(parent.table, "tenant_")
     with pytest.raises(SettingsError, match=r"pip install 'inference-router\[jwt\]'"):
         build_auth(given, parent.table, counters, METRICS)
+
+
+def test_unknown_key_is_asked_for_rarely(parent: Parent, issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers fetch once in 10 seconds together, whatever ids come; then a new key is known at once.
+
+    A failure keeps the keys that were there.
+    """
+    now = [1_000_000]
+    monkeypatch.setattr("app.auth.key_set_source._now_ms", lambda: now[0])
+    later = Issuer()
+    with KeySetServer(later) as server:
+        settings = AuthSettings(jwt_issuer=ISSUER, jwt_audience=(AUDIENCE,))
+        sources = [KeySetSource(server.url, parent.table, METRICS) for _ in range(2)]
+        checks = [TokenVerifier(settings, None, source) for source in sources]
+        for each in checks:
+            assert each.verify(later.token().encode()).tenant == "t"
+        later.add_rsa("later")
+        for each in checks * 5:
+            refused(each, later.token("later"))
+        assert server.asked == 1
+        now[0] += 10_000
+        server.down = True
+        refused(checks[1], later.token("later"))
+        assert checks[0].verify(later.token().encode()).tenant == "t"
+        server.down = False
+        refused(checks[0], later.token("later"))
+        assert server.asked == 2
+        now[0] += 10_000
+        for each in checks:
+            assert each.verify(later.token("later").encode()).tenant == "t"
+        assert server.asked == 3
+        for after_ms, asked in ((299_999, 3), (1, 4)):
+            now[0] += after_ms
+            for source in sources:
+                source.refresh_if_due()
+            gevent.wait(timeout=5)
+            assert server.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("status", "head", "body"),
+    [
+        (302, "Location: http://127.0.0.1:1/", b""),
+        (200, "X: y", b"x" * (MAX_KEY_SET_BYTES + 1)),
+        (200, "X: y", b"[]"),
+        (404, "X: y", b""),
+    ],
+)
+def test_fetch_is_bounded_and_goes_nowhere_else(status: int, head: str, body: bytes) -> None:
+    """No redirect is followed, nothing longer than a key set is kept, and no error shows the URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(4096)
+                with contextlib.suppress(OSError):  # the fetch ends when it has read too much
+                    sock.sendall(f"HTTP/1.0 {status} x\r\n{head}\r\n\r\n".encode() + body)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(KeysError) as caught:
+            public_keys(_fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/secret"), "JWT_JWKS")
+        thread.join()
+    assert "secret" not in str(caught.value)
