@@ -182,7 +182,7 @@ class Dispatcher(NamedTuple):
         Raises ModelNotFound, ModelNotAllowed, or ProtocolMismatch for a model that does not speak the adapter's
         protocol.
         """
-        model = self.find(exchange, name)
+        model = self.registry.find(name) if exchange.caller is None else self.find(exchange, name)
         exchange.model = model.route.name
         if adapter is not None and not speaks(model.route.protocol, adapter):
             raise ProtocolMismatch(served_elsewhere(name or model.route.name, model.route.protocol))
@@ -199,7 +199,7 @@ class Dispatcher(NamedTuple):
         try:
             model = self.registry.find(name)
         except ModelNotFound:
-            if caller.models is None:
+            if not caller.models:
                 raise
             raise ModelNotFound(f"there is no model {str(name)[:100]!r} that this credential is for") from None
         if not caller.may_use(model.route):

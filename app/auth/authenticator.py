@@ -88,14 +88,14 @@ class Authenticator:
         """
         tenant = None if self._header is None else self._header.tenant(environ)
         if tenant is not None:
-            return self._caller(self._ring.limited(Identity(tenant, None, "header")))
+            return self._caller(self._ring.limited(Identity(tenant, (), "header")))
         if self._has_keys or self._tokens is not None:
             secret = credential_in(environ)
             if secret is not None:
                 return self._caller(self._by_secret(secret))
         name = environ.get(CERTIFICATE_NAME)
         if name:
-            return self._caller(self._ring.limited(Identity(str(name), None, "certificate")))
+            return self._caller(self._ring.limited(Identity(str(name), (), "certificate")))
         raise Unauthorized(MISSING, "missing")
 
     def _caller(self, identity: Identity) -> Caller:

@@ -11,16 +11,14 @@ class Identity(NamedTuple):
     """What a credential says."""
 
     tenant: str
-    models: frozenset[str] | None = None
-    """Names and aliases of the models that may be used; None: all."""
+    models: tuple[frozenset[str], ...] = ()
+    """Sets of names and aliases: a model may be used if each of the sets has it. None at all: every model may be."""
     credential: str = ""
     """What the log shows of it: the id of a key, or the kind of another credential."""
 
     def within(self, models: frozenset[str] | None) -> "Identity":
         """Returns the identity, for those only of its models that are among these; None: all are."""
-        if models is None:
-            return self
-        return self._replace(models=models if self.models is None else self.models & models)
+        return self if models is None else self._replace(models=(*self.models, models))
 
 
 class Caller:
@@ -47,8 +45,7 @@ class Caller:
 
     def may_use(self, model: Model) -> bool:
         """Whether the model is one of those allowed, by its name or an alias."""
-        models = self.models
-        return models is None or model.name in models or not models.isdisjoint(model.aliases)
+        return all(model.name in models or not models.isdisjoint(model.aliases) for models in self.models)
 
     def enter(self) -> None:
         """Take a place of the tenant, unless the request has one. Raises TenantLimitReached."""

@@ -79,6 +79,6 @@ class KeyRing:
         self._tenants = Tenants(cursor, ids, limits)
 
     def _known(self, key: Key) -> _Known:
-        models = None if key.models is None else frozenset(key.models)
+        models = () if key.models is None else (frozenset(key.models),)
         identity = Identity(key.tenant, models, key.id).within(self._allowed.get(key.tenant))
         return _Known(bytes.fromhex(key.sha256), identity, expires_at(key))

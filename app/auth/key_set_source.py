@@ -163,6 +163,7 @@ def _fetch(url: str) -> bytes:
             raise
         raise KeysError(f"JWT_JWKS: no whole response within {_TIMEOUT_S} s") from None
     except urllib.error.HTTPError as error:
+        error.close()  # it is the response
         raise KeysError(f"JWT_JWKS: the response has status {error.code}") from None
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)

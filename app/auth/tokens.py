@@ -129,15 +129,15 @@ class TokenVerifier:
             raise _invalid("the token names no tenant")
         return str(tenant)
 
-    def _models(self, claims: Mapping[str, Any]) -> frozenset[str] | None:
+    def _models(self, claims: Mapping[str, Any]) -> tuple[frozenset[str], ...]:
         if self._models_claim is None:
-            return None
+            return ()
         models = _claim(claims, self._models_claim)
         if isinstance(models, str):
             models = models.split()
         if not isinstance(models, list) or len(models) > _MOST_MODELS or not all(isinstance(m, str) for m in models):
             raise _invalid("the token does not say for which models it is")
-        return frozenset(models)
+        return (frozenset(models),)
 
 
 def is_tenant(value: object) -> bool:

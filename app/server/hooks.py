@@ -65,6 +65,8 @@ class Hooks:
         )
         if router.auth.authenticator is None:
             _log.warning("authentication is off: whoever reaches the router may use every model; see docs/security.md")
+        elif not settings.admin_key_sha256:
+            _log.warning("ADMIN_KEY_SHA256 is not set: whoever reaches /metrics and the admin pages may use them")
         for endpoint in settings.kv_endpoints_masked:
             _log.info("KV endpoint", endpoint=endpoint)
         gunicorns_handler = signal.getsignal(signal.SIGTERM)

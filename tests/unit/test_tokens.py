@@ -86,7 +86,7 @@ def refused(verifier: TokenVerifier, token: str | bytes) -> Unauthorized:
 def test_tokens_of_the_issuer_are_accepted(verifier: Verify, issuer: Issuer, kid: str, algorithm: str) -> None:
     """Every asymmetric algorithm, by the key of its type."""
     identity = verifier().verify(issuer.token(kid, algorithm).encode())
-    assert (identity.tenant, identity.models, identity.credential) == ("t", None, "token")
+    assert (identity.tenant, identity.models, identity.credential) == ("t", (), "token")
 
 
 def test_claims_name_tenant_and_models(verifier: Verify, issuer: Issuer) -> None:
@@ -99,7 +99,7 @@ def test_claims_name_tenant_and_models(verifier: Verify, issuer: Issuer) -> None
     ]
     for claims, tenant, models in given:
         identity = nested.verify(issuer.token(**claims).encode())
-        assert identity == Identity(tenant, frozenset(models), "token")
+        assert identity == Identity(tenant, (frozenset(models),), "token")
     lacking: list[dict[str, Any]] = [
         {"org": {"team": "x"}},
         {"https://x.test/models": ["a"]},
