@@ -4,20 +4,24 @@ import os
 import signal
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
 
 from app.admission.limiter import Limiter
-from app.admission.tenant_limit import COUNTERS, OTHER, TenantLimits
+from app.admission.tenant_limit import COUNTERS, OTHER, TenantLimits, Tenants
 from app.auth.key_ring import KeyRing
-from app.auth.keys_publisher import tenants_in
+from app.auth.keys_publisher import KeysPublisher, tenants_in
 from app.auth.layouts import API_KEYS
 from app.config.keys_schema import Keys, Tenant
 from app.errors import TenantLimitReached
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.shared_document import SharedDocument, Superseded
 from tests.support.forks import Barrier, KernelCount, Parent
+
+METRICS: Any = None
+"""For a publisher that is not to count anything."""
 
 
 @pytest.fixture
@@ -45,6 +49,27 @@ def limits_of(parent: Parent, slot: int | None) -> TenantLimits:
     return TenantLimits(parent.table, counters, document.cursor, KeyRing(document, counters).tenants)
 
 
+class Slow(InflightCounters):
+    """Lets other processes run between reading a count and acting upon it."""
+
+    def __init__(self, counters: InflightCounters) -> None:
+        self._inner = counters
+
+    def total(self, shared_id: int) -> int:
+        """See InflightCounters."""
+        total = self._inner.total(shared_id)
+        os.sched_yield()
+        return total
+
+    def add(self, shared_id: int) -> None:
+        """See InflightCounters."""
+        self._inner.add(shared_id)
+
+    def remove(self, shared_id: int) -> None:
+        """See InflightCounters."""
+        self._inner.remove(shared_id)
+
+
 def test_limit_holds_and_is_reached_over_processes_while_files_change(parent: Parent) -> None:
     """4 processes admit as fast as they can, while other tenants come and go: never more inside than the limit."""
     publish(parent, t=3)
@@ -53,6 +78,7 @@ def test_limit_holds_and_is_reached_over_processes_while_files_change(parent: Pa
 
     def work(limiter: Limiter) -> None:
         limits = limits_of(parent, limiter._slot)
+        limits._counters = Slow(limits._counters)
         start.arrive()
         seen_full = False
         for _ in range(2000):
@@ -127,6 +153,29 @@ def test_id_of_a_tenant_is_not_given_away_while_it_counts(parent: Parent) -> Non
     assert set(limits.inflight().values()) == {0}
 
 
+def test_publication_between_the_lookup_and_the_lock_is_seen(parent: Parent) -> None:
+    """A request looks its tenant up without the lock. If others are published before it has the lock, it looks again.
+
+    Otherwise it would meet the old limit, or count under an id that another tenant has by then.
+    """
+    publish(parent, t=5)
+    limits = limits_of(parent, parent.slots.claim().slot)
+    look_up, late = limits._current, [{"t": 1}, *({f"t{number}-{one}": 1 for one in range(250)} for number in range(3))]
+
+    def look_up_before_others_publish() -> Tenants:
+        found = look_up()
+        if late:
+            publish(parent, **late.pop(0))
+        return found
+
+    limits._current = look_up_before_others_publish
+    leave = limits.acquire("t")
+    assert not late
+    limits._current = look_up
+    assert limits.inflight()[OTHER] == sum(limits.inflight().values()) == 1
+    leave()
+
+
 @pytest.mark.parametrize("inside_the_lock", [False, True])
 def test_killed_process_gives_back_when_its_slot_is_reclaimed(parent: Parent, inside_the_lock: bool) -> None:
     """Two of three are a worker's that is SIGKILLed: they are missing until it is reclaimed, and then there are two."""
@@ -169,3 +218,21 @@ def test_older_state_of_a_file_never_replaces_a_newer_one(parent: Parent) -> Non
     assert not document.publish(b"one", document.generation)
     with pytest.raises(ValueError, match="too many"):
         document.publish(b"x" * (document.max_bytes + 1))
+
+
+def test_file_is_read_again_if_another_process_published_meanwhile(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arbiter and the leader may both publish: the slower one must not bring back keys that were removed."""
+    publisher = KeysPublisher("/keys.json", parent.table, InflightCounters(parent.table, COUNTERS), METRICS)
+    states = [Keys(tenants=(Tenant(name=name),)) for name in ("old", "new")]
+
+    def read(_: object) -> Keys:
+        if len(states) > 1:
+            publish(parent, new=1)  # by the other process, which has read what is there by now
+            return states.pop(0)
+        return states[0]
+
+    monkeypatch.setattr("app.auth.keys_publisher.read_keys", read)
+    assert publisher.publish()
+    assert b"old" not in publisher.document.read()[1]
