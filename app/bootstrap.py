@@ -4,14 +4,14 @@
 module does no work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from wsgiref.types import WSGIApplication
 
 from app.admission import limiter as limiter_module
-from app.admission import model_limit, model_traffic
+from app.admission import model_limit, model_traffic, tenant_limit
 from app.admission.demand import DemandMeter
 from app.admission.limiter import Limiter
 from app.admission.model_traffic import TrafficCounts
@@ -21,12 +21,10 @@ from app.api.application import create_app, records_of
 from app.api.dispatch import Dispatcher
 from app.api.live import LiveFeed
 from app.api.live_facts import LiveFacts
+from app.auth import layouts as auth_layouts
+from app.auth.building import Auth, build_auth
 from app.config.listener_tls import listener_tls
-from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
-from app.discovery import dns_source
-from app.discovery.api_server import api_server_in
-from app.discovery.discovery import Discovery
 from app.net.tls_files import TlsContext
 from app.observability import metric_files as metric_files_module
 from app.observability import tracing
@@ -44,19 +42,9 @@ from app.routing import (
     retry_budget,
     route_store,
 )
-from app.routing.endpoint import SharedRouting
-from app.routing.endpoint_drain import EndpointDrain
-from app.routing.endpoint_health import EndpointHealth
-from app.routing.endpoint_report import EndpointReports
+from app.routing.building import Models, build_models
 from app.routing.endpoint_wait import EndpointWait
-from app.routing.health_checks import HealthChecks
-from app.routing.last_errors import LastErrors
-from app.routing.load_reports import LoadReports
-from app.routing.load_scrapes import LoadScrapes
-from app.routing.outlier_detection import OutlierDetector
-from app.routing.publisher import Publisher
 from app.routing.registry import ModelRegistry
-from app.routing.route_store import RouteStore
 from app.shared_memory import connection_counts as connection_counts_module
 from app.shared_memory import counters as counters_module
 from app.shared_memory import drain as drain_module
@@ -73,18 +61,6 @@ from app.shared_memory.table import SharedTable
 
 if TYPE_CHECKING:
     from app.observability.otel import Tracing
-
-
-class Models(NamedTuple):
-    """The models, and what keeps them up to date."""
-
-    registry: ModelRegistry
-    publisher: Publisher
-    health_checks: HealthChecks
-    discovery: Discovery
-    load_scrapes: LoadScrapes
-    store: RouteStore
-    endpoints: EndpointReports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +84,7 @@ class Router:
     metric_files: MetricFiles
     metrics_directory: MetricsDirectory
     models: Models
+    auth: Auth
     live: LiveFeed
     tracing: "Tracing | None"
     tls: TlsContext | None
@@ -138,20 +115,20 @@ def build_router(settings: Settings, environ: Mapping[str, str], inherited: str 
 def _build_parts(
     settings: Settings, environ: Mapping[str, str], table: SharedTable, metrics_directory: MetricsDirectory
 ) -> Router:
-    limiter = Limiter(table, settings.queue_size)
-    if not table.adopted:
-        limiter.set_limit(settings.max_concurrency)
+    limiter = _limiter(settings, table)
     counters = InflightCounters(table)
     traffic = TrafficCounts(table, counters)
     metric_files, connection_counts, ring = MetricFiles(table), ConnectionCounts(table), RequestRing(table)
-    slots, drain = Slots(table, (counters, traffic, limiter, metric_files, connection_counts)), Drain(table)
+    tenant_counters, drain = InflightCounters(table, tenant_limit.COUNTERS), Drain(table)
+    slots = Slots(table, (counters, traffic, limiter, metric_files, connection_counts, tenant_counters))
     keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
     metrics = Metrics(metrics_directory.path)
-    models = _build_models(settings, environ, table, traffic, metrics)
+    models = build_models(settings, environ, table, traffic, metrics)
+    auth = build_auth(settings, table, tenant_counters, metrics.auth)
     traced = tracing.load(environ, metrics)
     endpoint_wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
-    read_state = partial(shared_state, limiter, slots, metric_files, models.registry)
+    read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth.inflight)
     admin = _admin_api(settings, limiter, models)
     live = LiveFeed(metrics, read_state, LiveFacts(admin, records_of(admin, ring), drain).read)
     return Router(
@@ -171,11 +148,19 @@ def _build_parts(
         metric_files=metric_files,
         metrics_directory=metrics_directory,
         models=models,
+        auth=auth,
         live=live,
         tracing=traced,
         tls=listener_tls(settings),
-        application=create_app(settings, dispatcher, metrics, read_state, ring, admin, live),
+        application=create_app(settings, dispatcher, metrics, read_state, ring, admin, live, auth.authenticator),
     )
+
+
+def _limiter(settings: Settings, table: SharedTable) -> Limiter:
+    limiter = Limiter(table, settings.queue_size)
+    if not table.adopted:
+        limiter.set_limit(settings.max_concurrency)
+    return limiter
 
 
 def _admin_api(settings: Settings, limiter: Limiter, models: Models) -> AdminApi:
@@ -206,39 +191,6 @@ def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
     )
 
 
-def _build_models(
-    settings: Settings, environ: Mapping[str, str], table: SharedTable, traffic: TrafficCounts, metrics: Metrics
-) -> Models:
-    """Publish the routes, and build the registry that makes models of them. Raises RoutesError."""
-    counters = traffic.inflight
-    records, back_offs = endpoint_records.EndpointRecords(table), back_off.BackOffs(table)
-    outliers, health, budgets = OutlierDetector(records), EndpointHealth(records), retry_budget.RetryBudgets(table)
-    limits, loads = model_limit.ModelLimits(table, counters), LoadReports(table, counters)
-    errors = LastErrors(table)
-    parts = (records, back_offs, budgets, limits, traffic, loads, errors)
-    store = route_store.RouteStore(table, counters, parts, records.appear)
-    publisher = Publisher(RoutesSource(settings, environ), store, metrics)
-    publisher.publish()
-    prefixes = prefix_history.PrefixHistory(table)
-    shared = SharedRouting(
-        table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics, loads, prefixes, errors
-    )
-    registry = ModelRegistry(
-        store,
-        shared,
-        created_responses.CreatedResponses(table),
-        simulated_latency_s=settings.simulated_latency_ms / 1000,
-        simulated_token_s=settings.simulated_token_ms / 1000,
-        assume_healthy=settings.initial_health == "healthy",
-    )
-    discovery = Discovery(publisher.publish_found, api_server_in(environ), metrics.count_discovery)
-    if any(source.kind == "dns" for source in registry.sources().values()):
-        dns_source.prepare()
-    reports = EndpointReports(registry, shared, EndpointDrain(records, counters))
-    checks, scrapes = HealthChecks(registry, health, errors), LoadScrapes(registry, loads)
-    return Models(registry, publisher, checks, discovery, scrapes, store, reports)
-
-
 def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = None) -> SharedTable:
     """Make the table for these limits, or adopt the one of the program before this one (see SharedTable)."""
     return SharedTable(
@@ -253,6 +205,8 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             metric_files_module.LAYOUT,
             model_limit.LAYOUT,
             model_traffic.LAYOUT,
+            tenant_limit.LAYOUT,
+            *auth_layouts.LAYOUTS,
             endpoint_records.LAYOUT,
             back_off.LAYOUT,
             load_reports.LAYOUT,
@@ -268,8 +222,14 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
     )
 
 
-def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, registry: ModelRegistry) -> SharedState:
-    """What the gauges say now."""
+def shared_state(
+    limiter: Limiter,
+    slots: Slots,
+    metric_files: MetricFiles,
+    registry: ModelRegistry,
+    tenants: Callable[[], Mapping[str, int]] = dict,
+) -> SharedState:
+    """What the gauges say now. `tenants` returns how many requests each tenant has."""
     inflight, queued = limiter.snapshot()
     return SharedState(
         inflight=inflight,
@@ -282,4 +242,5 @@ def shared_state(limiter: Limiter, slots: Slots, metric_files: MetricFiles, regi
         models=tuple(registry.model_states(limiter.limit)),
         discovered={key: len(urls) for key, urls in registry.found().items()},
         waiting=dict(registry.waiting()),
+        tenants=tenants(),
     )

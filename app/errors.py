@@ -150,6 +150,52 @@ class ModelLimitReached(Rejected):
     code = "model_limit_reached"
 
 
+class TenantLimitReached(Rejected):
+    """The tenant has as many requests as its `max_concurrency` allows; over this limit nothing is queued."""
+
+    code = "tenant_limit_reached"
+
+
+class KeysError(RouterError):
+    """A keys file or a key set is invalid. The message is one line, and never holds a secret."""
+
+    code = "bad_keys"
+
+
+class Unauthorized(RouterError):
+    """The request has no credential, or one that is not accepted. `WWW-Authenticate` says what is.
+
+    `reason` is one of `UNAUTHORIZED`. `basic`: a password is accepted too, as browsers send it.
+    """
+
+    code = "unauthorized"
+
+    def __init__(self, message: str, reason: str, *, basic: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.basic = basic
+
+
+UNAUTHORIZED = ("missing", "invalid", "expired")
+"""Why a request is not authorized: it has no credential, or one that is not accepted, or one that was accepted once."""
+
+
+class AuthenticationUnavailable(RouterError):
+    """The token can't be verified, because its issuer's keys have not been fetched yet."""
+
+    code = "authentication_unavailable"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelNotAllowed(RouterError):
+    """The model exists, and the caller may not use it."""
+
+    code = "model_not_allowed"
+
+
 class NoEndpoint(RouterError):
     """No endpoint of the model takes requests now.
 

@@ -12,6 +12,7 @@ from app.api import listed_paths, openapi
 from app.api.admin import AdminApi, ConfigResource, EndpointsResource, QueueResource, RoutesResource
 from app.api.admin_access import AdminAccess
 from app.api.admin_requests import RequestRecords, RequestsResource
+from app.api.authentication import Authentication
 from app.api.cors import with_cors
 from app.api.dispatch import Dispatcher
 from app.api.error_responses import ErrorResponses
@@ -28,6 +29,7 @@ from app.api.request_recorder import RequestRecorder
 from app.api.status_page import StatusPageResource
 from app.api.v2 import ModelReadyResource, ServerResource
 from app.api.v2_models import RepositoryIndexResource, StatisticsResource
+from app.auth.authenticator import Authenticator
 from app.config.settings import Settings
 from app.observability import logs
 from app.observability.metrics import Metrics, SharedState
@@ -47,11 +49,13 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     ring: RequestRing | None = None,
     admin: AdminApi | None = None,
     live: LiveFeed | None = None,
+    authenticator: Authenticator | None = None,
 ) -> WSGIApplication:
     """Returns the router's application. `read_state` returns what the gauges of `/metrics` say.
 
     Without `ring` no records of requests are written. Without `admin`, or ADMIN_BIND, there is no admin API, and
-    without `live` no status page.
+    without `live` no status page. `authenticator` finds the caller of a request; without it, everyone may use the
+    router.
     """
     router = ExactRouter(ListedPaths(dispatcher).find)
     app = falcon.App(router=router)
@@ -59,6 +63,12 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # a model server's response may have no type
     errors = ErrorResponses(router, adapters.PROTOCOLS)
     errors.install(app)
+    digests = tuple(map(bytes.fromhex, settings.admin_key_sha256))
+    if authenticator is not None or digests:
+        allows_preflight = bool(settings.cors_origins)
+        app.add_middleware(
+            Authentication(authenticator, digests, metrics.auth, router, allows_preflight=allows_preflight)
+        )
 
     app.add_route("/healthz", HealthzResource())
     app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
@@ -118,7 +128,7 @@ def _add_operations(
 
 def _add_own_routes(app: _App, errors: ErrorResponses, dispatcher: Dispatcher, statistics: StatisticsResource) -> None:
     """Add what a protocol has and the router serves itself."""
-    models = ModelsResource(dispatcher.registry)
+    models = ModelsResource(dispatcher)
     server = ServerResource(dispatcher.registry, dispatcher.drain)
     ready = ModelReadyResource(dispatcher)
     index = RepositoryIndexResource(dispatcher)
@@ -164,6 +174,8 @@ def _count(metrics: Metrics, exchange: Exchange, total: float) -> None:
         metrics.rejections[exchange.rejection].inc()
         if exchange.traffic is not None:
             exchange.traffic.count_rejected()
+        if exchange.caller is not None:
+            metrics.auth.tenant_rejected(exchange.caller.label, exchange.rejection).inc()
     for change in exchange.fallbacks:
         metrics.fallbacks(*change).inc()
     if exchange.permit is not None:
@@ -186,6 +198,7 @@ def _log_access(log: Any, exchange: Exchange) -> None:
             **({"model": exchange.model} if exchange.model else {}),
             **({} if last is None else {"endpoint": last.url}),
             **({"rejection": exchange.rejection} if exchange.rejection else {}),
+            **({} if exchange.caller is None else exchange.caller.logged()),
             client=exchange.client_address,
             request_id=exchange.request_id,
             **({} if exchange.trace is None else {"trace_id": exchange.trace.trace_id}),

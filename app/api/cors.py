@@ -53,7 +53,7 @@ def with_cors(application: WSGIApplication, origins: Sequence[str]) -> WSGIAppli
         def start(status: str, headers: Headers, exc_info: Any = None, /) -> Any:
             headers = [field for field in headers if not field[0].lower().startswith(_PREFIX)]
             headers += fields
-            if allowed and _is_preflight(environ) and status.startswith("2"):
+            if allowed and is_preflight(environ) and status.startswith("2"):
                 headers += _permissions(environ, headers)
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
@@ -62,7 +62,8 @@ def with_cors(application: WSGIApplication, origins: Sequence[str]) -> WSGIAppli
     return outermost
 
 
-def _is_preflight(environ: WSGIEnvironment) -> bool:
+def is_preflight(environ: WSGIEnvironment) -> bool:
+    """Whether a browser asks what a page may send."""
     return environ["REQUEST_METHOD"] == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
 
 

@@ -17,7 +17,7 @@ from app.api.exchange import ENVIRON_KEY, Exchange
 from app.api.health import check_draining
 from app.api.stream_meter import StreamMeter, TailMeter, count_whole, meter_of
 from app.config import route_schema
-from app.errors import ProtocolMismatch
+from app.errors import ModelNotAllowed, ModelNotFound, ProtocolMismatch
 from app.http_fields import Headers
 from app.native import monotonic
 from app.observability.token_metrics import TokenMetrics
@@ -166,6 +166,8 @@ class Dispatcher:
         """Send the request to the model, or to one of its fallbacks. The response says which one it was."""
         forbidden = failover.is_forbidden(req, version)
         models = [model] if forbidden else [model, *self.registry.fallbacks(model.route)]
+        if exchange.caller is not None:
+            models = [one for one in models if exchange.caller.may_use(one.route)]
         try:
             reply = failover.serve(
                 exchange, models, partial(self.admit, exchange, version=version), send, self.registry.renewed
@@ -178,14 +180,40 @@ class Dispatcher:
     def resolve(self, exchange: Exchange, adapter: ProtocolAdapter | None, name: str | None) -> RegisteredModel:
         """Returns the model of this name, under which the request is counted from now on.
 
-        Raises ModelNotFound, or ProtocolMismatch for a model that does not speak the adapter's protocol.
+        Raises ModelNotFound, ModelNotAllowed, or ProtocolMismatch for a model that does not speak the adapter's
+        protocol.
         """
-        model = self.registry.find(name)
+        model = self.registry.find(name) if exchange.caller is None else self.find(exchange, name)
         exchange.model = model.route.name
         exchange.adapter = adapter
         if adapter is not None and not speaks(model.route.protocol, adapter):
             raise ProtocolMismatch(served_elsewhere(name or model.route.name, model.route.protocol))
         return model
+
+    def find(self, exchange: Exchange, name: str | None) -> RegisteredModel:
+        """Returns the model of this name. Raises ModelNotFound, or ModelNotAllowed if the caller may not use it.
+
+        No error tells a caller of models which they may not use.
+        """
+        caller = exchange.caller
+        if caller is None:
+            return self.registry.find(name)
+        try:
+            model = self.registry.find(name)
+        except ModelNotFound:
+            if not caller.models:
+                raise
+            raise ModelNotFound(f"there is no model {str(name)[:100]!r} that this credential is for") from None
+        if not caller.may_use(model.route):
+            raise ModelNotAllowed(f"this credential is not for the model {str(name or 'by default')[:100]!r}")
+        return model
+
+    def usable(self, exchange: Exchange) -> Iterator[tuple[str, RegisteredModel]]:
+        """Yields name or alias of each model that the caller may use, and the model."""
+        for name in self.registry.names():
+            model = self.registry.find(name)
+            if exchange.caller is None or exchange.caller.may_use(model.route):
+                yield name, model
 
     def admit(self, exchange: Exchange, model: RegisteredModel, version: str = "") -> RegisteredModel:
         """Take the permits, after the wait for an endpoint if the model has none.

@@ -18,6 +18,7 @@ cdef class Exchange:
     cdef public object trace
     cdef public object reply_headers
     cdef public object traffic
+    cdef public object caller
     cdef public object permit
     cdef public object watch
     cdef readonly double started

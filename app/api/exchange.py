@@ -14,8 +14,10 @@ from wsgiref.types import WSGIEnvironment
 
 from app.admission.limiter import Limiter
 from app.admission.model_limit import ModelLimit
+from app.admission.model_place import place_of
 from app.admission.model_traffic import ModelTraffic
 from app.admission.permit import Permit, Ticket
+from app.auth.caller import Caller
 from app.errors import Overload, Rejected
 from app.native import monotonic, server_timing
 from app.net.disconnect import Client, ClientWatch
@@ -39,6 +41,7 @@ class Exchange:
         "_place",
         "adapter",
         "attempts",
+        "caller",
         "client_address",
         "earlier_s",
         "error",
@@ -84,6 +87,8 @@ class Exchange:
         """The headers of the model server's response, to be passed on."""
         self.traffic: ModelTraffic | None = None
         """Counts for the model that serves it, or the last one that was tried."""
+        self.caller: Caller | None = None
+        """Who sent it; None without authentication."""
         self.permit: Permit | None = None
         self.watch: ClientWatch | None = None
         self.method = environ.get("REQUEST_METHOD", "")
@@ -110,15 +115,19 @@ class Exchange:
         model_limit: ModelLimit | None = None,
         traffic: ModelTraffic | None = None,
     ) -> None:
-        """Take a permit, and first a place of the model's own limit, unless it has one. Wait in the queue if need be.
+        """Take a permit, and first a place of the tenant's and of the model's own limit, unless it has these.
 
-        Raises a `Rejected`, or ClientGone.
+        Wait in the queue if need be. What was taken before a refusal comes back when the exchange ends. Raises a
+        `Rejected`, or ClientGone.
         """
         began = monotonic()
-        self.traffic, self.overload = traffic, None
+        self.overload = None
         try:
+            if self.caller is not None:
+                self.caller.enter()
+            self.traffic = traffic  # of a tenant's own limit a model's demand tells nothing
             if self._place is None:
-                self._place = _place_of(model_limit, traffic)
+                self._place = place_of(model_limit, traffic)
             admission = limiter.request()
             if isinstance(admission, Ticket):
                 self.overload = admission.overload
@@ -154,7 +163,7 @@ class Exchange:
         Nothing yields between the two, so ClientGone, which is thrown where a greenlet waits, can't come between them.
         A worker that is killed there counts for both, and its row is cleared.
         """
-        place = _place_of(limit, traffic)
+        place = place_of(limit, traffic)
         left, self._place = self._place, place
         if self.rejection is not None and self.traffic is not None:
             self.traffic.count_rejected()  # by the model that it leaves
@@ -186,6 +195,8 @@ class Exchange:
         permit, self.permit = self.permit, None
         if permit is not None:
             permit.release(False)
+        if self.caller is not None:
+            self.caller.leave()
 
     def _watch_client(self) -> None:
         """Notice from now on when the client leaves. Not earlier: a rejection is quick and leaves nothing to stop."""
@@ -216,8 +227,5 @@ class Exchange:
                 place()
             if self.permit is not None:
                 self.permit.release(complete)
-
-
-def _place_of(limit: ModelLimit | None, traffic: ModelTraffic | None) -> Callable[[], object] | None:
-    """Count a request for a model. Returns the function that takes it back. Raises ModelLimitReached."""
-    return limit.acquire() if limit is not None else None if traffic is None else traffic.enter()
+            if self.caller is not None:
+                self.caller.leave()

@@ -3,7 +3,7 @@
 No endpoint could tell: each has its own models, and its share of the requests. So the router responds itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import falcon
@@ -11,6 +11,7 @@ import msgspec
 
 from app.api.body import read_body
 from app.api.dispatch import Dispatcher
+from app.api.exchange import ENVIRON_KEY
 from app.api.metrics_page import check_admin_port
 from app.errors import InvalidRequest
 from app.observability.metrics import REQUEST_SECONDS, REQUESTS, Metrics
@@ -44,7 +45,8 @@ class RepositoryIndexResource:
             raise InvalidRequest(
                 f'the body must be empty, or a JSON object such as {{"ready": true}}: {error}'
             ) from error
-        entries = (entry for name, model in _models(self._dispatcher.registry) for entry in _entries(name, model))
+        models = _of_protocol(self._dispatcher.usable(req.env[ENVIRON_KEY]))
+        entries = (entry for name, model in models for entry in _entries(name, model))
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode([entry for entry in entries if not only_ready or entry["state"] == "READY"])
 
@@ -59,7 +61,8 @@ class StatisticsResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         check_admin_port(req, self._admin_port)
-        counts = {model.route.name: _Counts() for _, model in _models(self._registry)}
+        models = ((name, self._registry.find(name)) for name in self._registry.names())
+        counts = {model.route.name: _Counts() for _, model in _of_protocol(models)}
         for family, labels, numbers in self._metrics.totals(REQUESTS, REQUEST_SECONDS):
             of_model = counts.get(labels["model"])
             if of_model is None or labels["route"] in _NO_INFERENCE:
@@ -94,12 +97,9 @@ class _Counts:
         }
 
 
-def _models(registry: ModelRegistry) -> Iterator[tuple[str, RegisteredModel]]:
-    """Yields name or alias of each model that speaks the protocol, and the model."""
-    for name in registry.names():
-        model = registry.find(name)
-        if speaks(model.route.protocol, ADAPTER):
-            yield name, model
+def _of_protocol(models: Iterable[tuple[str, RegisteredModel]]) -> Iterator[tuple[str, RegisteredModel]]:
+    """Yields those of the models that speak the protocol."""
+    return ((name, model) for name, model in models if speaks(model.route.protocol, ADAPTER))
 
 
 def _entries(name: str, model: RegisteredModel) -> Iterator[dict[str, str]]:

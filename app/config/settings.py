@@ -4,26 +4,23 @@ Rules: this module never reads `os.environ`, which wsgi.py hands in. A blank var
 raises one `SettingsError` that names the variable, the value and what is allowed. No message contains a password.
 """
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
 
-from app.config.addresses import check_host, check_origin, check_port, check_url
-from app.config.kv_endpoints import kv_endpoint, mask_password
+from app.config import auth_settings
+from app.config.auth_settings import AuthSettings
+from app.config.kv_endpoints import mask_password
 from app.config.route_values import NAME_PATTERN, NAME_RULE, listed
+from app.config.setting import setting as _setting
+from app.config.setting_texts import converted
+from app.config.tls_settings import check_tls
 from app.errors import SettingsError
 from app.protocols.adapters import NAMES
 
 
-def _setting(allowed: str, about: str, **bounds: Any) -> Meta:
-    return Meta(description=about, extra={"allowed": allowed}, **bounds)
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(AuthSettings, frozen=True, kw_only=True):
     """All settings. The variable of a field is the field's name in capitals."""
 
     model_ref: Annotated[
@@ -146,28 +143,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "A second listener. Only there are `/metrics` and the admin API (docs/admin.md). Probes are on both.",
         ),
     ] = None
-    tls_cert_file: Annotated[
-        str | None,
-        _setting(
-            "the absolute path of a PEM file",
-            "Certificate of `BIND`, and after it those that lead to its authority. When set, `BIND` takes TLS only; "
-            "`ADMIN_BIND` stays without.",
-        ),
-    ] = None
-    tls_key_file: Annotated[
-        str | None,
-        _setting(
-            "the absolute path of a PEM file, not encrypted",
-            "Its key. Unset: it is in `TLS_CERT_FILE`.",
-        ),
-    ] = None
-    tls_client_ca_file: Annotated[
-        str | None,
-        _setting(
-            "the absolute path of a PEM file",
-            "Authorities of the clients' certificates. When set, every client of `BIND` must show one (mutual TLS).",
-        ),
-    ] = None
     graceful_timeout_s: Annotated[
         int,
         _setting("1 to 86400", "Longest time that a drain waits for requests in flight, in seconds.", ge=1, le=86_400),
@@ -257,65 +232,16 @@ def load_settings(environ: Mapping[str, str], cpus: int) -> Settings:
     values: dict[str, Any] = {"web_concurrency": min(cpus, 32)}
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     if "HOSTNAME" in given:
-        values["pod_name"] = _convert("HOSTNAME", given["HOSTNAME"], fields["pod_name"].type)
+        values["pod_name"] = converted("HOSTNAME", given["HOSTNAME"], fields["pod_name"].type)
     for field in fields.values():
         variable = field.name.upper()
         if variable in given:
-            values[field.name] = _convert(variable, given[variable], field.type)
+            values[field.name] = converted(variable, given[variable], field.type)
     settings = Settings(**values)
     if settings.admin_port == settings.bind.rpartition(":")[2]:
         raise SettingsError(f"ADMIN_BIND={settings.admin_bind!r}: must be on another port than BIND={settings.bind!r}")
     if settings.backends and settings.routes_file:
         raise SettingsError(f"ROUTES_FILE={settings.routes_file!r}: must not be set beside BACKENDS")
-    for variable in ("TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"):
-        if variable in given and settings.tls_cert_file is None:
-            raise SettingsError(f"{variable}={given[variable]!r}: must be set only together with TLS_CERT_FILE")
+    check_tls(settings)
+    auth_settings.check_auth(settings)
     return settings
-
-
-def _redact(text: str) -> str:
-    """Text for an error message. What precedes an @, or follows the scheme of Redis, may contain a password."""
-    _, at, rest = text.rpartition("@")
-    rest = re.sub(r"(rediss?://)[^,]+", r"\1***", rest)
-    return f"***@{rest}" if at else rest
-
-
-def _convert(variable: str, text: str, annotated: Any) -> Any:
-    """Convert one variable's text to its field's type. Raises SettingsError."""
-    meta: Meta = annotated.__metadata__[0]
-    allowed = (meta.extra or {})["allowed"]
-    try:
-        text.encode()  # bytes that are not UTF-8 could be read, but not returned in JSON
-        if variable == "KV_ENDPOINTS":
-            return tuple(kv_endpoint(item.strip()) for item in text.split(",") if item.strip())
-        if variable == "BACKENDS":
-            return tuple(_backend(item.strip()) for item in text.split(",") if item.strip())
-        if variable == "CORS_ORIGINS":
-            return (
-                ("*",) if text == "*" else tuple(check_origin(item.strip()) for item in text.split(",") if item.strip())
-            )
-        if variable == "ROUTES_FILE" and not text.endswith((".toml", ".yaml", ".yml", ".json")):
-            raise ValueError("the ending determines the format")
-        if variable in ("BIND", "ADMIN_BIND"):
-            return _listen_address(text)
-        if (variable == "PROMETHEUS_MULTIPROC_DIR" or variable.startswith("TLS_")) and not Path(text).is_absolute():
-            raise ValueError("must be an absolute path")
-        return msgspec.convert(text, annotated, strict=False)
-    except ValueError as error:  # msgspec.ValidationError is one
-        own_words = "" if isinstance(error, (msgspec.ValidationError, UnicodeError)) else f" ({error})"
-        raise SettingsError(f"{variable}={_redact(text)!r}: must be {allowed}{own_words}") from None
-
-
-def _listen_address(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not colon:
-        raise ValueError("the port is missing")
-    check_port(port)
-    check_host(host)
-    return text
-
-
-def _backend(text: str) -> str:
-    url = text.rstrip("/")
-    check_url(url)
-    return url

@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 
 from app.compiled import form
+from app.observability.auth_metrics import TENANT_INFLIGHT, AuthMetrics
 from app.observability.endpoint_gauges import (
     ENDPOINT_DRAINING,
     ENDPOINT_INFLIGHT,
@@ -41,7 +42,7 @@ SECONDS = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
 )
 OVERHEAD_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
-REJECTIONS = ("limit_reached", "model_limit_reached", "queue_full", "queue_timeout")
+REJECTIONS = ("limit_reached", "model_limit_reached", "queue_full", "queue_timeout", "tenant_limit_reached")
 RETRIES = ("stale_connection", "unreachable", "status_429", "status_502", "status_503")
 SPAN_RESULTS = ("exported", "failed", "dropped")
 RELOADS = ("ok", "refused")
@@ -153,6 +154,7 @@ class SharedState(NamedTuple):
     """By the key of its source."""
     waiting: Mapping[str, int] = {}
     """Requests without an endpoint, by model."""
+    tenants: Mapping[str, int] = {}
 
 
 def keep_files_per_slot(directory: Path, slot: Callable[[], object], files: MetricFiles | None = None) -> None:
@@ -186,6 +188,7 @@ class Metrics:
         self.reloads = counts_of(RELOADED, RELOADS)
         self.token_metrics = TokenMetrics()
         self.tls = TlsMetrics()
+        self.auth = AuthMetrics()
 
     def count_discovery(self, source: str, result: str) -> None:
         """Count one result of discovery, `ok` or `failed`."""
@@ -266,6 +269,7 @@ class _Gauges:
             (ENDPOINT_DRAINING, ((each.url, each.draining) for each in state.endpoints)),
             (DISCOVERED, list(state.discovered.items())),
             (WAITING_FOR_ENDPOINT, list(state.waiting.items())),
+            (TENANT_INFLIGHT, list(state.tenants.items())),
             (ENDPOINT_LOAD_STALE, [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None]),
         ):
             metric = metric_of(family)
@@ -281,9 +285,8 @@ class _Gauges:
     def _by_label(
         self, metric: Metric, family: Family, values: Iterable[tuple[str, float]]
     ) -> Iterator[tuple[Lines, float]]:
-        (label,) = family.labels
         kept = self._lines.get(family, {})
         current = self._lines[family] = {}  # others are forgotten
         for text, value in values:
-            lines = current[text] = kept.get(text) or Lines(metric, {label: text}, [family.name])
+            lines = current[text] = kept.get(text) or Lines(metric, {family.labels[0]: text}, [family.name])
             yield lines, value

@@ -74,7 +74,14 @@ class Hooks:
         signal.signal(signal.SIGTERM, on_term)
 
     def _log_ready(self) -> None:
-        """Say what is served: one event for machines, or three lines for people."""
+        """Say what is served, in one event for machines or three lines for people, and what is open to everyone."""
+        self._log_served()
+        if self._router.auth.authenticator is None:
+            _log.warning("authentication is off: whoever reaches the router may use every model; see docs/security.md")
+        elif not self._router.settings.admin_key_sha256:
+            _log.warning("ADMIN_KEY_SHA256 is not set: whoever reaches /metrics and the admin pages may use them")
+
+    def _log_served(self) -> None:
         router, settings = self._router, self._router.settings
         models = router.models.registry.names()
         if settings.log_format == "console" and sys.stderr is not None:
@@ -94,6 +101,7 @@ class Hooks:
     def on_reload(self, arbiter: Arbiter) -> None:
         """Read the routes again on HUP, before the workers are replaced."""
         self._router.models.publisher.republish()
+        self._router.auth.republish()
 
     def pre_fork(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Claim a slot for the worker that is about to be forked."""
@@ -124,6 +132,7 @@ class Hooks:
         router.drain.attach(claim.slot)
         router.counters.attach(claim.slot)
         router.traffic.attach(claim.slot)
+        router.auth.counters.attach(claim.slot)
         router.connection_counts.attach(claim.slot)
         router.ring.attach(claim.slot)
         router.metric_files.attach(claim.slot)
@@ -164,6 +173,7 @@ class Hooks:
         if leads:
             models = router.models
             models.publisher.republish_if_changed()
+            router.auth.refresh()
             models.discovery.run(models.registry.sources(), models.registry.found())
             models.health_checks.run_due()
             models.load_scrapes.run_due()

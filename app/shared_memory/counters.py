@@ -24,16 +24,29 @@ from app.shared_memory.table import SLOTS, Layout, SharedTable, name_hash
 
 MAX_IDS = 512
 """How many names can be counted at once: endpoints and models, of the current routes and the ones before."""
-LAYOUT = Layout(arrays={"inflight_by_id": MAX_IDS * SLOTS, "id_names": MAX_IDS, "id_generations": MAX_IDS})
+
+
+def layout(kind: str = "") -> Layout:
+    """What counters keep in the table. `kind` begins the names of those that count something else."""
+    return Layout(
+        arrays={
+            f"{kind}inflight_by_id": MAX_IDS * SLOTS,
+            f"{kind}id_names": MAX_IDS,
+            f"{kind}id_generations": MAX_IDS,
+        }
+    )
+
+
+LAYOUT = layout()
 
 
 class InflightCounters:
     """The counters, in one process. `attach` them to the worker's slot before counting."""
 
-    def __init__(self, table: SharedTable) -> None:
-        self._counts = table.array("inflight_by_id")
-        self._names = table.array("id_names")
-        self._generations = table.array("id_generations")  # of the last routes that had the name
+    def __init__(self, table: SharedTable, kind: str = "") -> None:
+        self._counts = table.array(f"{kind}inflight_by_id")
+        self._names = table.array(f"{kind}id_names")
+        self._generations = table.array(f"{kind}id_generations")  # of the last routes that had the name
         self._rows = used_rows(table)
         self._row = self._counts[:0]
 

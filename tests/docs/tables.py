@@ -15,11 +15,12 @@ import msgspec
 
 from app import errors
 from app.api import error_responses
-from app.config import route_schema, route_values, routes_source
+from app.config import keys_schema, route_schema, route_values, routes_source
+from app.config.auth_settings import AuthSettings
 from app.config.routes_file.value_types import ValueType, members
 from app.config.settings import Settings
 from app.errors import RouterError
-from app.observability import endpoint_gauges, model_gauges, tls_metrics, token_metrics
+from app.observability import auth_metrics, endpoint_gauges, model_gauges, tls_metrics, token_metrics
 from app.observability import metrics as metrics_module
 from app.observability.metric_families import Family
 from app.protocols import anthropic, infer, openai, v2
@@ -42,14 +43,21 @@ from tests.support.malformed import MALFORMED
 
 FAMILIES = [
     one
-    for module in (metrics_module, endpoint_gauges, model_gauges, tls_metrics, token_metrics)
+    for module in (metrics_module, auth_metrics, endpoint_gauges, model_gauges, tls_metrics, token_metrics)
     for one in vars(module).values()
     if isinstance(one, Family)
 ]
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = tuple(
     ROOT / name
-    for name in ("README.md", "docs/routing.md", "docs/failures.md", "docs/balancing.md", "docs/kubernetes.md")
+    for name in (
+        "README.md",
+        "docs/routing.md",
+        "docs/failures.md",
+        "docs/balancing.md",
+        "docs/kubernetes.md",
+        "docs/security.md",
+    )
 )
 
 Row = tuple[str, ...]
@@ -64,6 +72,7 @@ _RETRY_AFTER: dict[type[RouterError], str] = {
     errors.QueueFull: _ESTIMATE,
     errors.QueueTimeout: _ESTIMATE,
     errors.ModelLimitReached: "`Retry-After` estimates when the model has room.",
+    errors.TenantLimitReached: "`Retry-After` estimates when the tenant has room.",
     errors.NoEndpoint: "`Retry-After` says when one may, if that is known.",
 }
 _WITHOUT_CLASS = [
@@ -93,7 +102,9 @@ def _line(cells: Iterable[str]) -> str:
 def settings() -> list[str]:
     """Every setting: variable, default, allowed values, meaning."""
     rows = []
-    for field in msgspec.structs.fields(Settings):
+    inherited = len(msgspec.structs.fields(AuthSettings))  # a record's fields come after those of its base
+    fields = msgspec.structs.fields(Settings)
+    for field in (*fields[inherited:], *fields[:inherited]):
         meta = field.type.__metadata__[0]
         default = "the usable CPUs" if field.required else _default(field, nothing="unset")
         rows.append((f"`{field.name.upper()}`", default, meta.extra["allowed"], meta.description))
@@ -234,6 +245,9 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "model": route_schema.Model,
     "version": route_schema.Version,
     "endpoint": route_schema.Endpoint,
+    "keys_file": keys_schema.Keys,
+    "key": keys_schema.Key,
+    "tenant": keys_schema.Tenant,
     "timeouts": route_schema.Timeouts,
     "ejection": route_schema.Ejection,
     "load_report": route_schema.LoadReport,

@@ -13,6 +13,7 @@ from gevent.hub import reinit
 
 from app.admission.limiter import Limiter
 from app.admission.permit import Permit, Ticket
+from app.admission.tenant_limit import COUNTERS
 from app.bootstrap import shared_table
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.slots import Claim, Slots
@@ -39,7 +40,8 @@ class Parent:
         self.table = shared_table(self.limit, self.queue_size)
         self.unattached = Limiter(self.table, self.queue_size)
         self.unattached.set_limit(self.limit)
-        self.slots = Slots(self.table, (InflightCounters(self.table), self.unattached))
+        tenants = InflightCounters(self.table, COUNTERS)
+        self.slots = Slots(self.table, (InflightCounters(self.table), tenants, self.unattached))
         _open.append(self)
 
     def close(self) -> None:

@@ -46,6 +46,8 @@ class LocalRouter:
         self.hooks = Hooks(self.router, "ROUTER_TEST_UNUSED")
         self.worker = HookedWorker(os.getpid())
         self.application = self.router.application
+        self.headers: dict[str, str] = {}
+        """What every request has, beside its own."""
 
     def start_worker(self) -> Self:
         """Make this process the router's worker."""
@@ -79,7 +81,8 @@ class LocalRouter:
         """Send a request as a WSGI server does."""
         start = testing.StartResponseMock()
         text = body.decode() if isinstance(body, bytes) else body
-        environ = testing.create_environ(path, method=method, body=text, headers=headers)
+        fields = {**self.headers, **(headers or {})}
+        environ = testing.create_environ(path, method=method, body=text, headers=fields, remote_addr="127.0.0.1")
         with contextlib.closing(self.application(environ, start)) as chunks:  # type: ignore[type-var]
             content = b"".join(chunks)
         return Response(int(str(start.status)[:3]), dict(start.headers or ()), content.decode(errors="replace"))

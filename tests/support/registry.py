@@ -91,7 +91,9 @@ class OneModel(ModelRegistry):
 
 def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication:
     """Returns the router's application, over this registry in place of its own."""
-    read_state = partial(shared_state, router.limiter, router.slots, router.metric_files, registry)
+    read_state = partial(
+        shared_state, router.limiter, router.slots, router.metric_files, registry, router.auth.inflight
+    )
     settings = router.settings
     timeout_s = settings.queue_timeout_ms / 1000
     dispatcher = Dispatcher(
@@ -103,4 +105,5 @@ def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication
         token_metrics=router.metrics.token_metrics,
     )
     live = LiveFeed(router.metrics, read_state, router.live.facts)
-    return create_app(settings, dispatcher, router.metrics, read_state, live=live)
+    authenticator = router.auth.authenticator
+    return create_app(settings, dispatcher, router.metrics, read_state, live=live, authenticator=authenticator)

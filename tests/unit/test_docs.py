@@ -5,11 +5,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.config import route_schema
+from app.config import keys_schema, route_schema
 from app.config.routes_file.value_types import members
 from tests.docs import tables
 
-RECORDS = [one for one in vars(route_schema).values() if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+RECORDS = [
+    one
+    for schema in (route_schema, keys_schema)
+    for one in vars(schema).values()
+    if isinstance(one, type) and issubclass(one, msgspec.Struct)
+]
 WRITTEN = {file.name: tables.parts_of(file.read_text()) for file in tables.DOCUMENTS}
 
 

@@ -33,6 +33,10 @@ ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
     (errors.ResponseNotFound("why"), 404, "response_not_found", None),
     (errors.ProtocolMismatch("why"), 400, "protocol_mismatch", None),
     (errors.ModelLimitReached("why", 2), 429, "model_limit_reached", "2"),
+    (errors.TenantLimitReached("why", 3), 429, "tenant_limit_reached", "3"),
+    (errors.Unauthorized("why", "missing"), 401, "unauthorized", None),
+    (errors.ModelNotAllowed("why"), 403, "model_not_allowed", None),
+    (errors.AuthenticationUnavailable("why", 10), 503, "authentication_unavailable", "10"),
     (errors.ModelUnusable("why"), 503, "model_unusable", None),
     (errors.NoEndpoint("why"), 503, "no_endpoint", None),
     (errors.NoEndpoint("why", 9), 503, "no_endpoint", "9"),
@@ -46,6 +50,7 @@ ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
 NO_ANSWERS = {
     errors.SettingsError,
     errors.RoutesError,
+    errors.KeysError,
     errors.UpstreamError,
     errors.NoFreeSlot,
     errors.SharedStateMismatch,

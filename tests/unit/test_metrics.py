@@ -44,6 +44,9 @@ FAMILIES = {
     "router_permits_reclaimed": "counter",
     "router_retries": "counter",
     "router_routes_reloads": "counter",
+    "router_keys_reloads": "counter",
+    "router_jwks_refreshes": "counter",
+    "router_unauthorized_requests": "counter",
     "router_trace_spans": "counter",
     "router_tls_handshake_failures": "counter",
     "router_tls_reloads": "counter",
@@ -207,6 +210,7 @@ def test_refusals_are_counted_by_their_reason(outcomes: Samples) -> None:
         REJECTIONS % "model_limit_reached": 0,
         REJECTIONS % "queue_full": 0,
         REJECTIONS % "queue_timeout": 0,
+        REJECTIONS % "tenant_limit_reached": 0,
     }
 
 

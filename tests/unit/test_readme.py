@@ -194,7 +194,9 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Response]:
     folder = tmp_path_factory.mktemp("routed")
     file = folder / "routes.json"
     file.write_text(routes_of_failing_models())
-    with LocalRouter(folder, ROUTES_FILE=str(file)) as local:
+    gateway = {"TENANT_HEADER": "X-Tenant", "TRUSTED_PROXIES": "127.0.0.1"}
+    with LocalRouter(folder, ROUTES_FILE=str(file), **gateway) as local:
+        local.headers["X-Tenant"] = "t"
         local.router.models.publisher.publish_found({"dns m.test:80": ()})
         local.router.metrics.count_discovery("dns m.test:80", "ok")
         return responses_of_failing_models(local)

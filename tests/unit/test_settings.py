@@ -49,6 +49,18 @@ DEFAULTS = {
     "TRACE_SAMPLE_RATIO": 0.0,
     "POD_NAME": None,
     "PROMETHEUS_MULTIPROC_DIR": None,
+    "KEYS_FILE": None,
+    "JWT_ISSUER": None,
+    "JWT_AUDIENCE": (),
+    "JWT_JWKS": None,
+    "JWT_ALGORITHMS": (),
+    "JWT_HMAC_KEY_FILE": None,
+    "JWT_LEEWAY_S": 30,
+    "JWT_TENANT_CLAIM": "sub",
+    "JWT_MODELS_CLAIM": None,
+    "TENANT_HEADER": None,
+    "TRUSTED_PROXIES": (),
+    "ADMIN_KEY_SHA256": (),
 }
 
 # Variable, least, most, and the bounds as a message names them.

@@ -94,7 +94,7 @@ def check_depth(source: Source, path: Path) -> None:
 
 def check_key(source: Source, path: Path, key: object, line: int) -> None:
     """Raises RoutesError unless the key may be shown in a message."""
-    if not (isinstance(key, str) and re.fullmatch(r"[A-Za-z_]{1,64}", key)):
+    if not (isinstance(key, str) and re.fullmatch(r"[A-Za-z_]{1,64}|sha256", key)):
         source.lines[path] = line
         raise source.error(path, f"has a key that is no member's name: {known(path)}")
 

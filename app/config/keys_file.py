@@ -1,0 +1,148 @@
+"""A keys file, TOML, YAML or JSON, becomes one frozen, validated record.
+
+Rules: every mistake is one KeysError of one line, `file:line: member: what is wrong, what is allowed`. Whatever the
+text is, nothing else is raised. No message repeats a value or a key of the text: someone may have written an API key
+where its digest belongs.
+"""
+
+import hashlib
+import re
+from datetime import date, datetime
+from pathlib import Path, PurePath
+
+import msgspec
+from msgspec import structs
+
+from app.config.keys_schema import MAX_TENANTS, Key, Keys
+from app.config.routes_file import check_values
+from app.config.routes_file.convert import to_record
+from app.config.routes_file.source import Source
+from app.config.routes_file.toml import read_toml
+from app.config.routes_file.value_types import members
+from app.config.routes_file.yaml import read_yaml
+from app.errors import KeysError, RoutesError
+
+MAX_FILE_BYTES = 1 << 20
+_NOTHING = {hashlib.sha256(text).hexdigest() for text in (b"", b"\n")}
+_QUOTED = re.compile(r"'[^']{5,}'")
+"""A part of the file in a parser's message. Shorter ones are single characters."""
+
+
+def read_keys(file: Path) -> Keys:
+    """Returns what the file says now. Raises KeysError."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_FILE_BYTES + 1)
+        text = content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise KeysError(f"{file}: can't be read: {reason}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise KeysError(f"{file}: must have at most {MAX_FILE_BYTES} bytes")
+    return parse_keys(text, str(file))
+
+
+def parse_keys(text: str, name: str) -> Keys:
+    """Returns the keys and tenants in a TOML file (name ends in .toml) or YAML/JSON file. Raises KeysError."""
+    try:
+        return _parse(text, name)
+    except RoutesError as error:  # the readers of the routes file read this one too
+        raise KeysError(_harmless(str(error))) from None
+
+
+def expires_at(key: Key) -> float:
+    """Returns the moment from which the key is accepted no more, in seconds since 1970; infinity if it always is."""
+    return float("inf") if key.expires is None else datetime.fromisoformat(key.expires).timestamp()
+
+
+def _parse(text: str, name: str) -> Keys:
+    if PurePath(name).suffix == ".toml":
+        data, lines = read_toml(text, name)
+    else:
+        # JSON may be indented with tabs, and has them nowhere else; YAML may not.
+        data, lines = read_yaml(text.replace("\t", " ") if name.endswith(".json") else text, name)
+    source = Source(name, lines)
+    if not isinstance(data, dict) or not any(data.get(member) for member in ("keys", "tenants")):
+        raise source.error((), "must hold keys or tenants, at least one")  # a file that is being written may be empty
+    data = _texts(data)
+    _check_members(source, Keys, data, ())
+    check_values(source, data, ())
+    keys: Keys = to_record(source, Keys, data, ())
+    _check_rules(source, keys)
+    return structs.replace(keys, keys=tuple(structs.replace(key, sha256=key.sha256.lower()) for key in keys.keys))
+
+
+def _texts(value: object) -> object:
+    """Returns the value with each time, which TOML has without quotes, as text."""
+    if isinstance(value, dict):
+        return {name: _texts(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_texts(item) for item in value]
+    return value.isoformat() if isinstance(value, date) else value  # a datetime is a date too
+
+
+def _check_members(source: Source, record: type[msgspec.Struct], value: object, path: tuple[str | int, ...]) -> None:
+    """Raises RoutesError for a member that the record does not have, and does not name it."""
+    if not isinstance(value, dict):
+        return
+    known = members(record)
+    for name, member in value.items():
+        if name not in known:
+            line = source.line((*path, name))
+            where = source.shown(path)
+            raise RoutesError(f"{source.name}:{line}: {where} has an unknown member: it may have {', '.join(known)}")
+        kind = known[name].record
+        if kind is not None and isinstance(member, list):
+            for index, item in enumerate(member):
+                _check_members(source, kind, item, (*path, name, index))
+
+
+def _check_rules(source: Source, keys: Keys) -> None:
+    """Raises RoutesError for the first rule that is broken which concerns several members."""
+    if len({tenant.name for tenant in keys.tenants} or {key.tenant for key in keys.keys}) > MAX_TENANTS:
+        problem = f"has too many tenants: list at most {MAX_TENANTS}, which are counted apart"
+        raise source.error(("tenants" if keys.tenants else "keys",), problem)
+    tenants = _distinct(source, "tenants", "name", [tenant.name for tenant in keys.tenants])
+    _distinct(source, "keys", "id", [key.id for key in keys.keys])
+    _distinct(source, "keys", "sha256", [key.sha256.lower() for key in keys.keys])
+    for index, key in enumerate(keys.keys):
+        path = ("keys", index)
+        if tenants and key.tenant not in tenants:
+            raise source.error((*path, "tenant"), "must be one of the tenants, as the file lists some")
+        if key.sha256.lower() in _NOTHING:
+            raise source.error((*path, "sha256"), "is the digest of an empty text: it must be that of a key")
+        if key.expires is not None and not _is_time(key.expires):
+            raise source.error((*path, "expires"), "must be a time that exists, such as 2030-01-31T00:00:00Z")
+    paths = [("keys", at, one.models) for at, one in enumerate(keys.keys)]
+    paths += [("tenants", at, one.models) for at, one in enumerate(keys.tenants)]
+    for kind, at, models in paths:
+        if models == ():
+            raise source.error((kind, at, "models"), "must have at least 1 item; without the member, all are allowed")
+
+
+def _distinct(source: Source, kind: str, member: str, values: list[str]) -> set[str]:
+    """Returns the values, none of which may be there twice."""
+    seen: dict[str, int] = {}
+    for index, value in enumerate(values):
+        if value in seen:
+            first = source.shown((kind, seen[value], member))
+            raise source.error((kind, index, member), f"is the same as {first}: it must be another one")
+        seen[value] = index
+    return set(seen)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _harmless(message: str) -> str:
+    """Returns the message without what it may repeat of the file's text, and of a routes file's members."""
+    message = re.sub(
+        r"(has a key that is no member's name): .*", r"\1: keys and tenants are, and their members", message
+    )
+    place, syntax, problem = message.partition(": syntax: ")
+    return f"{place}{syntax}can't be read" if syntax and _QUOTED.search(problem) else message
