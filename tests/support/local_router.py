@@ -20,6 +20,7 @@ class HookedWorker:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.alive = True
         self.context: WorkerContext
 
     def enter(self, context: WorkerContext) -> None:

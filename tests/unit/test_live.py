@@ -1,5 +1,7 @@
 """The live events of one worker: made once for all watchers, and not at all without one."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +106,15 @@ def test_failed_reading_ends_the_events(
     assert "ZeroDivisionError" in capsys.readouterr().err
     monkeypatch.undo()
     assert next(feed.watch())
+
+
+def test_members_of_an_event_are_documented(tmp_path: Path) -> None:
+    """docs/status-page.md names every member of an event, and no other."""
+    with LocalRouter(tmp_path) as local:
+        events = local.router.live.events()
+        next(events)
+        event = json.loads(next(events).removeprefix(b"data: "))
+        events.close()  # type: ignore[attr-defined]  # as above
+    section = (Path(__file__).parents[2] / "docs" / "status-page.md").read_text().partition("| Member | Is |")[2]
+    named = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
+    assert sorted(event) == sorted(re.findall(r"`(\w+)`", " ".join(named)))
