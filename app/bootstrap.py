@@ -115,14 +115,12 @@ def build_router(settings: Settings, environ: Mapping[str, str], inherited: str 
 def _build_parts(
     settings: Settings, environ: Mapping[str, str], table: SharedTable, metrics_directory: MetricsDirectory
 ) -> Router:
-    limiter = _limiter(settings, table)
-    counters = InflightCounters(table)
+    limiter, drain, ring = _limiter(settings, table), Drain(table), RequestRing(table)
+    counters, tenant_counters = InflightCounters(table), InflightCounters(table, tenant_limit.COUNTERS)
     traffic = TrafficCounts(table, counters)
-    metric_files, connection_counts, ring = MetricFiles(table), ConnectionCounts(table), RequestRing(table)
-    tenant_counters, drain = InflightCounters(table, tenant_limit.COUNTERS), Drain(table)
+    metric_files, connection_counts = MetricFiles(table), ConnectionCounts(table)
     slots = Slots(table, (counters, traffic, limiter, metric_files, connection_counts, tenant_counters))
-    keep_files_per_slot(metrics_directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
-    metrics = Metrics(metrics_directory.path)
+    metrics = _metrics(metrics_directory, slots, metric_files)
     models = build_models(settings, environ, table, traffic, metrics)
     auth = build_auth(settings, table, tenant_counters, metrics.auth)
     traced = tracing.load(environ, metrics)
@@ -161,6 +159,11 @@ def _limiter(settings: Settings, table: SharedTable) -> Limiter:
     if not table.adopted:
         limiter.set_limit(settings.max_concurrency)
     return limiter
+
+
+def _metrics(directory: MetricsDirectory, slots: Slots, metric_files: MetricFiles) -> Metrics:
+    keep_files_per_slot(directory.path, lambda: "arbiter" if slots.own is None else slots.own, metric_files)
+    return Metrics(directory.path)
 
 
 def _admin_api(settings: Settings, limiter: Limiter, models: Models) -> AdminApi:

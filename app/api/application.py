@@ -63,13 +63,7 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # a model server's response may have no type
     errors = ErrorResponses(router, adapters.PROTOCOLS)
     errors.install(app)
-    digests = tuple(map(bytes.fromhex, settings.admin_key_sha256))
-    if authenticator is not None or digests:
-        allows_preflight = bool(settings.cors_origins)
-        app.add_middleware(
-            Authentication(authenticator, digests, metrics.auth, router, allows_preflight=allows_preflight)
-        )
-
+    _add_authentication(app, router, settings, metrics, authenticator)
     app.add_route("/healthz", HealthzResource())
     app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
     app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
@@ -84,10 +78,23 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     if admin is not None and ring is not None and settings.admin_bind is not None:
         _add_admin_routes(app, admin, ring)
     if live is not None and settings.admin_bind is not None:
-        access = AdminAccess(settings.admin_port)
-        app.add_route("/", StatusPageResource(access))
-        app.add_route("/admin/live", LiveResource(live, access))
+        _add_status_page(app, live, AdminAccess(settings.admin_port))
     return with_cors(with_exchange(app, _recorder(settings, metrics, ring)), settings.cors_origins)
+
+
+def _add_authentication(
+    app: _App, router: ExactRouter, settings: Settings, metrics: Metrics, authenticator: Authenticator | None
+) -> None:
+    """Have every request checked, if there is anything to check."""
+    digests = tuple(map(bytes.fromhex, settings.admin_key_sha256))
+    if authenticator is not None or digests:
+        preflight = bool(settings.cors_origins)
+        app.add_middleware(Authentication(authenticator, digests, metrics.auth, router, allows_preflight=preflight))
+
+
+def _add_status_page(app: _App, live: LiveFeed, access: AdminAccess) -> None:
+    app.add_route("/", StatusPageResource(access))
+    app.add_route("/admin/live", LiveResource(live, access))
 
 
 def _add_admin_routes(app: _App, admin: AdminApi, ring: RequestRing) -> None:

@@ -240,6 +240,10 @@ class Metrics:
         yield form.end()
 
 
+_SHOWN_ALWAYS = (ENDPOINT_INFLIGHT, ENDPOINT_UP, ENDPOINT_DRAINING)
+"""The other families by labels are shown where routes or keys have what they are about."""
+
+
 class _Gauges:
     """The state of the shared table as metrics."""
 
@@ -273,11 +277,7 @@ class _Gauges:
             (ENDPOINT_LOAD_STALE, [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None]),
         ):
             metric = metric_of(family)
-            if by_label or family in (
-                ENDPOINT_INFLIGHT,
-                ENDPOINT_UP,
-                ENDPOINT_DRAINING,
-            ):  # the others are of routes that use them
+            if by_label or family in _SHOWN_ALWAYS:
                 yield metric, self._by_label(metric, family, by_label)
         if state.models:
             yield from self._models.of(state.models)

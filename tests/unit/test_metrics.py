@@ -52,6 +52,7 @@ FAMILIES = {
     "router_tls_reloads": "counter",
     "router_endpoint_inflight": "gauge",
     "router_endpoint_up": "gauge",
+    "router_endpoint_draining": "gauge",
     "router_request_duration_seconds": "histogram",
     "router_queue_wait_seconds": "histogram",
     "router_model_duration_seconds": "histogram",
