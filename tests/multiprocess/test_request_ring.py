@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -138,6 +138,33 @@ def test_reader_takes_no_torn_record(parent: Parent) -> None:
         os.kill(child, signal.SIGKILL)
         assert parent.reap(child) == -signal.SIGKILL
     ready.close()
+
+
+class TornReader(RequestRing):
+    """Its second copy of a ring is interrupted in the middle of the first record, while the writer goes on."""
+
+    def __init__(self, parent: Parent, writes: Callable[[], None]) -> None:
+        super().__init__(parent.table)
+        self._writes = writes
+        self._made = 0
+
+    def _copy(self, slot: int) -> bytes:
+        self._made += 1
+        before = super()._copy(slot)
+        if self._made == 2:
+            self._writes()
+        middle = RECORD_BYTES + RECORD_BYTES // 2  # the record with the number 1
+        return before[:middle] + super()._copy(slot)[middle:]
+
+
+def test_record_that_changes_under_a_copy_is_none(parent: Parent) -> None:
+    """A copy with the number and the first half of one record, and the second half of the next one in its place."""
+    writer = ring_of(parent, parent.limiter())
+    for value in range(1, RECORDS + 1):
+        write(writer, value)
+    reader = TornReader(parent, lambda: write(writer, RECORDS + 1))
+    (values,) = found(reader).values()
+    assert sorted(values) == list(range(2, RECORDS + 1))
 
 
 def test_process_that_is_no_worker_writes_nothing(parent: Parent) -> None:

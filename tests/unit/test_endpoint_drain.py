@@ -113,15 +113,21 @@ def test_request_about_a_response_of_a_draining_endpoint_goes_there(routed: Rout
 
 
 def test_draining_is_no_reason_for_panic(routed: Routed) -> None:
-    """With two of three endpoints drained, the health checks of the third one count as before."""
-    routed.drain(A)
-    routed.drain(B)
-    routed.shared.health.set_healthy(routed.id_of(C), healthy=True)
+    """Endpoints that were drained, and are then shut down, leave the health checks of the others as they were; nor do
+    they hide that all others fail theirs."""
+    health, ids = routed.shared.health, [routed.id_of(url) for url in (A, B, C)]
+    for url in (A, B):
+        routed.drain(url)
+        health.set_healthy(routed.id_of(url), healthy=False)
+    health.set_healthy(ids[2], healthy=True)
+    assert not health.panics(ids, 0.5, now_ms())
     attempt = routed.chosen()
     assert attempt is not None
     assert attempt.endpoint.url == C
-    ids = [routed.id_of(url) for url in (A, B, C)]
-    assert not routed.shared.health.panics(ids, 0.5, now_ms())
+    health.set_healthy(ids[0], healthy=True)
+    routed.drain(B, draining=False)
+    health.set_healthy(ids[2], healthy=False)
+    assert health.panics(ids, 1 / 3, now_ms())
 
 
 def test_draining_endpoints_count_as_out_for_ejection(routed: Routed) -> None:

@@ -9,13 +9,13 @@ import pytest
 from app.admission.permit import Permit
 from app.api.exchange import Exchange
 from app.api.request_recorder import RequestRecorder
-from app.errors import Overload
+from app.errors import LimitReached, Overload
 from app.observability import request_record
 from app.observability.request_record import Attempted, RequestRecord, words
 from app.routing.candidates import BITS, EJECTED, MILLI, NoAttempt, PoolMembers, Seen, seen_of
 from app.shared_memory.request_ring import RECORDS, RequestRing
 from app.shared_memory.table import name_hash
-from tests.support.forks import Parent
+from tests.support.forks import Parent, acquire
 
 URLS = [f"http://10.0.0.{number}:8000" for number in range(12)]
 HASHES = [name_hash(url) for url in URLS]
@@ -157,4 +157,21 @@ def test_memory_of_the_rings_is_bounded() -> None:
     ring = RequestRing(parent.table)
     assert len(ring.bytes) == 96 << 20
     assert ring.copies(lambda _: None) == []
+    parent.close()
+
+
+def test_limit_of_an_earlier_admission_is_forgotten(recorded: Recorded) -> None:
+    """A request that is rejected, and then admitted for another model, has met no limit in the end."""
+    parent = Parent(limit=1)
+    limiter = parent.limiter()
+    exchange, held = exchange_of(), acquire(limiter)
+    with pytest.raises(LimitReached):
+        exchange.admit(limiter, 1.0)
+    assert exchange.overload is not None
+    held.release()
+    exchange.change_model("other", None, None)
+    exchange.admit(limiter, 1.0)
+    record = recorded.record(exchange)
+    assert (record.overload, record.rejection) == (Overload("router", 1, 0), "")
+    exchange.release()
     parent.close()
