@@ -10,6 +10,7 @@ from app.admission.limiter import Limiter
 from app.api.admin_access import AdminAccess
 from app.config import route_schema
 from app.config.settings import Settings
+from app.config.shown_settings import shown_settings
 from app.routing.endpoint_report import EndpointReport, EndpointReports
 from app.routing.registry import ModelRegistry
 from app.routing.route_store import RouteStore
@@ -41,9 +42,7 @@ class ConfigResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._api.access.check(req)
-        settings = self._api.settings
-        values = {name.upper(): value for name, value in msgspec.structs.asdict(settings).items()}
-        respond(resp, {"settings": {**values, "KV_ENDPOINTS": settings.kv_endpoints_masked}})
+        respond(resp, {"settings": shown_settings(self._api.settings)})
 
     on_head = on_get
 

@@ -1,4 +1,6 @@
-"""Who may use the admin API: this is the one place that says so.
+"""On which listener the admin API may be used, and for which pages: this is the one place that says so.
+
+ADMIN_KEY_SHA256 is checked before, for all paths of operators at once (authentication.py).
 
 It is served on the admin listener only, so there is none without ADMIN_BIND: what drains an endpoint must not be open
 to every client. Browsers are kept from using it for a page of another origin: a page can't read a response without a

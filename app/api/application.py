@@ -8,7 +8,7 @@ from wsgiref.types import WSGIApplication
 
 import falcon
 
-from app.api import listed_paths, openapi
+from app.api import listed_paths, own_paths
 from app.api.admin import AdminApi, ConfigResource, EndpointsResource, QueueResource, RoutesResource
 from app.api.admin_access import AdminAccess
 from app.api.admin_requests import RequestRecords, RequestsResource
@@ -23,6 +23,7 @@ from app.api.listed_paths import ListedPaths
 from app.api.live import LiveFeed, LiveResource
 from app.api.metrics_page import MetricsResource
 from app.api.openai import ModelsResource
+from app.api.openapi import OpenApiResource
 from app.api.operations import OperationResource
 from app.api.outermost import with_exchange
 from app.api.request_recorder import RequestRecorder
@@ -67,7 +68,7 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     app.add_route("/healthz", HealthzResource())
     app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
     app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
-    app.add_route(openapi.PATH, openapi.OpenApiResource())
+    app.add_route(own_paths.DOCUMENT, OpenApiResource(settings))
     prompts = infer.operation(settings.pod_name, settings.kv_endpoints_masked)
     app.add_route(infer.ROUTE, OperationResource(dispatcher, None, [prompts]))
     for adapter in adapters.PROTOCOLS:

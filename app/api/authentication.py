@@ -1,9 +1,9 @@
 """Who may enter is decided before anything else: before the body is read, a permit taken, or a model looked up.
 
 It is a middleware of Falcon's, and there only if something is to be checked: without authentication a request pays
-nothing for it. Probes are open, because Kubernetes has no key for them, and they tell nothing but alive or ready. What
-operators read has a key of its own, whatever clients need. Everything else needs a caller, also where nothing is
-served. A preflight (CORS) is let through: browsers send it without credentials, and it reaches nothing.
+nothing for it. path_access.py says what a path needs. What operators read has a key of its own, whatever clients need,
+so the admin API is checked here too, before `AdminAccess` looks at the listener. A preflight (CORS) is let through:
+browsers send it without credentials, and it reaches nothing.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,12 @@ from falcon.routing import CompiledRouter
 
 from app.api.cors import is_preflight
 from app.api.exchange import ENVIRON_KEY
+from app.api.path_access import Needs, needs
 from app.auth.authenticator import Authenticator, check_admin_key
 from app.errors import RouterError, Unauthorized
 from app.observability.auth_metrics import AuthMetrics
 
 REALM = "inference-router"
-_OPEN = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
-_OF_OPERATORS = frozenset(("/", "/metrics", "/v2/models/stats", "/admin"))
 
 
 class Authentication:
@@ -45,10 +44,11 @@ class Authentication:
         """Give the exchange its caller. Raises Unauthorized, or AuthenticationUnavailable."""
         environ = req.env
         path = environ["PATH_INFO"]
-        if path in _OPEN:
+        needed = needs(path)
+        if needed is Needs.NOTHING:
             return
         try:
-            if path in _OF_OPERATORS or path.startswith("/admin/"):
+            if needed is Needs.ADMIN_KEY:
                 if self._admin_digests:
                     check_admin_key(environ, self._admin_digests)
             elif self._authenticator is not None and not (self._allows_preflight and is_preflight(environ)):

@@ -9,87 +9,39 @@ import re
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 import falcon
 import msgspec
 
-from app.api import error_responses
+from app.api import error_responses, own_paths
+from app.api.own_paths import ABOUT_BODIES, OwnPath
+from app.api.path_access import Needs, needs
+from app.config.settings import Settings
 from app.errors import (
-    BodyStalled,
-    BodyTooLarge,
-    InvalidRequest,
-    ModelNotFound,
+    AuthenticationUnavailable,
+    ModelNotAllowed,
     ResponseNotFound,
     RouterError,
-    UnsupportedBody,
+    Unauthorized,
     UpstreamErrorResponse,
 )
 from app.protocols import anthropic, infer, openai, problem
 from app.protocols.adapters import PROTOCOLS
 from app.protocols.interfaces import ErrorBody, Kind, Operation
 
-PATH = "/openapi.json"
-
 _Document = dict[str, Any]
-_ABOUT_BODIES = (BodyStalled, BodyTooLarge, UnsupportedBody)
+_OF_ACCESS = (Unauthorized, AuthenticationUnavailable, ModelNotAllowed)
 _OF_ROUTER = "the router"
 _ANY: _Document = {"*/*": {}}
 _INDEX = "A JSON object, or nothing at all."
 
 
-class OwnPath(NamedTuple):
-    """A path at which the router responds by itself."""
-
-    template: str
-    summary: str
-    error_body: ErrorBody = problem.error_body
-    errors: tuple[type[RouterError], ...] = ()
-    statuses: tuple[HTTPStatus, ...] = ()
-    """Those of other errors."""
-    method: str = "GET"
-    """GET implies HEAD."""
-    content_type: str = "application/json"
-
-
-_V2 = PROTOCOLS[1].error_body
-_UNAVAILABLE = (HTTPStatus.SERVICE_UNAVAILABLE,)
-OWN_PATHS = (
-    OwnPath("/healthz", "Liveness: 200 while the process lives."),
-    OwnPath("/readyz", "Readiness: 200 while requests can be served.", statuses=_UNAVAILABLE),
-    OwnPath(
-        "/metrics",
-        "The metrics, as Prometheus text or OpenMetrics. With ADMIN_BIND, only there.",
-        statuses=(HTTPStatus.NOT_FOUND,),
-        content_type="text/plain",
-    ),
-    OwnPath(PATH, "This document."),
-    OwnPath("/v1/models", "The models that can be asked for, aliases included.", openai.ADAPTER.error_body),
-    OwnPath("/v1/models/{name:path}", "One model.", openai.ADAPTER.error_body, (ModelNotFound,)),
-    OwnPath("/v2", "What this server is.", _V2),
-    OwnPath("/v2/health/live", "Liveness.", _V2),
-    OwnPath("/v2/health/ready", "Readiness.", _V2, statuses=_UNAVAILABLE),
-    *(
-        OwnPath(template, "Whether an endpoint of the model is up.", _V2, (ModelNotFound, InvalidRequest), _UNAVAILABLE)
-        for template in ("/v2/models/{name}/ready", "/v2/models/{name}/versions/{version}/ready")
-    ),
-    OwnPath(
-        "/v2/models/stats",
-        "Statistics of all models. With ADMIN_BIND, only there.",
-        _V2,
-        statuses=(HTTPStatus.NOT_FOUND,),
-    ),
-    OwnPath(
-        "/v2/repository/index", "The models and their state.", _V2, (InvalidRequest, *_ABOUT_BODIES), method="POST"
-    ),
-)
-
-
 class OpenApiResource:
     """GET /openapi.json."""
 
-    def __init__(self) -> None:
-        self._document = msgspec.json.encode(document())
+    def __init__(self, settings: Settings) -> None:
+        self._document = msgspec.json.encode(document(settings))
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.content_type = falcon.MEDIA_JSON
@@ -98,10 +50,15 @@ class OpenApiResource:
     on_head = on_get
 
 
-def document() -> _Document:
-    """Returns the whole document."""
+def document(settings: Settings) -> _Document:
+    """Returns the whole document, for a router of these settings."""
     paths: dict[str, _Document] = {}
-    for template, method, described in (*_operations(), *_own_operations()):
+    own = own_paths.PATHS if settings.admin_bind is None else own_paths.PATHS + own_paths.OF_ADMIN_LISTENER
+    schemes = _security_schemes(settings)
+    for template, method, described in (*_operations(settings), *_own_operations(own, settings)):
+        accepted: list[_Document] = [{name: []} for name in schemes.get(needs(template), ())]
+        if accepted:
+            described["security"] = accepted
         paths.setdefault(_shown(template), {})[method.lower()] = described
     return {
         "openapi": "3.1.0",
@@ -116,30 +73,53 @@ def document() -> _Document:
             "schemas": {
                 "InferResponse": _infer_response(),
                 **{name: _error_schema(form) for name, form in _FORMS.items()},
-            }
+            },
+            "securitySchemes": {name: one for of_needs in schemes.values() for name, one in of_needs.items()},
         },
     }
 
 
+def _security_schemes(settings: Settings) -> dict[Needs, dict[str, _Document]]:
+    """Returns the credentials of which a request needs one. That of TENANT_HEADER is the gateway's, and not here."""
+    of_callers: dict[str, _Document] = {}
+    if settings.keys_file or settings.jwt_issuer:
+        of_callers["bearer"] = {"type": "http", "scheme": "bearer"}
+        of_callers["apiKey"] = {"type": "apiKey", "in": "header", "name": "x-api-key"}
+    if settings.tls_client_ca_file:
+        of_callers["certificate"] = {"type": "mutualTLS"}
+    of_operators: dict[str, _Document] = {}
+    if settings.admin_key_sha256:
+        of_operators["adminKey"] = {"type": "http", "scheme": "bearer"}
+        of_operators["adminPassword"] = {"type": "http", "scheme": "basic"}
+    return {Needs.CALLER: of_callers, Needs.ADMIN_KEY: of_operators}
+
+
+def _errors_of_access(template: str, settings: Settings) -> tuple[type[RouterError], ...]:
+    needed = needs(template)
+    if needed is Needs.CALLER and settings.authenticates:
+        return (Unauthorized, AuthenticationUnavailable) if settings.jwt_issuer else (Unauthorized,)
+    return (Unauthorized,) if needed is Needs.ADMIN_KEY and settings.admin_key_sha256 else ()
+
+
 _FORMS: dict[str, ErrorBody] = {
     "Problem": problem.error_body,
-    "ErrorOfV2": _V2,
+    "ErrorOfV2": PROTOCOLS[1].error_body,
     "ErrorOfOpenAI": openai.ADAPTER.error_body,
     "ErrorOfAnthropic": anthropic.error_body,
 }
 
 
-def _operations() -> Iterator[tuple[str, str, _Document]]:
+def _operations(settings: Settings) -> Iterator[tuple[str, str, _Document]]:
     """Yields template, method and description of every operation that goes to a model."""
     own = infer.operation(None, [])
     known: list[tuple[str, ErrorBody, Operation]] = [(_OF_ROUTER, problem.error_body, own)]
     known += [(each.title, each.error_body, operation) for each in PROTOCOLS for operation in each.operations]
     for title, error_body, operation in known:
         for template in operation.templates:
-            yield template, operation.method, _operation(title, error_body, operation, template)
+            yield template, operation.method, _operation(title, error_body, operation, template, settings)
 
 
-def _operation(title: str, error_body: ErrorBody, operation: Operation, template: str) -> _Document:
+def _operation(title: str, error_body: ErrorBody, operation: Operation, template: str, settings: Settings) -> _Document:
     described: _Document = {
         "operationId": _id(operation.method, template),
         "summary": f"{operation.method} {template}, of {title}.",
@@ -148,9 +128,11 @@ def _operation(title: str, error_body: ErrorBody, operation: Operation, template
     }
     if operation.has_body and operation.kind is not Kind.ABOUT_RESPONSE:
         described["requestBody"] = {"required": True, "content": _request_content(operation, template)}
-    errors = [error for error in error_responses.statuses() if operation.has_body or error not in _ABOUT_BODIES]
+    errors = [error for error in error_responses.statuses() if operation.has_body or error not in ABOUT_BODIES]
     if operation.kind is not Kind.ABOUT_RESPONSE:
         errors.remove(ResponseNotFound)
+    possible = (*_errors_of_access(template, settings), *((ModelNotAllowed,) if settings.authenticates else ()))
+    errors = [error for error in errors if error not in _OF_ACCESS or error in possible]
     if operation.route == infer.ROUTE:
         success = {"application/json": {"schema": {"$ref": "#/components/schemas/InferResponse"}}}
     else:
@@ -169,19 +151,21 @@ def _passed(operation: Operation) -> str:
     return "A model server's own response, as it is."
 
 
-def _own_operations() -> Iterator[tuple[str, str, _Document]]:
+def _own_operations(paths: Iterable[OwnPath], settings: Settings) -> Iterator[tuple[str, str, _Document]]:
     """Yields the same of the paths at which the router responds by itself."""
-    for own in OWN_PATHS:
-        for method in ("GET", "HEAD") if own.method == "GET" else (own.method,):
+    for own in paths:
+        access = _errors_of_access(own.template, settings)
+        errors = [*(each for each in own.errors if each is not ModelNotAllowed or settings.authenticates), *access]
+        for method in own.methods:
             content: _Document = {} if method == "HEAD" else {"content": {own.content_type: {}}}
             described: _Document = {
                 "operationId": _id(method, own.template),
                 "summary": own.summary,
                 "tags": [_OF_ROUTER],
-                "parameters": _parameters(own.template),
+                "parameters": _parameters(own.template, own.query),
                 "responses": {
                     "200": {"description": own.summary, **content},
-                    **_error_responses(own.error_body, own.errors, own.statuses, has_body=method != "HEAD"),
+                    **_error_responses(own.error_body, errors, own.statuses, has_body=method != "HEAD"),
                 },
             }
             if method == "POST":
@@ -278,9 +262,15 @@ def _shown(template: str) -> str:
     return re.sub(r":\w+\}", "}", template)
 
 
-def _parameters(template: str) -> list[_Document]:
-    names = re.findall(r"\{(\w+)", template)
-    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+def _parameters(template: str, query: Iterable[tuple[str, str]] = ()) -> list[_Document]:
+    """Returns those in the path, and those in the query with their types."""
+    places = re.findall(r"\{(\w+)(:int)?", template)
+    kinds = [(name, "path", "integer" if number else "string") for name, number in places]
+    kinds += [(name, "query", kind) for name, kind in query]
+    return [
+        {"name": name, "in": place, "required": place == "path", "schema": {"type": kind}}
+        for name, place, kind in kinds
+    ]
 
 
 def _id(method: str, template: str) -> str:

@@ -75,10 +75,27 @@ def _tokens(
         from app.auth.key_set_source import KeySetSource  # noqa: PLC0415
         from app.auth.tokens import TokenVerifier  # noqa: PLC0415
     except ImportError:
-        raise SettingsError("JWT_ISSUER: needs PyJWT and cryptography: pip install 'inference-router[jwt]'") from None
+        raise _needs_pyjwt() from None
     key_set = KeySetSource(settings.jwt_jwks, table, metrics)
     key_set.load()
     return key_set, TokenVerifier(settings, _hmac_key(settings.jwt_hmac_key_file), key_set)
+
+
+def check_tokens(settings: AuthSettings) -> None:
+    """Look at what tokens are verified with, as the start does. Raises KeysError or SettingsError."""
+    if settings.jwt_issuer is None:
+        return
+    try:
+        from app.auth.key_set_source import check_key_set  # noqa: PLC0415
+    except ImportError:
+        raise _needs_pyjwt() from None
+    _hmac_key(settings.jwt_hmac_key_file)
+    if settings.jwt_jwks is not None and settings.jwt_jwks.startswith("/"):
+        check_key_set(Path(settings.jwt_jwks))
+
+
+def _needs_pyjwt() -> SettingsError:
+    return SettingsError("JWT_ISSUER: needs PyJWT and cryptography: pip install 'inference-router[jwt]'")
 
 
 def _hmac_key(file: str | None) -> bytes | None:

@@ -127,7 +127,16 @@ class KeySetSource:
             self._ended_ms[0] = _now_ms()
 
     def _publish(self, content: bytes) -> bool:
-        return self._document.publish(public_keys(content, "JWT_JWKS"))
+        return self._document.publish(_public_keys(content))
+
+
+def check_key_set(file: Path) -> None:
+    """Raises KeysError for a file with which the router would not start."""
+    _public_keys(_read(file))
+
+
+def _public_keys(content: bytes) -> bytes:
+    return public_keys(content, "JWT_JWKS")
 
 
 def _now_ms() -> int:

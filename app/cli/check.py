@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from app.cli.findings import Findings, check, shown_routes, shown_settings, sources_of
+from app.cli.findings import Findings, check, shown_routes, sources_of
 from app.cli.output import json_option, print_json, print_table, shown
+from app.config.shown_settings import shown_settings
 
 
 @click.command

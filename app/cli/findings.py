@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from app.auth.building import check_tokens
 from app.config.cpus import usable_cpus
+from app.config.keys_file import read_keys
 from app.config.listener_tls import listener_tls
 from app.config.route_schema import Endpoint, Routes, Version
 from app.config.routes_file import parse_routes
@@ -21,11 +23,10 @@ from app.config.routes_source import (
     tls_files_of,
 )
 from app.config.settings import Settings, load_settings
-from app.errors import RouterError, RoutesError, SettingsError
+from app.config.shown_settings import variables
+from app.errors import KeysError, RouterError, RoutesError, SettingsError
 from app.server.fd_limits import reserve_connections
 
-_SECRET = re.compile("secret|password|credential|sha256", re.IGNORECASE)
-_MASK = "***"
 _FIRST_VARIABLE = re.compile("[A-Z0-9_]*")
 
 
@@ -64,10 +65,12 @@ def check(environ: Mapping[str, str]) -> Findings:
     if settings is not None:
         if routes is not None:
             problems += _credentials(settings, environ, routes, file)
-        for look in (listener_tls, reserve_connections):
+        if settings.keys_file:
+            problems += _keys(settings.keys_file)
+        for look in (check_tokens, listener_tls, reserve_connections):
             try:
                 look(settings)
-            except SettingsError as error:
+            except (KeysError, SettingsError) as error:
                 problems.append(Problem(str(error)))
     given = frozenset(name for name in variables() if environ.get(name, "").strip())
     return Findings(settings, given, routes, problems)
@@ -137,26 +140,19 @@ def _credentials(settings: Settings, environ: Mapping[str, str], routes: Routes,
     return problems
 
 
+def _keys(file: str) -> list[Problem]:
+    """Returns what is wrong with the keys file."""
+    try:
+        read_keys(Path(file))
+    except KeysError as error:
+        return [_located(str(error), file)]
+    return []
+
+
 def _line_of(file: str, word: str) -> int:
     """Returns the first line that has the word, which stands in a file as it is."""
     lines = read_file(Path(file)).splitlines()
     return next((number for number, line in enumerate(lines, 1) if word in line), 1)
-
-
-def variables() -> list[str]:
-    """Returns the variables of all settings."""
-    return [field.name.upper() for field in msgspec.structs.fields(Settings)]
-
-
-def shown_settings(settings: Settings) -> dict[str, Any]:
-    """Returns the settings by their variables, without a secret."""
-    values = {name: getattr(settings, name.lower()) for name in variables()}
-    values["KV_ENDPOINTS"] = settings.kv_endpoints_masked
-    for name, value in values.items():
-        # Paths are shown: only files hold secrets, and no variable is to. This is for the one that is added some day.
-        if value and _SECRET.search(name) and not name.endswith("_FILE"):
-            values[name] = _MASK
-    return values
 
 
 def shown_routes(routes: Routes) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import click
 import msgspec
 
 from app.cli.output import json_option, print_json
+from app.config.keys_file import parse_keys
+from app.errors import KeysError
 
 _PREFIX = "ir-"
 """By which people, and scanners for secrets, recognise a key."""
@@ -78,6 +80,10 @@ def _entry(  # noqa: PLR0913, PLR0917  # the options
         entry["models"] = list(models)
     if expires or days:
         entry["expires"] = _time(expires, days)
+    try:
+        parse_keys(_toml(entry), "keys.toml")
+    except KeysError as error:  # such as a model of no name: no key is printed that the router would refuse
+        raise click.UsageError(str(error).partition(": ")[2]) from None
     return entry
 
 

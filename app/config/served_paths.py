@@ -7,7 +7,7 @@ from app.protocols.adapters import PROTOCOLS
 
 _OWN = (
     *("/healthz", "/readyz", "/metrics", "/openapi.json", infer.ROUTE, "/v1/models", "/v1/models/{name:path}"),
-    "/admin/{rest:path}",
+    *("/", "/admin/{rest:path}"),
     *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index", *v2.READY_TEMPLATES),
 )
 """What is no operation of a protocol (api/application.py)."""

@@ -66,6 +66,30 @@ def test_every_mistake_is_told_with_file_and_line(file: Path) -> None:
     assert "SECRET" not in done.output
 
 
+def test_files_of_keys_and_of_tls_are_read(tmp_path: Path) -> None:
+    """What they hold would stop the start as well, so it is told: file and line, without a word of the file."""
+    keys, pem = tmp_path / "keys.toml", tmp_path / "a.pem"
+    keys.write_text('[[keys]]\nid = "a"\nsha256 = "SECRET"\ntenant = "t"\n')
+    pem.write_text("SECRET")
+    routes = tmp_path / "routes.toml"
+    routes.write_text(f"""
+[[models]]
+name = "m"
+[[models.endpoints]]
+url = "https://a"
+ca_file = "{pem}"
+""")
+    tokens = {"JWT_ISSUER": "https://i", "JWT_AUDIENCE": "a", "JWT_JWKS": tmp_path / "none"}
+    done = checked(KEYS_FILE=keys, TLS_CERT_FILE=pem, ROUTES_FILE=routes, **tokens)
+    told = "\n".join(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert f"error: {keys}:3: " in told
+    assert f"error: {routes}:6: " in told
+    assert "error: TLS_CERT_FILE=" in told
+    assert "error: JWT_JWKS: " in told
+    assert told.count("error: ") == 4, told
+    assert "SECRET" not in done.output
+
+
 def test_mistakes_for_programs(file: Path) -> None:
     """File, line and message of each, and nothing else on standard output."""
     document = json.loads(checked("--routes", file, "--json").stdout)

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.cli.output import shown
+from app.config.keys_file import read_keys
 from tests.support.command_line import environ_of, run
 from tests.support.router import ROOT
 
@@ -167,6 +169,18 @@ def test_new_key_is_printed_once_and_the_file_gets_its_digest(form: str) -> None
     assert secret not in lines + done.stderr
 
 
+@pytest.mark.parametrize("expires", ["2130-01-31", "2130-01-31T12:00", "2130-01-31T12:00:00.25+02:00"])
+@pytest.mark.parametrize("form", ["toml", "yaml"])
+def test_router_takes_the_file_with_a_new_key(form: str, expires: str, tmp_path: Path) -> None:
+    """Whatever of its forms a time is given in, the lines are ones that KEYS_FILE may have."""
+    words = ["keys", "new", "--tenant", "acme", "--expires", expires, "--format", form]
+    _, _, lines = CliRunner().invoke(main.cli, words).stdout.partition("\n")
+    file = tmp_path / f"keys.{form}"
+    file.write_text(lines)
+    (key,) = read_keys(file).keys
+    assert str(key.expires).startswith("2130-01-31T")
+
+
 def test_keys_differ_and_have_256_random_bits() -> None:
     """No two are the same, and none is short enough to be guessed: SHA-256 is then enough of a digest."""
     made = [json.loads(CliRunner().invoke(main.cli, ["keys", "new", "--tenant", "t", "--json"]).stdout) for _ in "12"]
@@ -190,6 +204,7 @@ def test_key_that_expires_after_days() -> None:
         (["--expires", "2130-01-01", "--days", "3"], "exclude each other"),
         (["--id", "a b"], "--id: must be"),
         (["--days", "0"], "--days"),
+        (["--model", ""], "models"),
     ],
 )
 def test_key_that_no_file_may_have_is_not_made(options: list[str], said: str) -> None:

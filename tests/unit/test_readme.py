@@ -254,7 +254,6 @@ def test_variables_named_in_prose_exist(document: Path) -> None:
     named = set(re.findall(r"`(?!OTEL_)([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|BIND|HOSTNAME|PATH)\b", document.read_text()))
     assert named <= {field.name.upper() for field in msgspec.structs.fields(Settings)} | {
         "HOSTNAME",
-        "KEYS_FILE",
         "PATH",
         "ROUTER_ADMIN_KEY",
         "ROUTER_ADMIN_URL",

@@ -1,0 +1,82 @@
+"""The OpenAPI document has the paths that the router serves and the credentials that it needs, by its settings."""
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import falcon
+import pytest
+
+from app.api import listed_paths, openapi
+from app.config.settings import load_settings
+from tests.support.credentials import digest_of, key, write_keys
+from tests.support.local_router import LocalRouter
+
+CERTIFICATES = {"TLS_CERT_FILE": "/c.pem", "TLS_CLIENT_CA_FILE": "/ca.pem"}
+
+
+def document(**settings: str) -> Any:
+    """The document of a router with these settings."""
+    return openapi.document(load_settings(settings, 1))
+
+
+@pytest.mark.parametrize("settings", [{}, {"ADMIN_BIND": "127.0.0.1:9090"}], ids=["one listener", "ADMIN_BIND"])
+def test_every_method_of_every_path_that_is_served_is_there(tmp_path: Path, settings: dict[str, str]) -> None:
+    """Nothing is served that the document lacks, but what routes list, and nothing else is in it."""
+    added: set[tuple[str, str]] = set()
+    add_route = falcon.App.add_route
+
+    def note(app: Any, template: str, resource: object, *, suffix: str | None = None) -> None:
+        add_route(app, template, resource, suffix=suffix)
+        ending = f"_{suffix}" if suffix else ""
+        for method in falcon.HTTP_METHODS:
+            if hasattr(resource, f"on_{method.lower()}{ending}"):
+                added.add((openapi._shown(template), method.lower()))
+
+    with patch.object(falcon.App, "add_route", note), LocalRouter(tmp_path, **settings) as local:
+        response = local.ask("GET", "/openapi.json")
+    described = {(path, method) for path, of_path in json.loads(response.body)["paths"].items() for method in of_path}
+    assert {one for one in added if one[0] != listed_paths.TEMPLATE} == described
+
+
+def test_credentials_are_named_where_they_are_needed() -> None:
+    """Callers' at what they ask for, the administrator's at what operators read, none at probes."""
+    digest = digest_of("x")
+    made = document(KEYS_FILE="/k.toml", ADMIN_BIND="h:9090", ADMIN_KEY_SHA256=digest, **CERTIFICATES)
+    paths = made["paths"]
+    callers: list[Any] = [{"bearer": []}, {"apiKey": []}, {"certificate": []}]
+    assert paths["/v1/chat/completions"]["post"]["security"] == paths["/v1/models"]["get"]["security"] == callers
+    for path in ("/", "/metrics", "/v2/models/stats", "/admin/live", "/admin/config"):
+        assert paths[path]["get"]["security"] == [{"adminKey": []}, {"adminPassword": []}]
+        assert "401" in paths[path]["get"]["responses"]
+    for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+        assert "security" not in paths[path]["get"]
+        assert "401" not in paths[path]["get"]["responses"]
+    assert {"401", "403"} <= paths["/v1/chat/completions"]["post"]["responses"].keys()
+    assert {"401", "403"} <= paths["/v1/models/{name}"]["get"]["responses"].keys()
+    named = {name for of in paths.values() for one in of.values() for each in one.get("security", ()) for name in each}
+    assert named == made["components"]["securitySchemes"].keys()
+
+
+def test_without_authentication_none_is_named() -> None:
+    """No client asks its user for a key that nobody checks."""
+    made = document(ADMIN_BIND="h:9090")
+    assert made["components"]["securitySchemes"] == {}
+    for of_path in made["paths"].values():
+        for described in of_path.values():
+            assert "security" not in described
+            assert "401" not in described["responses"]
+
+
+def test_gateway_that_names_the_tenant_is_no_credential_of_clients() -> None:
+    """A request may be refused, but there is nothing that a client could add."""
+    made = document(TENANT_HEADER="X-Tenant", TRUSTED_PROXIES="10.0.0.0/8")
+    assert made["components"]["securitySchemes"] == {}
+    assert "401" in made["paths"]["/v1/models"]["get"]["responses"]
+
+
+def test_document_needs_a_key_as_other_paths_do(tmp_path: Path) -> None:
+    """It tells which paths there are, which is nobody's business who may use none."""
+    with LocalRouter(tmp_path, KEYS_FILE=write_keys(tmp_path / "k.json", key("secret"))) as local:
+        assert local.ask("GET", "/openapi.json").status == 401
