@@ -153,6 +153,8 @@ def test_tenant_has_its_limit_over_all_workers(start_gated: Start, gate: Gate, t
     rejected = router.infer(headers=bearer(ONE))
     assert (rejected.status_code, rejected.json()["code"]) == (429, "tenant_limit_reached")
     assert 1 <= int(rejected.headers["Retry-After"]) <= 60
+    limit = {name: rejected.json()[name] for name in ("limit_scope", "limit", "in_flight", "ahead")}
+    assert limit == {"limit_scope": "tenant", "limit": 3, "in_flight": 3, "ahead": 0}
     metrics = router.metrics()
     assert metrics['router_tenant_inflight{tenant="t"}'] == 3
     assert metrics['router_tenant_inflight{tenant="u"}'] == 5

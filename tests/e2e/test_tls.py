@@ -129,6 +129,23 @@ def test_end_of_a_response_without_a_length_is_announced(mutual: TlsRouter) -> N
         wrapped.close()
 
 
+def test_certificate_alone_is_a_credential(tmp_path: Path) -> None:
+    """Its name is the tenant. Where there is none, in the certificate or without TLS, a request for a model gets 401."""
+    admin = f"127.0.0.1:{free_port()}"
+    settings = {"ADMIN_BIND": admin, "ACCESS_LOG": "all", "SIMULATED_LATENCY_MS": 0, "WEB_CONCURRENCY": 1}
+    with TlsRouter(tmp_path, mutual=True, **settings) as router:
+        nameless = certificate("", [], router.authority, leaf=True)
+        with router.session() as session:
+            for client, status in ((router.client("team-b"), 200), (router.client("nameless", nameless), 401)):
+                asked = session.post(f"{router.url}/infer", json={"prompt": "x"}, cert=client, timeout=10)
+                assert asked.status_code == status
+        assert requests.post(f"http://{admin}/infer", json={"prompt": "x"}, timeout=10).status_code == 401
+        logged = [line for line in router.events() if line.get("path") == "/infer"]
+        assert [line.get("tenant") for line in logged] == ["team-b", None, None]
+        assert logged[0]["credential"] == "certificate"
+        assert not [line for line in router.events() if "authentication is off" in str(line.get("event"))]
+
+
 # Handshakes that fail.
 
 

@@ -23,10 +23,13 @@ LOOPBACK: list[x509.GeneralName] = [
 def certificate(
     name: str, hosts: list[x509.GeneralName], issuer: Made | None = None, *, leaf: bool = False, expired: bool = False
 ) -> Made:
-    """A certificate for these hosts, or for an authority if there are none and it is no leaf, and its key."""
+    """A certificate for these hosts, or for an authority if there are none and it is no leaf, and its key.
+
+    `name` is the common name of its subject; "": the subject is empty.
+    """
     is_authority = not hosts and not leaf
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)] if name else [])
     signing = issuer[1] if issuer else key
     now = dt.datetime.now(dt.UTC)
     builder = (
