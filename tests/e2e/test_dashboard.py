@@ -11,7 +11,8 @@ import requests
 from tests.docs import dashboard
 from tests.docs.tables import FAMILIES
 from tests.e2e.test_prometheus import Prometheus
-from tests.support.clients import CHAT
+from tests.support.clients import CHAT, Crowd
+from tests.support.credentials import bearer, key, write_keys
 from tests.support.router import Router, free_port, until
 
 pytestmark = pytest.mark.slow
@@ -37,21 +38,26 @@ def has_data(prometheus: Prometheus, query: str) -> bool:
 def test_every_query_of_the_dashboard_finds_data(
     start: Callable[..., Router], routes: Callable[..., str], tmp_path: Path
 ) -> None:
-    """A real Prometheus scrapes a router that streams, falls back, and balances by load: no panel is empty."""
+    """A real Prometheus scrapes a router that streams, falls back, balances by load, and rejects: no panel is empty."""
     upstream = start(SIMULATED_LATENCY_MS=0, SIMULATED_TOKEN_MS=1, MODEL_REF="m", WEB_CONCURRENCY=1)
     dead = {"url": f"http://127.0.0.1:{free_port()}"}
     file = routes(
         {"name": "m", "endpoints": [{"url": upstream.url}], "balancing": "least_load"},
         {"name": "gone", "endpoints": [dead], "fallback": ["m"]},
+        {"name": "slow", "protocol": "simulated"},
     )
-    router = start(ROUTES_FILE=file, INITIAL_HEALTH="healthy", WEB_CONCURRENCY=1)
+    keys = write_keys(tmp_path / "keys.json", key("a"), tenants=({"name": "t", "max_concurrency": 1},))
+    router = start(
+        ROUTES_FILE=file, INITIAL_HEALTH="healthy", WEB_CONCURRENCY=1, KEYS_FILE=keys, SIMULATED_LATENCY_MS=300
+    )
     messages = [{"role": "user", "content": "one two three"}]
 
     def load() -> None:
         for model in ("m", "gone"):
             body = {"model": model, "stream": True, "stream_options": {"include_usage": True}, "messages": messages}
-            assert requests.post(router.url + CHAT, json=body, timeout=20).status_code == 200
-        router.infer()
+            assert requests.post(router.url + CHAT, json=body, headers=bearer("a"), timeout=20).status_code == 200
+        both = Crowd(lambda _: router.infer(members={"model": "slow"}, headers=bearer("a")).status_code).send(2)
+        assert both.join().counts() == {200: 1, 429: 1}  # the tenant may have one at a time
 
     load()
     with Prometheus(tmp_path, router.port) as prometheus:

@@ -70,7 +70,7 @@ def test_router_keeps_what_the_document_says(router: Router, tmp_path: Path) -> 
 def test_admin_listener_keeps_what_the_document_says(tmp_path: Path) -> None:
     """With a key, each response there is one that is described; without, and with a client's, it is the 401."""
     admin = f"127.0.0.1:{free_port()}"
-    settings = {
+    settings: dict[str, Any] = {
         "ADMIN_BIND": admin,
         "ADMIN_KEY_SHA256": digest_of("operator"),
         "KEYS_FILE": write_keys(tmp_path / "keys.json", key("client")),
@@ -83,7 +83,7 @@ def test_admin_listener_keeps_what_the_document_says(tmp_path: Path) -> None:
         only = [
             "--include-path-regex=^/(admin|metrics|$|v2/models/stats)",
             "--exclude-path=/admin/live",
-        ]  # it is endless
+        ]  # which is endless
         for headers, least in ((bearer("operator"), {200}), (client, set())):
             header = f"Authorization: {headers['Authorization']}"
             url = f"--url=http://{admin}"

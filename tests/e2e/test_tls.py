@@ -130,10 +130,10 @@ def test_end_of_a_response_without_a_length_is_announced(mutual: TlsRouter) -> N
 
 
 def test_certificate_alone_is_a_credential(tmp_path: Path) -> None:
-    """Its name is the tenant. Where there is none, in the certificate or without TLS, a request for a model gets 401."""
+    """Its name is the tenant. Without one, in the certificate or for want of TLS, a request for a model gets 401."""
     admin = f"127.0.0.1:{free_port()}"
-    settings = {"ADMIN_BIND": admin, "ACCESS_LOG": "all", "SIMULATED_LATENCY_MS": 0, "WEB_CONCURRENCY": 1}
-    with TlsRouter(tmp_path, mutual=True, **settings) as router:
+    router = TlsRouter(tmp_path, mutual=True, ADMIN_BIND=admin, ACCESS_LOG="all", WEB_CONCURRENCY=1)
+    with router:
         nameless = certificate("", [], router.authority, leaf=True)
         with router.session() as session:
             for client, status in ((router.client("team-b"), 200), (router.client("nameless", nameless), 401)):
