@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from contextlib import ExitStack
 from pathlib import Path
 
 import requests
@@ -60,16 +61,18 @@ class TlsRouter(Router):
         """A client's context, which trusts the router's authority and nothing else."""
         return ssl.create_default_context(cafile=str(self.ca_file))
 
-    def served(self) -> bytes:
-        """The certificate that a new connection gets, in PEM."""
+    def served(self) -> set[bytes]:
+        """The certificates that new connections get, in PEM. They are open at once, so that every worker has some."""
         context = self.context()
         if self.client_files is not None:
             context.load_cert_chain(*self.client_files)
-        with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=10) as plain,
-            context.wrap_socket(plain, server_hostname="127.0.0.1") as wrapped,
-        ):
-            return ssl.DER_cert_to_PEM_cert(wrapped.getpeercert(binary_form=True) or b"").encode()
+        with ExitStack() as opened:
+            certificates = set()
+            for _ in range(8):
+                plain = opened.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=10))
+                wrapped = opened.enter_context(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+                certificates.add(ssl.DER_cert_to_PEM_cert(wrapped.getpeercert(binary_form=True) or b"").encode())
+            return certificates
 
     def ready(self) -> bool:
         """See Router."""
