@@ -41,12 +41,9 @@ from app.upstream import dialer, pool, resolver, response_head
 from tests.docs import demand
 from tests.support.malformed import MALFORMED
 
-FAMILIES = [
-    one
-    for module in (metrics_module, auth_metrics, endpoint_gauges, model_gauges, tls_metrics, token_metrics)
-    for one in vars(module).values()
-    if isinstance(one, Family)
-]
+_MODULES = (metrics_module, auth_metrics, endpoint_gauges, model_gauges, tls_metrics, token_metrics)
+FAMILIES = list(dict.fromkeys(one for module in _MODULES for one in vars(module).values() if isinstance(one, Family)))
+"""Each once: a module may import those of another."""
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = tuple(
     ROOT / name

@@ -42,3 +42,9 @@ def test_every_member_says_what_it_means_and_allows(record: Any) -> None:
         assert kind.about.endswith("."), name
         scalar = kind.item or kind
         assert scalar.record or scalar.allowed, name
+
+
+def test_no_metric_has_two_rows() -> None:
+    """A module that imports a metric of another one doesn't make it two."""
+    names = [family.name for family in tables.FAMILIES]
+    assert len(names) == len(set(names))

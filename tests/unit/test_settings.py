@@ -10,6 +10,7 @@ from app.config.kv_endpoints import mask_password
 from app.config.route_values import NAME_RULE
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings, load_settings
+from app.config.shown_settings import shown_settings
 from app.errors import SettingsError
 from tests.support.malformed import ODD_NAMES
 
@@ -524,3 +525,10 @@ def test_server_that_is_given_twice_is_one_endpoint() -> None:
     source = RoutesSource(load_settings({"BACKENDS": backends}, 2), {})
     (version,) = source.load().routes.models[0].versions
     assert [endpoint.url for endpoint in version.endpoints] == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+
+
+def test_settings_are_shown_without_digests() -> None:
+    """A digest of a key that a person chose can be guessed, so neither `check` nor the admin API shows one."""
+    settings = load_settings({"ADMIN_KEY_SHA256": "ab" * 32, "KEYS_FILE": "/keys.toml"}, 1)
+    shown = shown_settings(settings)
+    assert (shown["ADMIN_KEY_SHA256"], shown["KEYS_FILE"]) == ("***", "/keys.toml")
