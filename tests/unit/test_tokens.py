@@ -111,12 +111,14 @@ def test_claims_name_tenant_and_models(verifier: Verify, issuer: Issuer) -> None
 
 
 NOW = int(time.time())
+DAY_S = 86_400
+"""Longer than a run of all tests, which begins at `NOW`."""
 # Claims and headers that make a token invalid.
 WRONG: list[tuple[str, dict[str, Any]]] = [
     ("expired", {"exp": NOW - 10}),
     ("no expiry", {"exp": None}),
     ("expiry that is no number", {"exp": "soon"}),
-    ("not yet valid", {"nbf": NOW + 600}),
+    ("not yet valid", {"nbf": NOW + DAY_S}),
     ("another audience", {"aud": "other"}),
     ("no audience", {"aud": None}),
     ("another issuer", {"iss": ISSUER + "/"}),
@@ -151,7 +153,7 @@ def test_forged_tokens_are_refused(verifier: Verify, issuer: Issuer) -> None:
 
     Also where symmetric algorithms are accepted beside the asymmetric ones.
     """
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "exp": NOW + 600, "sub": "t"}
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "exp": NOW + DAY_S, "sub": "t"}
     public = issuer.keys["rsa"].public_key()
     forms = [
         public.public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -179,7 +181,7 @@ def test_forged_tokens_are_refused(verifier: Verify, issuer: Issuer) -> None:
 
 def test_symmetric_tokens_need_the_key_and_their_algorithm(verifier: Verify) -> None:
     """HS256 is accepted only where it is listed, with the key from its own file."""
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "exp": NOW + 600, "sub": "t"}
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "exp": NOW + DAY_S, "sub": "t"}
     token = jwt.encode(claims, HMAC_KEY, algorithm="HS256")
     assert verifier(jwt_algorithms=("HS256",)).verify(token.encode()).tenant == "t"
     refused(verifier(), token)
@@ -217,7 +219,7 @@ def test_any_token_is_accepted_or_refused(verifier: Verify, issuer: Issuer, data
         st.binary(max_size=300).map(encoded) | st.text(max_size=20),
     )
     refused(verifier(), data.draw(parts.map(".".join) | st.text(max_size=50)))
-    signed = {"iss": ISSUER, "aud": AUDIENCE, "exp": NOW + 600, "sub": "t", **data.draw(claims)}
+    signed = {"iss": ISSUER, "aud": AUDIENCE, "exp": NOW + DAY_S, "sub": "t", **data.draw(claims)}
     try:
         token = jwt.encode(signed, issuer.keys["ec"], algorithm="ES256", headers={"kid": "ec"})
     except (TypeError, ValueError, jwt.PyJWTError):
@@ -232,13 +234,13 @@ def test_verified_token_is_kept_until_it_expires(
     verifier: Verify, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The signature is verified once; the token is refused from its expiry on all the same, leeway included."""
-    checks, token = verifier(jwt_leeway_s=5), issuer.token(exp=NOW + 60).encode()
+    checks, token = verifier(jwt_leeway_s=5), issuer.token(exp=NOW + DAY_S).encode()
     checks.verify(token)
     monkeypatch.setattr("app.auth.tokens.jwt.decode", None)
     checks.verify(token)
-    monkeypatch.setattr("app.auth.tokens.time.time", lambda: NOW + 64.9)
+    monkeypatch.setattr("app.auth.tokens.time.time", lambda: NOW + DAY_S + 4.9)
     checks.verify(token)
-    monkeypatch.setattr("app.auth.tokens.time.time", lambda: NOW + 65)
+    monkeypatch.setattr("app.auth.tokens.time.time", lambda: NOW + DAY_S + 5)
     assert refused(checks, token.decode()).reason == "expired"
 
 
