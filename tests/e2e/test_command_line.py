@@ -106,6 +106,22 @@ def test_log_is_json_where_nobody_reads_it(start: Callable[..., Router]) -> None
     assert "listening  http" not in router.log()
 
 
+def test_keys_of_the_command_line_open_a_router(start: Callable[..., Router], tmp_path: Path) -> None:
+    """The lines of `keys new` are a file that the router takes, and what `keys digest` prints opens its pages."""
+    secret, _, lines = run("keys", "new", "--tenant", "t", "--expires", "2130-01-31").out.partition("\n")
+    file, admin = tmp_path / "keys.toml", f"127.0.0.1:{free_port()}"
+    file.write_text(lines)
+    digest = run("keys", "digest", stdin="operator\n").out.strip()
+    router = start(KEYS_FILE=file, ADMIN_KEY_SHA256=digest, ADMIN_BIND=admin, SIMULATED_LATENCY_MS=0)
+    assert router.infer().status_code == 401
+    assert router.infer(headers={"Authorization": f"Bearer {secret}"}).status_code == 200
+    refused = run("endpoints", ADMIN_BIND=admin)
+    assert (refused.code, "401" in refused.err) == (1, True)
+    for command in (["endpoints"], ["top", "--count", "1"]):
+        done = run(*command, "--json", ADMIN_BIND=admin, ROUTER_ADMIN_KEY="operator")
+        assert done.code == 0, done.err
+
+
 def test_run_serves_without_a_checkout_and_passes_options_on(tmp_path: Path) -> None:
     """The configuration is found beside the package, from any folder, and gunicorn gets what follows."""
     with started("--access-logfile", "-", "--pid", str(tmp_path / "pid"), cwd=tmp_path) as (url, terminal):

@@ -77,6 +77,8 @@ def test_idle_connections_close_at_once(start: Start) -> None:
     for sock in silent:
         assert sock.recv(1) == b""
         sock.close()
+    for session in idle:
+        session.close()
 
 
 def test_request_not_done_within_the_graceful_timeout_is_cut_off(start_gated: Start, gate: Gate) -> None:

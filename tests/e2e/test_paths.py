@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from app.errors import Overload
 from app.protocols import anthropic, openai
 from tests.support.clients import Crowd, read_all
 from tests.support.router import Router, free_port, until
@@ -51,12 +52,13 @@ def ask(router: Router, method: str, target: str, fields: str = "") -> tuple[int
 
 
 def anthropic_error(response: requests.Response) -> tuple[int, str, str]:
-    """Status, type and code of an error in Anthropic's shape."""
+    """Status, type and code of an error in Anthropic's shape; a rejection says beside it which limit was reached."""
     assert response.headers["content-type"] == "application/json"
     document = response.json()
     assert set(document) == {"type", "error"}
     assert document["type"] == "error"
-    assert set(document["error"]) == {"type", "message", "code"}
+    further = set(Overload._fields) if response.status_code == 429 else set()
+    assert set(document["error"]) == {"type", "message", "code", *further}
     return response.status_code, document["error"]["type"], document["error"]["code"]
 
 

@@ -113,6 +113,7 @@ def test_claims_name_tenant_and_models(verifier: Verify, issuer: Issuer) -> None
 NOW = int(time.time())
 DAY_S = 86_400
 """Longer than a run of all tests, which begins at `NOW`."""
+
 # Claims and headers that make a token invalid.
 WRONG: list[tuple[str, dict[str, Any]]] = [
     ("expired", {"exp": NOW - 10}),
