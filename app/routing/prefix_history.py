@@ -110,12 +110,17 @@ class PrefixHistory:
         """
         entries = self._entries
         hashes = _unpacked(key)
-        for place in range(len(hashes) if below is None else below)[::-1]:
+        place = len(hashes) if below is None else below
+        while place > 0:
+            place -= 1
             mixed = hashes[place] ^ pool
             start = (mixed & _BUCKETS) * _WAYS
             tag = mixed >> _BUCKET_BITS & _TAG
-            bucket = entries[start : start + _WAYS].tolist()
-            found = [entry >> _SEEN_BITS & _ENDPOINT for entry in bucket if entry >> _TAG_SHIFT == tag and entry]
+            found = []
+            for at in range(start, start + _WAYS):
+                entry = entries[at]
+                if entry >> _TAG_SHIFT == tag and entry:
+                    found.append(entry >> _SEEN_BITS & _ENDPOINT)
             if found:
                 return Match(place, found)
         return None
@@ -133,7 +138,8 @@ class PrefixHistory:
         tag = mixed >> _BUCKET_BITS & _TAG
         ours = tag << 24 | endpoint
         oldest, age_of_oldest, ours_oldest, age_of_ours, same = start, -1, start, -1, 0
-        for at, entry in enumerate(entries[start : start + _WAYS].tolist(), start):
+        for at in range(start, start + _WAYS):
+            entry = entries[at]
             if entry >> _SEEN_BITS == ours:
                 if entry & _SEEN != now:
                     entries[at] = ours << _SEEN_BITS | now
