@@ -75,7 +75,7 @@ def lengths(most: int) -> Sequence[int]:
 
 def beginnings(prompt: Sequence[bytes | memoryview], most: int) -> bytes:
     """Returns the hashes of a prompt's beginnings, the shortest first, 4 bytes each; none for an empty prompt."""
-    text = memoryview(prompt[0] if len(prompt) == 1 else b",".join(part[:most] for part in prompt))
+    text = memoryview(prompt[0] if len(prompt) == 1 else b",".join([part[:most] for part in prompt]))
     size = len(text)
     if not size:
         return b""
