@@ -33,6 +33,7 @@ MODULES = (
     "app.routing.first_byte",
     "app.routing.outlier_detection",
     "app.routing.policies",
+    "app.routing.prefix_history",
     "app.routing.upstream_request",
     "app.server.client_connection",
     "app.server.declared_body",

@@ -123,7 +123,7 @@ class ApiServer(NamedTuple):
         body = response.read(_MOST_ERROR_BYTES)
         try:
             status = msgspec.json.decode(body, type=Status)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             status = Status(message=body[:200].decode(errors="replace"))
         raise Status(response.status, status.reason, status.message, status.details).error(
             response.status, response.headers.get("Retry-After")

@@ -34,6 +34,8 @@ _NESTED = rb'\{(?:[^{}"]++|' + _STRING + rb"|" + _FLAT + rb")*+\}"
 _VALUE = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+(" + _NESTED + rb")", re.DOTALL)
 """An object with objects in it, but none in these."""
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""What a decoder raises. Text that is not UTF-8 is no MsgspecError."""
 _MOST = 1 << 40
 _BACKSLASH = ord("\\")
 
@@ -92,13 +94,13 @@ def _usage_at(text: bytes, at: int) -> dict[str, Any] | None:
     """Returns the value of the member that begins here, or None if it can't be read."""
     try:
         return _decode_rest(b"{" + text[at:]).usage  # a member of the whole: with what follows it is an object again
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNREADABLE:
         pass  # it lies deeper, as in events, or is no member
     after = at + len(MEMBER)
     found = _VALUE.match(text, after, after + _MOST_OBJECT_BYTES)
     try:
         return None if found is None else _decode(found[1])
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNREADABLE:
         return None
 
 

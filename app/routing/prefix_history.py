@@ -6,7 +6,8 @@ it has seen before. So a prompt goes where its longest known beginning went.
 **Beginnings.** A prompt is hashed once, and the hash is noted at growing lengths (`lengths`): every 512 bytes up to
 2 KiB, and then every quarter more. What is lost of a match by that is at most 512 bytes or a fifth, and a prompt of
 64 KiB has 20 beginnings where fixed steps would have 128. A prompt that is shorter than the first length is noted as a
-whole. SHA-1 is not for security here; it costs least per byte and is the same in every process.
+whole. The hash is a CRC of 32 bits: it goes on from one beginning to the next, where a digest would be copied for each,
+and it is the same in every process. Whoever makes prompts with equal hashes only has them sent to one endpoint.
 
 **The table** is a hash table in shared memory, of buckets of 8 words. One word holds a whole entry: which beginning (a
 tag of 24 bits, beside the 14 that choose the bucket), which endpoint (24 bits of its URL's hash), and when it was used
@@ -16,17 +17,17 @@ beginning that many prompts share, such as a system prompt, has an entry for eac
 **Races.** Nothing is locked, because an entry is one aligned word: it is read and stored whole. Of two workers that
 store into one place of a bucket at the same time, one is forgotten. A worker that is killed has stored an entry or has
 not. A choice is made later, under the lock, with the loads of that moment, among the endpoints that are available then;
-an entry is a hint which of them to prefer. So whatever is lost, outdated, or equal by chance (about once in 10^6 looks)
-costs a cache hit, and never a right response. An entry names the URL and not the id of its endpoint: an id that is used
-for another URL matches nothing. And a model's entries are found by that model only, because its name and its version
-are hashed into the tag.
+an entry is a hint which of them to prefer. So whatever is lost, outdated, or equal by chance (at most once in 30,000
+looks) costs a cache hit, and never a right response. An entry names the URL and not the id of its endpoint: an id that
+is used for another URL matches nothing. And a model's entries are found by that model only, because its name and its
+version are hashed into the tag.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
-from hashlib import sha1
 from struct import Struct
 from typing import NamedTuple
+from zlib import crc32
 
 from app.native import monotonic
 from app.shared_memory.table import Layout, SharedTable
@@ -49,7 +50,9 @@ _ENDPOINT = (1 << 24) - 1
 _TAG_SHIFT = _SEEN_BITS + 24
 _TAG = (1 << 24) - 1
 _MASK = (1 << 64) - 1
-_DIGEST_BYTES = 8
+_HASH_BYTES = 4
+_SPREAD = 0x9E3779B97F4A7C15
+"""Odd, and without a pattern of bits (2^64 divided by the golden ratio): it spreads 32 bits over 64."""
 
 
 class Match(NamedTuple):
@@ -71,25 +74,20 @@ def lengths(most: int) -> Sequence[int]:
 
 
 def beginnings(prompt: Sequence[bytes | memoryview], most: int) -> bytes:
-    """Returns the hashes of a prompt's beginnings, the shortest first, 8 bytes each; none for an empty prompt."""
-    text = memoryview(prompt[0] if len(prompt) == 1 else b",".join(part[:most] for part in prompt))
+    """Returns the hashes of a prompt's beginnings, the shortest first, 4 bytes each; none for an empty prompt."""
+    text = memoryview(prompt[0] if len(prompt) == 1 else b",".join([part[:most] for part in prompt]))
     size = len(text)
     if not size:
         return b""
-    digest = sha1(usedforsecurity=False)
-    update, copy = digest.update, digest.copy
     hashes = []
-    start = 0
+    start = found = 0
     for length in lengths(most):
         if length > size:
             break
-        update(text[start:length])
-        hashes.append(copy().digest()[:_DIGEST_BYTES])
+        found = crc32(text[start:length], found)
+        hashes.append(found)
         start = length
-    if not hashes:
-        update(text)
-        hashes.append(digest.digest()[:_DIGEST_BYTES])
-    return b"".join(hashes)
+    return _format(len(hashes)).pack(*hashes) if hashes else _format(1).pack(crc32(text))
 
 
 def endpoint_mark(url_hash: int) -> int:
@@ -110,12 +108,18 @@ class PrefixHistory:
         """
         entries = self._entries
         hashes = _unpacked(key)
-        for place in range(len(hashes) if below is None else below)[::-1]:
-            mixed = hashes[place] ^ pool
+        place = len(hashes) if below is None else below
+        while place > 0:
+            place -= 1
+            value = hashes[place]
+            mixed = value * _SPREAD & _MASK ^ pool
             start = (mixed & _BUCKETS) * _WAYS
             tag = mixed >> _BUCKET_BITS & _TAG
-            bucket = entries[start : start + _WAYS].tolist()
-            found = [entry >> _SEEN_BITS & _ENDPOINT for entry in bucket if entry >> _TAG_SHIFT == tag and entry]
+            found = []
+            for at in range(start, start + _WAYS):
+                entry = entries[at]
+                if entry >> _TAG_SHIFT == tag and entry:
+                    found.append(entry >> _SEEN_BITS & _ENDPOINT)
             if found:
                 return Match(place, found)
         return None
@@ -125,7 +129,7 @@ class PrefixHistory:
         # What is shorter than the match is noted already, or its entry has gone because nobody used it.
         now = int(monotonic()) // _SEEN_UNIT_S & _SEEN
         for value in _unpacked(key)[match.place if match else 0 :]:
-            self._store(value ^ pool, endpoint, now)
+            self._store(value * _SPREAD & _MASK ^ pool, endpoint, now)
 
     def _store(self, mixed: int, endpoint: int, now: int) -> None:
         entries = self._entries
@@ -133,7 +137,8 @@ class PrefixHistory:
         tag = mixed >> _BUCKET_BITS & _TAG
         ours = tag << 24 | endpoint
         oldest, age_of_oldest, ours_oldest, age_of_ours, same = start, -1, start, -1, 0
-        for at, entry in enumerate(entries[start : start + _WAYS].tolist(), start):
+        for at in range(start, start + _WAYS):
+            entry = entries[at]
             if entry >> _SEEN_BITS == ours:
                 if entry & _SEEN != now:
                     entries[at] = ours << _SEEN_BITS | now
@@ -149,9 +154,9 @@ class PrefixHistory:
 
 
 def _unpacked(key: bytes) -> Sequence[int]:
-    return _formats(len(key) // _DIGEST_BYTES).unpack(key)
+    return _format(len(key) // _HASH_BYTES).unpack(key)
 
 
 @lru_cache(maxsize=64)
-def _formats(count: int) -> Struct:
-    return Struct(f"<{count}Q")
+def _format(count: int) -> Struct:
+    return Struct(f"<{count}I")

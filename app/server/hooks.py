@@ -34,8 +34,8 @@ from app.shared_memory.slots import Claim, is_alive
 
 _NO_SLOT_PAUSE_S = 1.0
 _COLLECT_AFTER = 20_000
-"""How many objects more than were freed start the collector. A request leaves no cycles, but makes some 100 objects,
-and all that are in progress would be traversed again and again: 700, the default, costs 5 % of a loaded worker."""
+"""How many objects more than were freed start the collector. A request leaves no cycles, but makes some 100 objects:
+with 700, the default, those of all requests in progress are traversed again and again."""
 _FLUSH_S = 5.0
 
 _log = structlog.get_logger("router.lifecycle")

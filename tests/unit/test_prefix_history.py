@@ -28,7 +28,7 @@ def history() -> Iterator[PrefixHistory]:
 def hashes(text: bytes, most: int = DEFAULT_BYTES) -> list[bytes]:
     """The hashes of a prompt's beginnings."""
     key = beginnings((memoryview(text),), most)
-    return [key[n : n + 8] for n in range(0, len(key), 8)]
+    return [key[n : n + 4] for n in range(0, len(key), 4)]
 
 
 def send(history: PrefixHistory, text: bytes, endpoint: int, pool: int = POOL) -> None:

@@ -65,6 +65,9 @@ BODIES = {
     "no numbers": (b'{"usage":{"prompt_tokens":"9","completion_tokens":-1}}', NOTHING),
     "an enormous number": (b'{"usage":{"prompt_tokens":9e99,"completion_tokens":99999999999999999999}}', NOTHING),
     "cut": (b'{"usage":{"prompt_tokens":9', NOTHING),
+    "no UTF-8 in it": (b'{"id":"1","usage":{"prompt_tokens":9,"x":"\xff"}}', NOTHING),
+    "no UTF-8 in a name, deeper": (b'[{"usage":{"prompt_tokens":9,"\xff":1}}]', NOTHING),
+    "no UTF-8 beside it": (b'{"id":"\xff","usage":{"prompt_tokens":9,"x":{"y":1}},"z":"\xff"}', TokenUsage(9)),
 }
 
 

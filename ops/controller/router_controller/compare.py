@@ -53,7 +53,9 @@ def _covers(live: Any, planned: Any, field: str = "", inside: str = "") -> bool:
         return _covers_list(live or [], planned, field)
     if field in _QUANTITY_FIELDS or inside in _QUANTITIES:
         return quantity(live) == quantity(planned)
-    if live is None and planned == "":  # the API server leaves empty texts out
+    if (
+        live is None and planned == "" and (field, inside) == ("value", "")
+    ):  # the API server leaves an empty variable's value out
         return True
     return type(live) is type(planned) and bool(live == planned)
 

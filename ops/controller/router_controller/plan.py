@@ -164,7 +164,7 @@ def _graceful_timeout_s(environment: list[Object]) -> int:
     (entry,) = (entry for entry in environment if entry["name"] == "GRACEFUL_TIMEOUT_S")
     try:
         return max(int(float(entry["value"])), 1)
-    except (KeyError, ValueError):  # it comes from elsewhere, or the router will reject it
+    except (KeyError, ValueError, OverflowError):  # it comes from elsewhere, or the router will reject it
         return 30
 
 

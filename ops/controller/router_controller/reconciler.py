@@ -198,7 +198,10 @@ class Reconciler:
             "metadata": metadata,
             "status": status,
         }
-        self._stores[INFERENCE_SERVICE].put(await self._api.apply_status(INFERENCE_SERVICE, body))
+        written = await self._api.apply_status(INFERENCE_SERVICE, body)
+        if written["metadata"]["generation"] == resource["metadata"]["generation"]:
+            # With a spec that was changed meanwhile, the watch must bring it: what is known already is no news.
+            self._stores[INFERENCE_SERVICE].put(written)
         WRITES.labels(INFERENCE_SERVICE.name, "status").inc()
 
     def _owned_child(self, kind: Kind, resource: Object) -> Object | None:

@@ -45,10 +45,18 @@ class Store:
             self._versions[key] = version
         return True
 
-    def remove(self, key: Key) -> None:
-        """Forget an object."""
+    def remove(self, item: Object) -> None:
+        """Forget an object, as of the version in which it was deleted.
+
+        The version stays, until the next list: the response of a write that came before the deletion may come after it,
+        and would bring the object back for good.
+        """
+        key, version = key_of(item), _version(item)
         self._items.pop(key, None)
-        self._versions.pop(key, None)
+        if version is None:
+            self._versions.pop(key, None)
+        else:
+            self._versions[key] = max(version, self._versions.get(key, -1))
 
     def replace(self, items: Iterable[Object]) -> set[Key]:
         """Take a list. Returns the names of what is new, changed, or gone."""

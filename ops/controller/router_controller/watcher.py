@@ -70,14 +70,20 @@ class Watcher:
                 why, pause_s = "ended", delay_s(failures, LONGEST_DELAY_S) if failures else 0.0
             except _Broken as broken:
                 failures = 1 if broken.heard else failures + 1
-                version = None if broken.cause.status == 410 else broken.version
-                why, pause_s = self._judge(broken.cause, failures)
+                # After 403 and 404 too: the store may not hold what there is by the time the kind can be seen again.
+                version = None if broken.cause.status in {403, 404, 410} else broken.version
+                why, pause_s = self._judge(broken, failures)
             WATCH_ENDS.labels(self.store.kind.name, why).inc()
             await asyncio.sleep(pause_s)
 
-    def _judge(self, failure: ApiFailure, failures: int) -> tuple[str, float]:
-        """Returns why a watch broke, and how long to wait."""
-        if failure.status in {403, 404} and self.store.kind.optional:
+    def _judge(self, broken: "_Broken", failures: int) -> tuple[str, float]:
+        """Returns why a watch broke, and how long to wait.
+
+        Only a list tells that a kind is absent. A watch that is refused is not enough: an API server that has just
+        started may refuse what it serves a moment later.
+        """
+        failure = broken.cause
+        if failure.status in {403, 404} and self.store.kind.optional and broken.version is None:
             self._absent()
             return "absent", self._timing.absent_s
         why = "expired" if failure.status == 410 else "failed"
@@ -130,7 +136,7 @@ class Watcher:
     def _take(self, change: str, item: Object) -> None:
         key, gone = key_of(item), change == "DELETED"
         if gone:
-            self.store.remove(key)
+            self.store.remove(item)
         elif not self.store.put(item):
             return
         self._changed(self.store.kind, key, gone)

@@ -90,6 +90,16 @@ def test_drift(change: Any, planned_still: bool) -> None:
     assert as_planned(item, body) is planned_still
 
 
+def test_an_empty_text_is_left_out_of_variables_only() -> None:
+    """The API server stores no empty value of a variable. An empty annotation or label is there, or is yet to be."""
+    variable = planned(env=[{"name": "EMPTY", "value": ""}])[DEPLOYMENT]
+    assert as_planned(stored("deployments", variable), variable)
+    for name in ("annotations", "labels"):
+        before, after = planned()[DEPLOYMENT], planned(**{name: {"value": ""}})[DEPLOYMENT]
+        assert not as_planned(stored("deployments", before), after)
+        assert as_planned(stored("deployments", after), after)
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [("1", 1), ("1000m", 1), ("0.5", "0.5"), ("1Gi", 2**30), ("2k", 2000), ("1e3", 1000), ("x", None), (None, None)],

@@ -7,11 +7,15 @@ from contextlib import suppress
 from http.client import HTTPConnection
 
 import pytest
+from running import resource
 
 from router_controller import web
 from router_controller.backoff import delay_s
 from router_controller.errors import ApiFailure
-from router_controller.kinds import DEPLOYMENT, SCALED_OBJECT, Key, Kind, Object
+from router_controller.events import Events
+from router_controller.kinds import CHILDREN, DEPLOYMENT, INFERENCE_SERVICE, SCALED_OBJECT, Key, Kind, Object
+from router_controller.plan import Defaults
+from router_controller.reconciler import Reconciler
 from router_controller.store import Store
 from router_controller.watcher import Timing, Watcher
 from router_controller.work_queue import WorkQueue
@@ -109,15 +113,17 @@ def _deployment(version: int, image: str) -> Object:
 
 
 def test_what_is_older_than_a_write_is_ignored() -> None:
-    """The response of a write may overtake the watch. An object that was deleted and made again is a new one."""
+    """The response of a write may overtake the watch, or come after the deletion. What is made again is a new one."""
     store = Store(DEPLOYMENT)
     assert store.put(_deployment(9, "new"))
     assert not store.put(_deployment(8, "old"))
     found = store.get(KEY)
     assert found
     assert found["spec"]["image"] == "new"
-    store.remove(KEY)
-    assert store.put(_deployment(8, "other"))
+    store.remove(_deployment(11, "new"))
+    assert not store.put(_deployment(10, "before the deletion"))
+    assert store.get(KEY) is None
+    assert store.put(_deployment(12, "other"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -189,3 +195,72 @@ def test_a_kind_that_appears_is_noticed() -> None:
         return changes
 
     assert asyncio.run(script()) == [("", "")]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_watch_that_is_refused_is_followed_by_a_list(status: int) -> None:
+    """An API server that starts may refuse what it serves a moment later: the kind is not absent."""
+
+    class Api:
+        """Refuses the first watch."""
+
+        def __init__(self) -> None:
+            self.watches: list[str] = []
+            self.watching = asyncio.Event()
+
+        async def list(self, kind: Kind, namespace: str | None, **_: str) -> tuple[str, list[Object]]:
+            return f"1{len(self.watches)}", [_deployment(9, "new")]
+
+        async def watch(
+            self, kind: Kind, namespace: str | None, version: str, *_: object, **__: object
+        ) -> AsyncIterator[tuple[str, Object]]:
+            self.watches.append(version)
+            if len(self.watches) == 1:
+                raise ApiFailure(status, "Refused", "not yet")
+            self.watching.set()
+            await asyncio.Event().wait()
+            yield  # type: ignore[misc]
+
+    async def script() -> None:
+        api, changes = Api(), []
+        watcher = Watcher(api, SCALED_OBJECT, None, lambda *change: changes.append(change), Timing())  # type: ignore[arg-type]
+        task = asyncio.ensure_future(watcher.run())
+        await asyncio.wait_for(api.watching.wait(), 10)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert api.watches == ["10", "11"]
+        assert watcher.store.available is True
+        assert watcher.store.get(KEY)
+        assert changes == [(SCALED_OBJECT, KEY, False)]
+
+    asyncio.run(script())
+
+
+def test_a_spec_that_changes_while_the_status_is_written_is_still_news() -> None:
+    """The response to the status holds the new spec already. The watch must tell it all the same, for it to be done."""
+
+    def stored(version: int, generation: int) -> Object:
+        item = resource()
+        item["metadata"] |= {"uid": "u", "generation": generation, "resourceVersion": str(version)}
+        return item
+
+    class Api:
+        """Stores what is applied. Somebody changes the spec just before the status is written."""
+
+        async def list(self, *_: object, **__: object) -> tuple[str, list[Object]]:
+            return "1", []
+
+        async def apply(self, kind: Kind, body: Object, *, force: bool) -> Object:
+            return body | {"metadata": body["metadata"] | {"uid": kind.plural, "resourceVersion": "2"}}
+
+        async def apply_status(self, kind: Kind, body: Object) -> Object:
+            return stored(10, 2) | {"status": body["status"]}
+
+    api, stores = Api(), {kind: Store(kind) for kind in (INFERENCE_SERVICE, *CHILDREN)}
+    for store in stores.values():
+        store.available = True
+    stores[INFERENCE_SERVICE].put(stored(8, 1))
+    reconciler = Reconciler(api, stores, Defaults(), Events(api, "controller-0"))  # type: ignore[arg-type]
+    assert asyncio.run(reconciler.reconcile(("inference", "llama"))) is None
+    assert stores[INFERENCE_SERVICE].put(stored(9, 2))

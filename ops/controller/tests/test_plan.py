@@ -139,10 +139,11 @@ def test_routes_are_what_the_router_reads(timeout: int) -> None:
     assert model.timeouts.total_s == timeout
 
 
-def test_pods_have_time_to_drain() -> None:
-    """A longer drain makes the grace period longer by as much."""
-    pod = planned(env=[{"name": "GRACEFUL_TIMEOUT_S", "value": "600"}])[DEPLOYMENT]["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] == 620
+@pytest.mark.parametrize(("drain_s", "grace_s"), [("600", 620), ("x", 50), ("inf", 50), ("nan", 50)])
+def test_pods_have_time_to_drain(drain_s: str, grace_s: int) -> None:
+    """A longer drain makes the grace period longer by as much. One that the router rejects is left to the router."""
+    pod = planned(env=[{"name": "GRACEFUL_TIMEOUT_S", "value": drain_s}])[DEPLOYMENT]["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == grace_s
 
 
 def test_a_token_is_mounted_only_to_discover() -> None:
