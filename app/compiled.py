@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 MODULES = (
     "app.admission.limiter",
+    "app.admission.model_place",
     "app.admission.model_traffic",
     "app.admission.permit",
     "app.admission.wait_queue",
@@ -26,6 +27,7 @@ MODULES = (
     "app.protocols.interfaces",
     "app.protocols.token_usage",
     "app.routing.attempt",
+    "app.routing.attempt_record",
     "app.routing.endpoint",
     "app.routing.endpoint_health",
     "app.routing.endpoint_pool",

@@ -21,4 +21,5 @@ cpdef tuple split_response(bytes data)
 cpdef bytes join_response(str status, list fixed, list fields)
 cpdef tuple plain_usage(bytes text, Py_ssize_t at)
 cpdef str server_timing(double queue_s, double model_s, double total_s)
+cpdef int64_t store_id(int64_t[::1] words, Py_ssize_t at, str text) except -1
 cpdef str new_id()

@@ -12,6 +12,7 @@ import random
 import re
 import time
 from functools import partial
+from zlib import crc32
 
 from app.http_fields import FIELD_NAME, FIELD_VALUE, FIELDS, Headers
 
@@ -31,6 +32,7 @@ _BLANK = rb"[ \t\r\n]*+"
 _COUNT = rb'%b"([a-z_]*+)"%b:%b(null|0|[1-9][0-9]{0,11}+)%b' % ((_BLANK,) * 4)
 _COUNTS = re.compile(rb"%b:%b\{%b(?>(?:,%b)*)\}" % (_BLANK, _BLANK, _COUNT, _COUNT))
 _EACH_COUNT = re.compile(_COUNT)
+_ID_WORDS = 8
 _OTHER_LINES = 2  # the status, and the empty one
 
 # PyDLL keeps the interpreter lock during the call. That is cheaper, and a worker has no second thread that needs it.
@@ -136,6 +138,19 @@ def plain_usage(text: bytes, at: int) -> tuple[int, int | None] | None:
         elif count is not None and name != b"total_tokens":
             return None
     return None if given is None else (given, output)
+
+
+def store_id(words: "memoryview[int]", at: int, text: str) -> int:
+    """Store the first 64 bytes of a text in 8 words from this index on, filled up with zeros.
+
+    Returns the length of the text in bytes. Of a longer text, returns above 8 bits the CRC of all of it too. Raises
+    IndexError where there is no room.
+    """
+    encoded = text.encode()
+    if not 0 <= at <= len(words) - _ID_WORDS:
+        raise IndexError(f"no room for {_ID_WORDS} words at {at}")
+    words[at : at + _ID_WORDS] = memoryview(encoded[: 8 * _ID_WORDS].ljust(8 * _ID_WORDS, b"\0")).cast("q")
+    return len(encoded) if len(encoded) <= 8 * _ID_WORDS else len(encoded) | crc32(encoded) << 8
 
 
 def new_id() -> str:

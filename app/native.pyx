@@ -1,19 +1,23 @@
 """native.py, in Cython: what is said there holds here. Bounds are checked wherever input is read."""
 
 import os
+from zlib import crc32
 
 from cpython.mem cimport PyMem_Free
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdio cimport snprintf
+from libc.string cimport memcpy, memset
 
 
 cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) except NULL
     char* PyOS_double_to_string(double, char, int, int, int*) except NULL
 
 MUTEX_BYTES = 64
 
 cdef enum:
     SPINS = 100
+    ID_WORDS = 8
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -327,6 +331,23 @@ cdef inline bint _is(bytes text, Py_ssize_t begin, Py_ssize_t end, bytes name) e
 
 cpdef str server_timing(double queue_s, double model_s, double total_s):
     return f"queue;dur={_ms(queue_s)}, model;dur={_ms(model_s)}, total;dur={_ms(total_s)}"
+
+
+cpdef int64_t store_id(int64_t[::1] words, Py_ssize_t at, str text) except -1:
+    cdef Py_ssize_t length
+    cdef const char* source = PyUnicode_AsUTF8AndSize(text, &length)
+    cdef char* place
+    if not 0 <= at <= words.shape[0] - ID_WORDS:
+        raise IndexError(f"no room for {ID_WORDS} words at {at}")
+    place = <char*>&words[at]
+    if length < 8 * ID_WORDS:
+        memcpy(place, source, length)
+        memset(place + length, 0, 8 * ID_WORDS - length)
+    else:
+        memcpy(place, source, 8 * ID_WORDS)
+    if length <= 8 * ID_WORDS:
+        return length
+    return length | <int64_t>crc32(text.encode()) << 8
 
 
 cdef uint64_t _first, _second

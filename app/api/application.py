@@ -196,7 +196,7 @@ def _count(metrics: Metrics, exchange: Exchange, total: float) -> None:
 
 
 def _log_access(log: Any, exchange: Exchange) -> None:
-    last = exchange.attempts[-1].endpoint if exchange.attempts else None
+    endpoint = exchange.attempts[-1].endpoint_url if exchange.attempts else None
     try:
         log.info(
             "request",
@@ -204,7 +204,7 @@ def _log_access(log: Any, exchange: Exchange) -> None:
             path=exchange.path,
             status=exchange.status,
             **({"model": exchange.model} if exchange.model else {}),
-            **({} if last is None else {"endpoint": last.url}),
+            **({"endpoint": endpoint} if endpoint else {}),
             **({"rejection": exchange.rejection} if exchange.rejection else {}),
             **({} if exchange.caller is None else exchange.caller.logged()),
             client=exchange.client_address,

@@ -1,3 +1,4 @@
+from app.admission.model_place cimport place_of
 from app.native cimport monotonic, server_timing
 
 

@@ -3,20 +3,18 @@
 It runs for every request, so it does as little as it can: it stores words (tests/bench/records.py measures it).
 """
 
-from zlib import crc32
-
 from app.api.exchange import Exchange
 from app.errors import Overload
-from app.observability.request_record import CODE_NUMBERS, POLICY_NAMES, SCOPES, TEXTS, UNKNOWN_MS, attempt_code
+from app.native import store_id
+from app.observability.request_record import CODE_NUMBERS, SCOPES, UNKNOWN_MS, attempt_code
 from app.protocols.calls import Attempts
+from app.routing.attempt_record import PoolMembers
 from app.shared_memory.request_ring import RequestRing
 from app.shared_memory.table import name_hash
 
 _MOST_NAMES = 4096
 _MOST_ATTEMPTS = 4
 _SCOPES = {scope: number for number, scope in enumerate(SCOPES)}
-_POLICIES = {policy: number for number, policy in enumerate(POLICY_NAMES)}
-_pack_texts = TEXTS.pack_into
 
 
 class _Hashes(dict[str, int]):
@@ -72,13 +70,9 @@ class RequestRecorder:
             flags |= 1 << 40
             words[at + 8] = permit.limit << 32 | permit.in_flight
             words[at + 9] = UNKNOWN_MS
-        request_id = exchange.request_id.encode()
-        words[at + 10] = len(request_id) | crc32(request_id) << 8
-        hashes = b""
+        words[at + 10] = store_id(words, at + 11, exchange.request_id)
         if exchange.attempts:
-            hashes = exchange.attempts[-1].pool.hashes
             flags |= self._store_attempts(at, exchange.attempts)
-        _pack_texts(ring.bytes, (at + 11) * 8, request_id, hashes)
         words[at + 5] = flags
         ring.commit(at)
 
@@ -97,15 +91,15 @@ class RequestRecorder:
         count = min(len(attempts), _MOST_ATTEMPTS)
         place = at + 35
         for attempt in attempts if count == len(attempts) else attempts[-count:]:
-            endpoint = attempt.endpoint
-            words[place] = 0 if endpoint is None else endpoint.url_hash
+            words[place] = attempt.endpoint_hash
             words[place + 1] = self._codes[attempt.code]
             doubles[place + 2] = attempt.took_s
             place += 3
-        last = attempts[-1]
-        words[at + 10] |= last.pool.size << 40
-        place = at + 27
-        for seen in last.seen:
-            words[place] = seen
-            place += 1
-        return _POLICIES[last.pool.policy] << 32 | count << 48 | len(last.seen) << 56
+        pool: PoolMembers = attempt.pool  # of the last one
+        seen = attempt.seen
+        words[at + 10] |= pool.size << 40
+        number = len(seen)
+        for place in range(number):
+            words[at + 19 + place] = pool.hashes[place]
+            words[at + 27 + place] = seen[place]
+        return pool.policy << 32 | count << 48 | number << 56

@@ -1,7 +1,7 @@
 """The record of one request: its words, and what they say.
 
 A record has no names in it: models, routes and endpoints are 64-bit hashes, which are the same in every process. The id
-of the request is there as far as it fits, and beside it the length and the CRC of all of it.
+of the request is there as far as it fits, and beside it its length, and the CRC of one that does not fit.
 """
 
 from struct import Struct
@@ -30,7 +30,7 @@ LIMIT = 8
 WAIT = 9
 """Above 32 bits the requests ahead, below them the expected wait in ms."""
 ID = 10
-"""8 bits of the length, 32 of the CRC, and the size of the pool. The id follows."""
+"""8 bits of the length, 32 of the CRC, and the size of the pool. The id follows (`native.store_id`)."""
 HASHES = ID + 1 + ID_BYTES // 8
 """Of the endpoints of the pool."""
 SEEN = HASHES + MOST_CANDIDATES
@@ -39,8 +39,6 @@ ATTEMPTS = SEEN + MOST_CANDIDATES
 """Three words each: hash of the endpoint, code, seconds."""
 assert ATTEMPTS + 3 * MOST_ATTEMPTS <= RECORD_WORDS
 
-TEXTS = Struct(f"{ID_BYTES}s{8 * MOST_CANDIDATES}s")
-"""The id, and the hashes of the endpoints."""
 _HEAD = Struct(f"qddddqqqQQQ{ID_BYTES}s")
 _BEGINNING = Struct(f"qdd16xqq{RECORD_BYTES - 56}x")
 _WORD_LISTS = [Struct(f"{count}q") for count in range(MOST_CANDIDATES + 1)]
@@ -53,11 +51,7 @@ _FIRST_CODE = 1000
 """Of the codes of attempts: smaller ones are the status of a response."""
 SCOPES = ("", *LIMIT_SCOPES)
 POLICY_NAMES = ("", *POLICIES)
-
-
-def words(values: list[int]) -> bytes:
-    """Returns up to `MOST_CANDIDATES` whole numbers as bytes."""
-    return _WORD_LISTS[len(values)].pack(*values)
+POLICY_NUMBERS = {policy: number for number, policy in enumerate(POLICY_NAMES)}
 
 
 def attempt_code(code: str) -> int:
@@ -119,7 +113,7 @@ class RequestRecord(NamedTuple):
         return (
             request_id[:ID_BYTES] == self.id_beginning
             and len(request_id) == self.id_length
-            and crc32(request_id.encode()) == self.id_checksum
+            and (len(request_id) <= ID_BYTES or crc32(request_id.encode()) == self.id_checksum)
         )
 
 

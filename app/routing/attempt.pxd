@@ -2,6 +2,7 @@ cimport cython
 
 from app.native cimport monotonic
 from app.protocols.calls cimport Call, Reply
+from app.routing.attempt_record cimport AttemptRecord
 from app.routing.endpoint cimport Endpoint, SharedRouting, Target
 from app.routing.outlier_detection cimport Ended
 from app.routing.upstream_request cimport encoded
@@ -10,7 +11,7 @@ from app.upstream.pool cimport Response
 from app.upstream.response_head cimport Head
 
 
-cdef class Attempt:
+cdef class Attempt(AttemptRecord):
     cdef readonly Endpoint endpoint
     cdef Target _target
     cdef bint _trial
@@ -21,10 +22,6 @@ cdef class Attempt:
     cdef bint _finished
     cdef bint _awaits_first_byte
     cdef object _first_byte_us
-    cdef readonly object pool
-    cdef readonly list seen
-    cdef readonly str code
-    cdef readonly double took_s
     cdef readonly bint is_clients_fault
     cdef public object trace
 

@@ -11,6 +11,7 @@ from app.http_fields import Headers
 from app.native import monotonic
 from app.protocols.calls import AttemptTrace, BodyStream, Call, Reply
 from app.routing.attempt_outcomes import broken, outcome_of
+from app.routing.attempt_record import AttemptRecord
 from app.routing.client_fault import MOST_BYTES, is_clients_fault
 from app.routing.endpoint import Endpoint, Target
 from app.routing.load_formats import ORCA_HEADER, orca_report
@@ -38,7 +39,7 @@ _PERHAPS_FAILED = (_FAILED, Outcome.UNANSWERED)
 _log = structlog.get_logger("router.endpoints")
 
 
-class Attempt:
+class Attempt(AttemptRecord):
     """A request with one endpoint. It counts there from its making until `finish`."""
 
     __slots__ = (
@@ -51,23 +52,20 @@ class Attempt:
         "_first_byte_us",
         "_target",
         "_trial",
-        "code",
         "endpoint",
         "is_clients_fault",
-        "pool",
-        "seen",
-        "took_s",
         "trace",
     )
 
     def __init__(self, target: Target, endpoint: Endpoint, trial: bool, seen: list[int]) -> None:
         """`seen`: what the endpoint was chosen among (candidates.py)."""
-        self.endpoint = endpoint
-        self.pool = target.pool
+        self.pool = target.pool  # what an AttemptRecord has is set here: it is made for every request
         self.seen = seen
         self.code = ""
-        """How it ended: the status, or what went wrong; empty until then. Written by `finish`, as is the next."""
+        self.endpoint_url = endpoint.url
+        self.endpoint_hash = endpoint.url_hash
         self.took_s = 0.0
+        self.endpoint = endpoint
         self._target = target
         self._trial = trial
         self._began = monotonic()

@@ -86,26 +86,3 @@ def seen_among(  # noqa: PLR0913, PLR0917  # what a pool has of its endpoints
             reason = UNHEALTHY if health.is_unhealthy(shared_id) else BACKING_OFF
         seen.append(counters.total(shared_id) << BITS | reason)
     return seen
-
-
-class PoolMembers(NamedTuple):
-    """The endpoints that a choice is made among, as a record names them."""
-
-    size: int
-    hashes: bytes
-    """Of the URLs of the first `MOST_CANDIDATES`, as in a record."""
-    policy: str
-
-
-class NoAttempt:
-    """A choice that found no endpoint, where the record of a request has its attempts."""
-
-    __slots__ = ("endpoint", "pool", "seen")
-
-    code = "no_endpoint"
-    took_s = 0.0
-
-    def __init__(self, pool: PoolMembers, seen: list[int]) -> None:
-        self.endpoint = None
-        self.pool = pool
-        self.seen = seen

@@ -1,3 +1,6 @@
+from libc.stdint cimport int64_t
+
+from app.routing.attempt_record cimport PoolMembers
 from app.routing.endpoint_health cimport EndpointHealth
 from app.routing.outlier_detection cimport OutlierDetector, PoolRules
 from app.shared_memory.counters cimport InflightCounters
@@ -6,7 +9,7 @@ from app.upstream.pool cimport Pool
 
 cdef class Endpoint:
     cdef readonly str url
-    cdef readonly object url_hash
+    cdef readonly int64_t url_hash
     cdef readonly Py_ssize_t shared_id
     cdef readonly Py_ssize_t back_off
     cdef readonly Pool connections
@@ -36,5 +39,5 @@ cdef class Target:
     cdef readonly PoolRules rules
     cdef readonly object budget
     cdef readonly SharedRouting shared
-    cdef readonly object pool
+    cdef readonly PoolMembers pool
     cdef readonly bint reads_load

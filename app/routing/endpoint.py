@@ -4,8 +4,8 @@ from app.admission.model_limit import ModelLimits
 from app.admission.model_traffic import TrafficCounts
 from app.config import route_schema
 from app.observability.metrics import Metrics
+from app.routing.attempt_record import PoolMembers
 from app.routing.back_off import BackOffs
-from app.routing.candidates import PoolMembers
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.last_errors import LastErrors
 from app.routing.load_reports import LoadReports

@@ -7,10 +7,12 @@ case; the other two give way where nothing else is left (`Reach`).
 from collections.abc import Sequence
 
 from app.config import route_schema
+from app.errors import NoEndpoint
 from app.native import now_ms
-from app.observability.request_record import MOST_CANDIDATES, words
+from app.observability.request_record import MOST_CANDIDATES, POLICY_NUMBERS
 from app.routing.attempt import Attempt
-from app.routing.candidates import NoAttempt, PoolMembers, Reach, seen_among, words_of
+from app.routing.attempt_record import AttemptRecord, PoolMembers
+from app.routing.candidates import Reach, seen_among, words_of
 from app.routing.endpoint import Endpoint, SharedRouting, Target
 from app.routing.load_reports import LoadReports, loads_of, stale_ms
 from app.routing.outlier_detection import PoolRules
@@ -93,7 +95,7 @@ class EndpointPool:
             PoolRules(list(self._shared_ids), route.ejection, self._panic_threshold),
             budget,
             shared,
-            PoolMembers(self.size, words(list(self._hashes[:MOST_CANDIDATES])), route.balancing),
+            PoolMembers(self.size, self._hashes, POLICY_NUMBERS[route.balancing]),
         )
 
     def choose(self, key: bytes, tried: Sequence[int] = (), reach: Reach = Reach.HEALTHY) -> Attempt | None:
@@ -146,10 +148,10 @@ class EndpointPool:
             trial = self._outliers.begin(shared_id, now)
         return Attempt(self._target, self._endpoints[at], trial, [])
 
-    def no_attempt(self) -> NoAttempt:
+    def no_attempt(self) -> AttemptRecord:
         """Returns what is noted of a choice that found no endpoint."""
         with self._lock:
-            return NoAttempt(self._target.pool, self._seen(0, (), now_ms()))
+            return AttemptRecord(self._target.pool, self._seen(0, (), now_ms()), NoEndpoint.code)
 
     def has(self, endpoint: int) -> bool:
         """Whether the endpoint whose URL has this hash is in the pool."""

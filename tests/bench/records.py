@@ -9,7 +9,6 @@ chosen, as it is for an ordinary request. A record is to cost under 1 us in the 
 import argparse
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from app.admission.permit import Permit
@@ -17,8 +16,9 @@ from app.api.exchange import Exchange
 from app.api.request_recorder import RequestRecorder
 from app.bootstrap import shared_table
 from app.compiled import form
-from app.observability.request_record import words
-from app.routing.candidates import PoolMembers
+from app.observability.request_record import POLICY_NUMBERS
+from app.routing.attempt_record import AttemptRecord, PoolMembers
+from app.routing.candidates import words_of
 from app.shared_memory.request_ring import RequestRing
 from app.shared_memory.table import name_hash
 
@@ -31,15 +31,9 @@ def exchange_of(endpoints: int) -> Exchange:
     exchange.route, exchange.model, exchange.status = "/v1/chat/completions", "llama", 200
     issuer: Any = None
     exchange.permit = Permit(issuer, 64, 12)
-    hashes = [name_hash(f"http://10.0.0.{number}:8000") for number in range(endpoints)]
-    attempt = SimpleNamespace(
-        endpoint=SimpleNamespace(url_hash=hashes[0]),
-        pool=PoolMembers(endpoints, words(hashes), "least_inflight"),
-        seen=[number << 4 for number in range(endpoints)],
-        code="200",
-        took_s=0.5,
-    )
-    exchange.attempts.append(attempt)
+    hashes = words_of(name_hash(f"http://10.0.0.{number}:8000") for number in range(endpoints))
+    pool = PoolMembers(endpoints, hashes, POLICY_NUMBERS["least_inflight"])
+    exchange.attempts.append(AttemptRecord(pool, [number << 4 for number in range(endpoints)], "200", "", hashes[0]))
     return exchange
 
 

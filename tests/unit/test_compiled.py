@@ -11,7 +11,7 @@ import app
 from app.compiled import MODULES, form
 
 ROOT = Path(app.__file__).parent.parent
-_CLASS = re.compile(r"cdef class (\w+):")
+_CLASS = re.compile(r"cdef class (\w+)(?:\((\w+)\))?:")
 _ATTRIBUTE = re.compile(r"    cdef (?:readonly |public )?[\w.]+(?:\*|\[[\w:]*\])? ?(\w+)")
 _METHOD = re.compile(r"    c(?:p)?def (?:[\w.]+(?:\[[\w:]*\])? )?(\w+)\(")
 _FUNCTION = re.compile(r"cpdef (?:[\w.]+ )?(\w+)\(")
@@ -22,6 +22,7 @@ class Declared(NamedTuple):
 
     attributes: set[str]
     methods: set[str]
+    base: str | None
 
 
 def at(module: str, suffix: str) -> Path:
@@ -39,7 +40,7 @@ def declared(module: str) -> tuple[dict[str, Declared], set[str]]:
     current = None
     for line in at(module, ".pxd").read_text().splitlines():
         if found := _CLASS.match(line):
-            current = classes[found[1]] = Declared(set(), set())
+            current = classes[found[1]] = Declared(set(), set(), found[2])
         elif found := _FUNCTION.match(line):
             functions.add(found[1])
         elif current is not None and (found := _METHOD.match(line)):
@@ -61,6 +62,14 @@ def assigned(tree: ast.ClassDef) -> set[str]:
     }
 
 
+def inherited_by(module: str, what: Declared) -> set[str]:
+    """Returns the attributes of the base of a declared class, which may stand in another module."""
+    if what.base is None:
+        return set()
+    imported = re.search(rf"from ([\w.]+) cimport .*\b{what.base}\b", at(module, ".pxd").read_text())
+    return declared(imported[1] if imported else module)[0][what.base].attributes
+
+
 def slots(tree: ast.ClassDef) -> set[str] | None:
     """Returns the slots of a class, None if it has none."""
     for node in tree.body:
@@ -80,7 +89,8 @@ def test_declarations_name_what_the_module_has(module: str) -> None:
         body = defined[name]
         methods = {node.name for node in body.body if isinstance(node, ast.FunctionDef)}
         assert what.methods <= methods, f"{name} lacks a declared method"
-        assert what.attributes - {"__weakref__"} == assigned(body), f"attributes of {name}"
+        inherited = inherited_by(module, what)
+        assert what.attributes - {"__weakref__"} == assigned(body) - inherited, f"attributes of {name}"
         declared_slots = slots(body)
         assert declared_slots is None or declared_slots == what.attributes, f"slots of {name}"
     assert functions <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

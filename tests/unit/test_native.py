@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+from array import array
 from pathlib import Path
 from types import ModuleType
 
@@ -184,6 +185,22 @@ def test_counts_are_read_alike(text: str, cut: int) -> None:
 def test_times_are_written_alike(one: float, other: float) -> None:
     """With three decimals, rounded as Python rounds."""
     assert native.server_timing(one, other, one) == TWIN.server_timing(one, other, one)
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 128, 200])
+def test_ids_are_stored_alike(length: int) -> None:
+    """The first 64 bytes, zeros up to there, and nothing beyond. Without room for them nothing is stored."""
+    text = ("0123456789abcdef" * 13)[:length]
+    ours, twins = memoryview(array("q", [-1] * 10)), memoryview(array("q", [-1] * 10))
+    assert native.store_id(ours, 1, text) == TWIN.store_id(twins, 1, text)
+    assert ours == twins
+    assert ours.tobytes()[8:72] == text.encode()[:64].ljust(64, b"\0")
+    assert ours[0] == ours[9] == -1
+    for at in (-1, 3, 1 << 40):
+        for one in (native, TWIN):
+            with pytest.raises(IndexError, match="no room"):
+                one.store_id(ours, at, text)
+    assert ours == twins
 
 
 def test_clocks_agree() -> None:

@@ -1,7 +1,6 @@
 """The record of a request: what was stored is what is read, whatever became of the request."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +10,9 @@ from app.api.exchange import Exchange
 from app.api.request_recorder import RequestRecorder
 from app.errors import LimitReached, Overload
 from app.observability import request_record
-from app.observability.request_record import Attempted, RequestRecord, words
-from app.routing.candidates import BITS, EJECTED, MILLI, NoAttempt, PoolMembers, Seen, seen_of
+from app.observability.request_record import POLICY_NUMBERS, Attempted, RequestRecord
+from app.routing.attempt_record import AttemptRecord, PoolMembers
+from app.routing.candidates import BITS, EJECTED, MILLI, Seen, seen_of, words_of
 from app.shared_memory.request_ring import RECORDS, RequestRing
 from app.shared_memory.table import name_hash
 from tests.support.forks import Parent, acquire
@@ -58,12 +58,12 @@ def exchange_of(request_id: str = "an-id", **members: Any) -> Exchange:
     return exchange
 
 
-def attempt_at(place: int, code: str, seen: list[int], size: int = 0) -> Any:
+def attempt_at(place: int, code: str, seen: list[int], size: int = 0) -> AttemptRecord:
     """What an attempt leaves at one of the endpoints."""
-    pool = PoolMembers(size or len(seen), words(HASHES[: len(seen)]), "p2c")
-    return SimpleNamespace(
-        endpoint=SimpleNamespace(url_hash=HASHES[place]), pool=pool, seen=seen, code=code, took_s=0.25 * (place + 1)
-    )
+    pool = PoolMembers(size or len(seen), words_of(HASHES), POLICY_NUMBERS["p2c"])
+    attempt = AttemptRecord(pool, seen, code, URLS[place], HASHES[place])
+    attempt.took_s = 0.25 * (place + 1)
+    return attempt
 
 
 def test_ordinary_request_is_read_as_it_was(recorded: Recorded) -> None:
@@ -125,7 +125,9 @@ def test_last_attempts_of_many_are_kept(recorded: Recorded) -> None:
 def test_choice_without_an_endpoint_tells_why(recorded: Recorded) -> None:
     """No endpoint, its code, and the reason of each."""
     exchange = exchange_of(error="no_endpoint", status=503)
-    exchange.attempts.append(NoAttempt(PoolMembers(1, words(HASHES[:1]), "least_inflight"), [5 << BITS | EJECTED]))
+    exchange.attempts.append(
+        AttemptRecord(PoolMembers(1, words_of(HASHES), POLICY_NUMBERS["p2c"]), [5 << BITS | EJECTED], "no_endpoint")
+    )
     record = recorded.record(exchange)
     assert record.attempts == [Attempted(0, "no_endpoint", 0.0)]
     assert [seen_of(seen) for _, seen in record.candidates] == [Seen(5, None, "ejected")]
