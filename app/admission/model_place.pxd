@@ -1,0 +1,1 @@
+cpdef place_of(limit, traffic)
