@@ -140,9 +140,13 @@ def test_certificate_alone_is_a_credential(tmp_path: Path) -> None:
                 asked = session.post(f"{router.url}/infer", json={"prompt": "x"}, cert=client, timeout=10)
                 assert asked.status_code == status
         assert requests.post(f"http://{admin}/infer", json={"prompt": "x"}, timeout=10).status_code == 401
-        logged = [line for line in router.events() if line.get("path") == "/infer"]
-        assert [line.get("tenant") for line in logged] == ["team-b", None, None]
-        assert logged[0]["credential"] == "certificate"
+
+        def logged() -> list[dict[str, Any]]:
+            return [line for line in router.events() if line.get("path") == "/infer"]
+
+        until(lambda: len(logged()) == 3, "a response is there before its line")
+        assert [line.get("tenant") for line in logged()] == ["team-b", None, None]
+        assert logged()[0]["credential"] == "certificate"
         assert not [line for line in router.events() if "authentication is off" in str(line.get("event"))]
 
 
