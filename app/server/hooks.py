@@ -26,8 +26,8 @@ from app.bootstrap import Router
 from app.compiled import form
 from app.errors import NoFreeSlot
 from app.observability import logs
-from app.server import tls_renewal
 from app.server.start_lines import start_lines
+from app.server.upkeep import Upkeep, log_reclaimed
 from app.server.worker import RouterWorker
 from app.server.worker_context import WorkerContext
 from app.shared_memory.slots import Claim, is_alive
@@ -48,6 +48,7 @@ class Hooks:
         """`inherit_as` is the environment variable that hands the shared state to the next binary."""
         self._router = router
         self._inherit_as = inherit_as
+        self._upkeep = Upkeep(router)
         self._claims: dict[RouterWorker, Claim] = {}
         self._started = False
         atexit.register(self._leave_unused, os.getpid())
@@ -106,7 +107,7 @@ class Hooks:
     def pre_fork(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Claim a slot for the worker that is about to be forked."""
         self._reclaim_forgotten()
-        self._renew_tls(counts=False)
+        self._upkeep.renew_tls()
         try:
             claim = self._claims[worker] = self._router.slots.claim()
             self._router.drain.mark(claim.slot)
@@ -140,7 +141,7 @@ class Hooks:
             WorkerContext(
                 server_drains=lambda: router.drain.begun,
                 connection_counts=router.connection_counts,
-                upkeep=self._upkeep,
+                upkeep=self._upkeep.run,
                 before_exit=self._before_exit,
                 stall_timeout_s=float(settings.stall_timeout_s),
                 upload_timeout_s=float(settings.upload_timeout_s),
@@ -160,38 +161,12 @@ class Hooks:
         if self._router.tracing is not None:
             self._router.tracing.start()
 
-    def _upkeep(self) -> None:
-        """Recover what dead processes left undone, and lead if no other worker does. Runs every second in a worker."""
-        router = self._router
-        _log_reclaimed(router.slots.reclaim_dead())
-        router.limiter.recover()
-        router.metric_files.reserve_again()
-        router.metrics.token_metrics.count_pending()
-        router.models.registry.prune()
-        leads = router.leader.leads()
-        self._renew_tls(counts=leads)
-        if leads:
-            models = router.models
-            models.publisher.republish_if_changed()
-            router.auth.refresh()
-            models.discovery.run(models.registry.sources(), models.registry.found())
-            models.health_checks.run_due()
-            models.load_scrapes.run_due()
-            router.demand.measure(models.registry.model_ids().values(), time.monotonic())
-        else:
-            router.models.discovery.stop()
-
     def _tls_at(self, address: Any) -> Callable[[], ssl.SSLContext] | None:
         """See WorkerContext. The admin listener has none: probes and scrapes come from within the cluster."""
         tls, admin_port = self._router.tls, self._router.settings.admin_port
         if tls is None or (isinstance(address, tuple) and str(address[1]) == admin_port):
             return None
         return lambda: tls.current
-
-    def _renew_tls(self, *, counts: bool) -> None:
-        router = self._router
-        own = () if router.tls is None else (router.tls,)
-        tls_renewal.renew((*own, *router.models.registry.tls_contexts()), router.metrics.tls if counts else None)
 
     def _before_exit(self, seconds: float) -> None:
         """Count and export what the last requests left. gunicorn kills a worker that sends no heartbeat for 30 s."""
@@ -203,7 +178,7 @@ class Hooks:
         """Reclaim the slot of a worker that was reaped, however it died."""
         claim = self._claims.pop(worker, None)
         if claim is not None:
-            _log_reclaimed(self._router.slots.reclaim(claim))
+            log_reclaimed(self._router.slots.reclaim(claim))
 
     def pre_exec(self, arbiter: Arbiter) -> None:
         """Hand the shared state to the next binary (USR2)."""
@@ -217,8 +192,3 @@ class Hooks:
         """Remove the metrics directory of a program that never served (`gunicorn --check-config`, a failed start)."""
         if os.getpid() == maker and not self._started:
             self._router.metrics_directory.leave()
-
-
-def _log_reclaimed(permits: int) -> None:
-    if permits:
-        _log.warning("permits reclaimed from a dead worker", permits=permits)

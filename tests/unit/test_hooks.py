@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from structlog.testing import capture_logs
 
 from app.admission.limiter import Limiter
 from app.bootstrap import build_router
@@ -35,6 +36,26 @@ def test_upkeep_picks_up_what_was_granted_silently(tmp_path: Path) -> None:
         waiter.get(timeout=10).release()
         assert other._watcher is not None
         other._watcher.close()
+
+
+def test_step_of_the_upkeep_that_fails_keeps_no_other_from_running(tmp_path: Path) -> None:
+    """It reads what others sent. Neither the worker ends nor the steps that follow; the log says it once a minute."""
+
+    def fail() -> None:
+        raise ValueError("odd bytes")
+
+    with capture_logs() as log, LocalRouter(tmp_path) as local:
+        router = local.router
+        done: list[str] = []
+        router.models.load_scrapes.run_due = fail  # type: ignore[method-assign, assignment]
+        router.limiter.recover = fail  # type: ignore[method-assign]
+        router.demand.measure = lambda *_: done.append("demand")  # type: ignore[method-assign]
+        for _ in range(2):
+            local.worker.context.upkeep()
+    assert done == ["demand", "demand"]
+    failed = [line for line in log if line["event"] == "upkeep failed"]
+    assert [line["step"] for line in failed] == ["recover the queue", "scrape endpoints"]
+    assert all(line["log_level"] == "error" and line["exc_info"] for line in failed)
 
 
 def test_slot_of_a_worker_that_never_ran_comes_back(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""What a worker does every second beside its requests: it recovers what dead processes left undone, and it leads if no
+other worker does.
+
+The steps read what model servers, name servers and other APIs sent. **A step that fails keeps neither the other steps
+nor the requests of the worker from going on**: it is logged, at most once a minute, and tried again a second later.
+"""
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from app.bootstrap import Router
+from app.server import tls_renewal
+
+_LOGGED_EVERY_S = 60.0
+
+_log = structlog.get_logger("router.lifecycle")
+
+
+class Upkeep:
+    """The upkeep of one process."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._leads = False
+        self._logged_at: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Take every step once."""
+        router = self._router
+        self._step("reclaim permits", lambda: log_reclaimed(router.slots.reclaim_dead()))
+        self._step("recover the queue", router.limiter.recover)
+        self._step("reserve metrics files", router.metric_files.reserve_again)
+        self._step("count tokens", router.metrics.token_metrics.count_pending)
+        self._step("close idle connections", router.models.registry.prune)
+        self._leads = False
+        self._step("elect a leader", self._elect)
+        self._step("renew certificates", self.renew_tls)
+        if self._leads:
+            self._lead()
+        else:
+            self._step("stop discovery", router.models.discovery.stop)
+
+    def renew_tls(self) -> None:
+        """Read the files of certificates again that have changed. The leader counts it."""
+        router = self._router
+        own = () if router.tls is None else (router.tls,)
+        contexts = (*own, *router.models.registry.tls_contexts())
+        tls_renewal.renew(contexts, router.metrics.tls if self._leads else None)
+
+    def _elect(self) -> None:
+        self._leads = self._router.leader.leads()
+
+    def _lead(self) -> None:
+        router, models = self._router, self._router.models
+        registry = models.registry
+        self._step("publish routes", models.publisher.republish_if_changed)
+        self._step("publish keys", router.auth.refresh)
+        self._step("discover endpoints", lambda: models.discovery.run(registry.sources(), registry.found()))
+        self._step("check endpoints", models.health_checks.run_due)
+        self._step("scrape endpoints", models.load_scrapes.run_due)
+        self._step("measure demand", lambda: router.demand.measure(registry.model_ids().values(), time.monotonic()))
+
+    def _step(self, name: str, run: Callable[[], object]) -> None:
+        try:
+            run()
+        except Exception:  # noqa: BLE001  # whatever it is, it is logged
+            now = time.monotonic()
+            if now - self._logged_at.get(name, -_LOGGED_EVERY_S) >= _LOGGED_EVERY_S:
+                self._logged_at[name] = now
+                _log.exception("upkeep failed", step=name)
+
+
+def log_reclaimed(permits: int) -> None:
+    """Say that permits were reclaimed, if any were."""
+    if permits:
+        _log.warning("permits reclaimed from a dead worker", permits=permits)
