@@ -8,7 +8,6 @@ that shuts down says so by its health check while it still finishes requests.
 The first check of an endpoint is made at once, and the next ones quickly until something is known of it.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from app.protocols.adapters import adapter_of
 from app.routing.endpoint_connections import address_of
 from app.routing.endpoint_health import EndpointHealth
+from app.routing.endpoint_rounds import Asked, EndpointRounds, Subject
 from app.routing.last_errors import LastErrors
 from app.routing.registry import ModelRegistry
 from app.upstream.connection import Connection
@@ -48,12 +48,9 @@ class CheckResult(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Watched:
+class _Watched(Asked):
     """What is remembered of one endpoint from check to check."""
 
-    began: float = -math.inf
-    """When the last check began."""
-    is_running: bool = False
     healthy: bool = True
     """What the last check found, and how often that was found in a row."""
     in_a_row: int = 0
@@ -68,30 +65,20 @@ class HealthChecks:
         self._registry = registry
         self._errors = errors
         self._health = health
-        self._watched: dict[str, _Watched] = {}
+        self._rounds = EndpointRounds(registry, _Watched)
 
     def run_due(self, spawn: Callable[..., object] = gevent.spawn) -> None:
-        """Start the checks that are due. They run beside the caller. Endpoints that have gone are forgotten."""
-        now = time.monotonic()
-        gone = set(self._watched)
-        for endpoint, shared_id, model in self._registry.checks():
-            check = model.health_check
-            if not check.interval_s:
-                continue
-            gone.discard(endpoint.url)
-            watched = self._watched.setdefault(endpoint.url, _Watched())
-            known = self._health.is_known(shared_id)
-            interval_s = check.interval_s if known else min(check.interval_s, _FIRST_INTERVAL_S)
-            if watched.began + interval_s <= now and not watched.is_running:
-                watched.began = now
-                watched.is_running = True
-                spawn(self._check, watched, endpoint, shared_id, model)
-        for url in gone:
-            del self._watched[url]
+        """Start the checks that are due."""
+        checked = (subject for subject in self._registry.checks() if subject[2].health_check.interval_s)
+        self._rounds.run_due(checked, self._interval_s, self._check, spawn)
 
-    def _check(
-        self, watched: _Watched, endpoint: route_schema.Endpoint, shared_id: int, model: route_schema.Model
-    ) -> None:
+    def _interval_s(self, watched: _Watched, subject: Subject) -> float:
+        _, shared_id, model = subject
+        interval_s = model.health_check.interval_s
+        return interval_s if self._health.is_known(shared_id) else min(interval_s, _FIRST_INTERVAL_S)
+
+    def _check(self, watched: _Watched, subject: Subject) -> None:
+        endpoint, shared_id, model = subject
         check = model.health_check
         path = check.path or adapter_of(model.protocol).health_path
         try:
@@ -99,10 +86,8 @@ class HealthChecks:
         except UpstreamUnreachable as error:
             _warn_of_check(watched, endpoint.url, str(error))
             return
-        finally:
-            watched.is_running = False
-        if self._watched.get(endpoint.url) is not watched or self._registry.shared_id(endpoint.url) != shared_id:
-            return  # it has gone meanwhile, and its id may be another's
+        if self._rounds.has_gone(watched, subject):
+            return
         watched.warned_of_check = False
         if result.status == _NOT_FOUND and not check.path:
             _warn_of_path(watched, endpoint.url, path)

@@ -1,12 +1,11 @@
 """Scrapes: the leading worker reads the metrics of the endpoints of `least_load` models, for all workers.
 
-A scrape is a GET request on a new connection, as a health check is (health_checks.py), and one endpoint's scrape never
-waits for another's. It has one deadline for everything, so a server that sends a byte a second ends with it. At most
-`MAX_PAGE_BYTES` are read, and between two pieces other greenlets run. After a failure the next scrape waits twice as
-long, up to `_MAX_PAUSE_S`: a server without metrics is not asked every second for ever.
+A scrape is a GET request on a new connection, as a health check is (health_checks.py). It has one deadline for
+everything, so a server that sends a byte a second ends with it. At most `MAX_PAGE_BYTES` are read, and between two
+pieces other greenlets run. After a failure the next scrape waits twice as long, up to `_MAX_PAUSE_S`: a server without
+metrics is not asked every second for ever.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import structlog
 from app.config import route_schema
 from app.errors import UpstreamError
 from app.routing.endpoint_connections import address_of
+from app.routing.endpoint_rounds import Asked, EndpointRounds, Subject
 from app.routing.load_formats import MAX_PAGE_BYTES, PageReader, ServerLoad
 from app.routing.load_reports import LoadReports
 from app.routing.registry import ModelRegistry
@@ -33,11 +33,9 @@ _log = structlog.get_logger("router.endpoints")
 
 
 @dataclass(slots=True)
-class _Scraped:
+class _Scraped(Asked):
     """What is remembered of one endpoint from scrape to scrape."""
 
-    due: float = -math.inf
-    is_running: bool = False
     failures: int = 0
     """In a row."""
 
@@ -48,45 +46,36 @@ class LoadScrapes:
     def __init__(self, registry: ModelRegistry, reports: LoadReports) -> None:
         self._registry = registry
         self._reports = reports
-        self._scraped: dict[str, _Scraped] = {}
+        self._rounds = EndpointRounds(registry, _Scraped)
 
     def run_due(self, spawn: Callable[..., object] = gevent.spawn) -> None:
-        """Start the scrapes that are due. They run beside the caller. Endpoints that have gone are forgotten."""
-        now = time.monotonic()
-        gone = set(self._scraped)
-        for endpoint, shared_id, model in self._registry.reporting():
-            if model.load_report.source != "metrics":
-                continue
-            gone.discard(endpoint.url)
-            scraped = self._scraped.setdefault(endpoint.url, _Scraped())
-            if scraped.due <= now and not scraped.is_running:
-                scraped.due = now + model.load_report.interval_s
-                scraped.is_running = True
-                spawn(self._scrape, scraped, endpoint, shared_id, model.load_report)
-        for url in gone:
-            del self._scraped[url]
+        """Start the scrapes that are due."""
+        scraped = (subject for subject in self._registry.reporting() if subject[2].load_report.source == "metrics")
+        self._rounds.run_due(scraped, _interval_s, self._scrape, spawn)
 
-    def _scrape(
-        self, scraped: _Scraped, endpoint: route_schema.Endpoint, shared_id: int, rules: route_schema.LoadReport
-    ) -> None:
+    def _scrape(self, scraped: _Scraped, subject: Subject) -> None:
+        endpoint, shared_id, model = subject
         reason = "it reports none of the metrics that are known"
         report = _EMPTY
         try:
-            report = scrape(endpoint, rules, self._registry.resolver)
+            report = scrape(endpoint, model.load_report, self._registry.resolver)
         except UpstreamError as error:
             reason = str(error)
-        finally:
-            scraped.is_running = False
-        if self._scraped.get(endpoint.url) is not scraped:
-            return  # it has gone meanwhile, and its id may be another's
+        if self._rounds.has_gone(scraped, subject):
+            return
         if report != _EMPTY:
             scraped.failures = 0
             self._reports.record(shared_id, report)
             return
         scraped.failures += 1
-        scraped.due = time.monotonic() + min(_MAX_PAUSE_S, rules.interval_s * 2 ** min(scraped.failures, 16))
         if scraped.failures == 1:
             _log.warning("endpoint does not report its load", endpoint=endpoint.url, reason=reason)
+
+
+def _interval_s(scraped: _Scraped, subject: Subject) -> float:
+    interval_s = subject[2].load_report.interval_s
+    longer = interval_s * (1 << min(scraped.failures, 16))
+    return max(interval_s, min(_MAX_PAUSE_S, longer))
 
 
 def scrape(endpoint: route_schema.Endpoint, rules: route_schema.LoadReport, resolver: Resolver) -> ServerLoad:

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from app.config import route_schema as routes
 from app.errors import UpstreamUnreachable
-from app.routing import endpoint_health, health_checks
+from app.routing import endpoint_health, endpoint_rounds, health_checks
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_records import EndpointRecords
 from app.routing.health_checks import CheckResult, HealthChecks
@@ -66,7 +66,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         return bench.result
 
     monkeypatch.setattr(health_checks, "check_endpoint", check)
-    monkeypatch.setattr(health_checks, "time", SimpleNamespace(monotonic=lambda: bench.now_s))
+    monkeypatch.setattr(endpoint_rounds, "time", SimpleNamespace(monotonic=lambda: bench.now_s))
     monkeypatch.setattr(endpoint_health, "now_ms", lambda: int(bench.now_s * 1000))
     yield bench
     parent.close()
@@ -134,7 +134,7 @@ def test_endpoint_that_goes_is_forgotten(bench: Bench, result: CheckResult | Ups
     for number in range(1, 100):
         bench.url = f"http://127.0.0.1:{number}"
         bench.run(2, result)
-    assert list(bench.checks._watched) == [bench.url]
+    assert list(bench.checks._rounds.asked) == [bench.url]
     bench.url = "http://127.0.0.1:0"
     with capture_logs() as after:
         assert bench.run(1, result) == [0]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.config import route_schema as routes
 from app.errors import UpstreamError
-from app.routing import load_reports, load_scrapes
+from app.routing import endpoint_rounds, load_reports, load_scrapes
 from app.routing.load_formats import ServerLoad
 from app.routing.load_reports import UNIT, LoadReports, Reported, load_of, loads_of
 from app.routing.load_scrapes import LoadScrapes, scrape
@@ -192,9 +192,10 @@ class Scrapes:
         self.at: list[float] = []
         self.recorded: list[ServerLoad] = []
         monkeypatch.setattr(load_scrapes, "scrape", self._scrape)
-        monkeypatch.setattr(load_scrapes, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(endpoint_rounds, "time", SimpleNamespace(monotonic=lambda: self.now))
         reports: Any = SimpleNamespace(record=lambda _, report: self.recorded.append(report))
-        registry: Any = SimpleNamespace(reporting=self._reporting, resolver=None)
+        self.shared_id = ID
+        registry: Any = SimpleNamespace(reporting=self._reporting, resolver=None, shared_id=lambda url: self.shared_id)
         self.scrapes = LoadScrapes(registry, reports)
 
     def _reporting(self) -> list[tuple[routes.Endpoint, int, routes.Model]]:
@@ -241,7 +242,17 @@ def test_report_of_an_endpoint_that_has_gone_is_dropped(monkeypatch: pytest.Monk
     run, *arguments = pending[0]
     run(*arguments)
     assert scrapes.recorded == []
-    assert list(scrapes.scrapes._scraped) == [scrapes.url]
+    assert list(scrapes.scrapes._rounds.asked) == [scrapes.url]
+
+
+def test_report_of_an_endpoint_that_is_back_under_another_id_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader may not have looked in between."""
+    scrapes, pending = Scrapes(monkeypatch), list[Any]()
+    scrapes.scrapes.run_due(lambda *call: pending.append(call))
+    scrapes.shared_id = ID + 1
+    run, *arguments = pending[0]
+    run(*arguments)
+    assert scrapes.recorded == []
 
 
 def test_reports_gain_where_another_router_loads_the_endpoints_unevenly() -> None:
