@@ -30,7 +30,7 @@ DEMAND = Family(
 MODEL_REJECTED = Family(
     "counter",
     "router_model_rejected_requests_total",
-    "Inference requests of a model that were rejected because of overload, for whatever reason.",
+    "Inference requests of a model that were rejected because of overload, or as no more may wait for an endpoint.",
     ("model",),
 )
 

@@ -55,14 +55,14 @@ class EndpointWait:
             return model
         rule = model.wait_rule
         assert rule is not None
-        self._enter(rule, model.route.name)
+        self._enter(rule, model)
         try:
             return self._wait_for_endpoint(resolve, version, deadline)
         finally:
             self._counters.remove(rule.shared_id)
             self._waiting -= 1
 
-    def _enter(self, rule: WaitRule, name: str) -> None:
+    def _enter(self, rule: WaitRule, model: RegisteredModel) -> None:
         with self._lock:
             full = self._counters.total(rule.shared_id) >= self._queue_size or not self._counters.is_current(
                 rule.shared_id, rule.name, rule.generation
@@ -70,7 +70,12 @@ class EndpointWait:
             if not full:
                 self._counters.add(rule.shared_id)
         if full:
-            raise NoEndpoint(f"{name} has no endpoint, and all {self._queue_size} places to wait for one are taken")
+            if model.traffic is not None:
+                model.traffic.count_rejected()  # so that the model's demand says that it is asked for
+            places = f"all {self._queue_size} places to wait for one are taken"
+            if not self._queue_size:
+                places = "no request may wait for one: QUEUE_SIZE is 0"
+            raise NoEndpoint(f"{model.route.name} has no endpoint, and {places}")
         self._waiting += 1
         if not self._looks:
             self._looks = True

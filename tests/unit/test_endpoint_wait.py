@@ -104,6 +104,21 @@ def test_request_about_a_response_waits_for_no_endpoint(stage: Callable[..., Sta
     assert outcome(gevent.spawn(router.ask, method, f"/v1/responses/resp_1{more}")) == (404, "response_not_found")
 
 
+@pytest.mark.parametrize(("places", "said"), [("0", "QUEUE_SIZE is 0"), ("1", "all 1 places")])
+def test_request_that_may_not_wait_counts_as_rejected(stage: Callable[..., Stage], places: str, said: str) -> None:
+    """A model that is scaled to zero is scaled up by its demand, also where no request may wait for it."""
+    router = stage(QUEUE_SIZE=places)
+    waits = [router.send() for _ in range(int(places))]
+    until(lambda: router.waiting() == len(waits))
+    refused = [router.send().get(timeout=20) for _ in range(3)]
+    assert [response.status for response in refused] == [503] * 3
+    assert said in refused[0].body
+    (state,) = router.registry.model_states(cap=1)
+    assert state.rejected == 3
+    router.publish({"name": "m", "protocol": "simulated"})
+    assert [outcome(each) for each in waits] == [(200, None)] * len(waits)
+
+
 def test_protocol_that_changes_ends_the_wait(stage: Callable[..., Stage]) -> None:
     """A request that the model would not take any more is refused as a new one is. `/infer`, of no protocol, waits on.
 
