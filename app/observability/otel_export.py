@@ -21,6 +21,13 @@ from app.observability.metrics import Metrics
 _LOGGED_EVERY_S = 60.0
 _MAX_REASON = 300
 _QUEUE, _BATCH, _DELAY = "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY"
+_SAMPLER, _RATIO = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+_BY_RATIO = "traceidratio"
+_SAMPLERS = (
+    *("parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"),
+    *("always_on", "always_off", _BY_RATIO),
+)
+"""Those of OpenTelemetry's specification ("SDK environment variables") that the SDK has; the first is the default."""
 _QUEUE_SPANS = 2048
 _BATCH_SPANS = 64
 """The SDK's default of 512 would encode for tens of milliseconds, in which no request proceeds."""
@@ -38,7 +45,23 @@ def processor(given: Mapping[str, str], metrics: Metrics) -> "CountingProcessor"
 def check(given: Mapping[str, str]) -> None:
     """Raises ValueError, or what the SDK raises, for variables by which no processor can be made."""
     _sizes(given)
+    _check_sampler(given)
     OTLPSpanExporter().shutdown()  # type: ignore[no-untyped-call]
+
+
+def _check_sampler(given: Mapping[str, str]) -> None:
+    """The SDK would take its default for what it does not know."""
+    name = given.get(_SAMPLER, _SAMPLERS[0])
+    if name.lower() not in _SAMPLERS:
+        raise ValueError(f"{_SAMPLER}={name!r}: must be one of {', '.join(_SAMPLERS)}")
+    if not name.lower().endswith(_BY_RATIO) or _RATIO not in given:
+        return
+    try:
+        ratio = float(given[_RATIO])
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"{_RATIO}={given[_RATIO]!r}: must be a number from 0 to 1")
 
 
 def _sizes(given: Mapping[str, str]) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ OpenTelemetry, which is an extra of the package, and they are imported only if t
 the service: whatever is wrong with its variables is one line of the log, and the router runs without it.
 """
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ _EXPORTER, _DISABLED = "OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL = "http/protobuf"
+_URL = re.compile(r"https?://[^/?#\s]", re.IGNORECASE)
 
 _log = structlog.get_logger("router.tracing")
 
@@ -34,6 +36,8 @@ def load(environ: Mapping[str, str], metrics: Metrics) -> "Tracing | None":
         reason = f"{_EXPORTER}={exporter!r}: must be otlp or none"
     elif protocol != _PROTOCOL:
         reason = f"the protocol of OTLP is {protocol!r}: must be {_PROTOCOL}"
+    elif wrong := [name for name in _ENDPOINTS if name in given and not _URL.match(given[name])]:
+        reason = f"{wrong[0]}: must be a URL that begins with http:// or https://"
     else:
         try:
             from app.observability.otel import Tracing  # noqa: PLC0415  # an extra, which need not be installed

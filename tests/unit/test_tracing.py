@@ -23,6 +23,7 @@ from app.protocols.calls import Call
 from tests.support.local_router import LocalRouter
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+RATIO = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
 ENVIRON = {"REQUEST_METHOD": "POST", "wsgi.url_scheme": "http", "PATH_INFO": "/p", "SERVER_PROTOCOL": "HTTP/1.1"}
 
 
@@ -63,6 +64,8 @@ def test_without_a_receiver_nothing_is_traced(environ: dict[str, str], metrics: 
         ENDPOINT,
         {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/v1/traces"},
         {"OTEL_TRACES_EXPORTER": "otlp"},
+        ENDPOINT | RATIO | {"OTEL_TRACES_SAMPLER_ARG": "0.01"},
+        ENDPOINT | {"OTEL_TRACES_SAMPLER": "Always_On"},
         ENDPOINT | {"OTEL_SDK_DISABLED": "false", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
         ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"},
     ],
@@ -79,6 +82,14 @@ def test_a_receiver_turns_it_on(environ: dict[str, str], metrics: Metrics) -> No
         (ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "'grpc': must be http/protobuf"),
         (ENDPOINT | {"OTEL_BSP_SCHEDULE_DELAY": "0"}, "OTEL_BSP_SCHEDULE_DELAY='0': must be a whole number above 0"),
         (ENDPOINT | {"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "OTEL_BSP_MAX_QUEUE_SIZE='many'"),
+        (
+            ENDPOINT | {"OTEL_TRACES_SAMPLER": "some"},
+            "OTEL_TRACES_SAMPLER='some': must be one of parentbased_always_on,",
+        ),
+        (ENDPOINT | RATIO | {"OTEL_TRACES_SAMPLER_ARG": "1%"}, "OTEL_TRACES_SAMPLER_ARG='1%': must be a number from 0"),
+        (ENDPOINT | RATIO | {"OTEL_TRACES_SAMPLER_ARG": "nan"}, "OTEL_TRACES_SAMPLER_ARG='nan': must be a number from"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be a URL that begins"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: must be a URL"),
         (ENDPOINT | {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "9000"}, "must be at most OTEL_BSP_MAX_QUEUE_SIZE, 2048"),
     ],
 )
