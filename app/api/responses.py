@@ -96,7 +96,8 @@ def create(
         responses.note(response_id, exchange.model, endpoint)  # perhaps a fallback
 
     # Another model does not have the response before this one.
-    dispatcher.serve(req, resp, _Noted(call, note), model, size, falls_back=before is None)
+    falls_back = before is None and not operation.about_model
+    dispatcher.serve(req, resp, _Noted(call, note), model, size, falls_back=falls_back)
     if named.route.fallback:
         exchange.reply_headers = failover.without_name(exchange.reply_headers)
 

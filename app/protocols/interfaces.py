@@ -84,7 +84,7 @@ class Kind(Enum):
     FORM = auto()
     """The body is a form that is passed on while it arrives."""
     CREATES_RESPONSE = auto()
-    """What it creates has an id, under which later requests refer to it."""
+    """What it creates has an id, under which later requests refer to it. It may itself refer to such a response."""
     ABOUT_RESPONSE = auto()
     """It is about an earlier response, whose id is the field `response_id` of the template."""
 

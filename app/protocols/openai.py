@@ -45,9 +45,10 @@ PATHS: dict[str, tuple[str, ...]] = {
 Policies that look at the prompt compare these members as they are written, one after the other. Servers give some of
 them different names; a request has one.
 """
-_ABOUT_MODEL = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
-"""Tokens are those of a model's own tokenizer."""
 _RESPONSES = "/v1/responses"
+_INPUT_TOKENS = f"{_RESPONSES}/input_tokens"
+_ABOUT_MODEL = ("/tokenize", "/detokenize", "/v1/messages/count_tokens", _INPUT_TOKENS)
+"""Tokens are those of a model's own tokenizer."""
 _RESPONSE = f"{_RESPONSES}/{{response_id}}"
 _FORM_PATHS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits")
 _MAX_CHOICES_BYTES = 4 << 20
@@ -192,7 +193,12 @@ ADAPTER = ProtocolAdapter(
         *(operation(path, prompt) for path, prompt in PATHS.items()),
         *(operation(path, prompt, anthropic.error_body) for path, prompt in anthropic.PATHS.items()),
         *(Operation("POST", (path,), path, _parse_form, kind=Kind.FORM) for path in _FORM_PATHS),
-        Operation("POST", (_RESPONSES,), _RESPONSES, _parse_creation, kind=Kind.CREATES_RESPONSE),
+        *(
+            Operation(
+                "POST", (path,), path, _parse_creation, kind=Kind.CREATES_RESPONSE, about_model=path in _ABOUT_MODEL
+            )
+            for path in (_RESPONSES, f"{_RESPONSES}/compact", _INPUT_TOKENS)
+        ),
         *(
             Operation(method, (path,), path, _parse_reference, method == "POST", Kind.ABOUT_RESPONSE)
             for method, path in (

@@ -17,7 +17,11 @@ from app.protocols.calls import Call
 from app.simulated.text import EVENTS, MAX_TOKEN_CHARS, MAX_TOKENS, Handle, event, whole
 
 _ABOUT = re.compile(r"/v1/responses/([^/]+)(/cancel|/input_items)?")
+_POSTED = {"/v1/responses": "_create", "/v1/responses/compact": "_compact", "/v1/responses/input_tokens": "_count"}
 _METHODS = {"": ("GET", "DELETE"), "/cancel": ("POST",), "/input_items": ("GET",)}
+
+
+_DETAILS = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -44,8 +48,8 @@ class ResponsesServer(NamedTuple):
 
     def find(self, method: str, path: str) -> tuple[str, Handle] | None:
         """Returns the method of a path and its handler, or None where nothing is."""
-        if path == "/v1/responses":
-            return "POST", self._create
+        if path in _POSTED:
+            return "POST", getattr(self, _POSTED[path])
         found = _ABOUT.fullmatch(path)
         if found is None:
             return None
@@ -61,12 +65,33 @@ class ResponsesServer(NamedTuple):
         response = self._response("resp_" + blake2b(call.body, digest_size=12).hexdigest(), " ".join(tokens))
         response["previous_response_id"] = request.previous_response_id
         counts = {"input_tokens": len(words), "output_tokens": len(tokens), "total_tokens": len(words) + len(tokens)}
-        details = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
-        response["usage"] = counts | details
+        response["usage"] = counts | _DETAILS
         if request.stream:
             return [EVENTS], self._events(response, tokens)
         gevent.sleep(self.latency_s + self.token_s * len(tokens))
         return whole(response)
+
+    def _compact(self, call: Call) -> tuple[Headers, bytes]:
+        """Returns the input as it was, in the place of what a model would have made of it."""
+        request = msgspec.json.decode(call.body, type=_Creation)
+        text = _text_of(request.input)
+        made = blake2b(call.body, digest_size=12).hexdigest()
+        item = {"id": f"cmp_{made}", "type": "compaction", "encrypted_content": text}
+        counts = {"input_tokens": len(text.split()), "output_tokens": 0, "total_tokens": len(text.split())}
+        gevent.sleep(self.latency_s)
+        return whole(
+            {
+                "id": f"resp_{made}",
+                "object": "response.compaction",
+                "created_at": 0,
+                "output": [item],
+                "usage": counts | _DETAILS,
+            }
+        )
+
+    def _count(self, call: Call) -> tuple[Headers, bytes]:
+        request = msgspec.json.decode(call.body, type=_Creation)
+        return whole({"object": "response.input_tokens", "input_tokens": len(_text_of(request.input).split())})
 
     def _events(self, response: dict[str, Any], tokens: list[str]) -> Generator[bytes, None, None]:
         gevent.sleep(self.latency_s)

@@ -59,6 +59,16 @@ def test_responses(client: openai.OpenAI) -> None:
     assert raised.value.code == "response_not_found"
 
 
+def test_responses_are_compacted_and_their_tokens_counted(client: openai.OpenAI) -> None:
+    """Both continue a conversation, and neither is taken for a request about a response of that name."""
+    made = client.responses.create(model=MODEL, input=WORDS)
+    compacted = client.responses.compact(model=MODEL, input=WORDS, previous_response_id=made.id)
+    assert [item.type for item in compacted.output] == ["compaction"]
+    assert compacted.usage.input_tokens == len(WORDS.split())
+    counted = client.responses.input_tokens.count(model=MODEL, input=WORDS, previous_response_id=made.id)
+    assert counted.input_tokens == len(WORDS.split())
+
+
 def test_responses_as_a_stream(client: openai.OpenAI) -> None:
     """The events of a stream come to the whole text, by the plain call and by the helper; the id can be used."""
     events = list(client.responses.create(model=MODEL, input=WORDS, stream=True))

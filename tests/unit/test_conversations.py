@@ -107,6 +107,23 @@ def test_conversation_stays_with_the_fallback_that_has_it(stage: Stage) -> None:
     assert made_by(stage.create()) == ("main", "main"), "a new conversation begins with the model that it names"
 
 
+@pytest.mark.parametrize("path", ["compact", "input_tokens"])
+def test_what_continues_a_conversation_goes_where_it_is(stage: Stage, path: str) -> None:
+    """As a further turn does."""
+    body = {"model": "main", "input": "hi", "previous_response_id": created_by_fallback(stage)}
+    assert made_by(stage.ask("POST", f"/v1/responses/{path}", json.dumps(body))) == ("spare", "spare")
+    assert [seen.path for seen in stage.spare.seen] == [f"/v1/responses/{path}"]
+
+
+def test_tokens_are_counted_by_the_named_model_only(stage: Stage) -> None:
+    """Each model has a tokenizer of its own: a fallback would count others."""
+    stage.main.answer = broken
+    body = json.dumps({"model": "main", "input": "hi"})
+    assert stage.ask("POST", "/v1/responses/input_tokens", body).status == 500
+    assert stage.ask("POST", "/v1/responses/compact", body).status == 200
+    assert [seen.path for seen in stage.spare.seen] == ["/v1/responses/compact"]
+
+
 def test_conversation_with_the_first_model_stays_with_it(stage: Stage) -> None:
     """And the response says so, also if the model then fails: no other one has the response."""
     response_id = json.loads(stage.create().body)["id"]
