@@ -13,6 +13,7 @@ from app.config.routes_file.convert import to_record
 from app.config.routes_file.mistakes import first_causes
 from app.config.routes_file.source import Mistake, Path, Source, check_depth, check_key
 from app.config.routes_file.toml import read_toml
+from app.config.routes_file.unused import warn_of_unused
 from app.config.routes_file.yaml import read_yaml
 from app.errors import RoutesError
 
@@ -43,6 +44,8 @@ def parse_routes(text: str, name: str, mistakes: list[Mistake] | None = None) ->
         routes = without_roots(routes)
     wrong = list(mistakes or ())
     check_routes(source, routes)
+    if not mistakes:
+        warn_of_unused(source, routes)
     if mistakes is not None:
         mistakes[:] = first_causes(no_values, wrong[len(no_values) :], mistakes[len(wrong) :])
     return routes

@@ -65,8 +65,7 @@ def _check_fallbacks(source: Source, routes: Routes) -> None:
     models = {model.name: model for model in routes.models}
     for index, model in enumerate(routes.models):
         path = ("models", index, "fallback")
-        if not model.fallback and ("models", index, "fallback_on") in source.lines:
-            source.report(("models", index, "fallback_on"), "must be there only together with fallback")
+        _check_reasons(source, model, ("models", index, "fallback_on"))
         for number, name in enumerate(model.fallback):
             where = (*path, number)
             if name not in models:
@@ -78,6 +77,16 @@ def _check_fallbacks(source: Source, routes: Routes) -> None:
                 source.report(where, f"is a model of {models[name].protocol}: it must be one of {model.protocol}")
             if _leads_to(models, name, model.name):
                 source.report(where, "leads back to this model: fallbacks must not form a loop")
+
+
+def _check_reasons(source: Source, model: Model, path: Path) -> None:
+    if not model.fallback and path in source.lines:
+        source.report(path, "must be there only together with fallback")
+    if model.fallback and not model.fallback_on:
+        source.report(path, "must hold at least one reason: without any, fallback has no effect")
+    for number, reason in enumerate(model.fallback_on):
+        if reason in model.fallback_on[:number]:
+            source.report((*path, number), "is there twice: it must be there once")
 
 
 def _leads_to(models: Mapping[str, Model], name: str, target: str) -> bool:
