@@ -1,5 +1,7 @@
 """What an attempt leaves for the record of its request (api/request_recorder.py)."""
 
+from app.errors import NoEndpoint
+
 
 class PoolMembers:
     """The endpoints that a choice is made among, as a record names them."""
@@ -20,8 +22,14 @@ class AttemptRecord:
     __slots__ = ("code", "endpoint_hash", "endpoint_url", "pool", "seen", "took_s")
 
     def __init__(
-        self, pool: PoolMembers, seen: list[int], code: str, endpoint_url: str = "", endpoint_hash: int = 0
+        self,
+        pool: PoolMembers,
+        seen: list[int],
+        code: str = NoEndpoint.code,
+        endpoint_url: str = "",
+        endpoint_hash: int = 0,
     ) -> None:
+        """Without more than `pool` and `seen`: of a choice that found no endpoint."""
         self.pool = pool
         self.seen = seen
         """What the choice has seen of the first endpoints of the pool (candidates.py)."""

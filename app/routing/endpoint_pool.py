@@ -7,7 +7,6 @@ case; the other two give way where nothing else is left (`Reach`).
 from collections.abc import Sequence
 
 from app.config import route_schema
-from app.errors import NoEndpoint
 from app.native import now_ms
 from app.observability.request_record import MOST_CANDIDATES, POLICY_NUMBERS
 from app.routing.attempt import Attempt
@@ -55,7 +54,7 @@ class EndpointPool:
         self._cursor = cursor_of(shared.table)
         self._shared_ids = words_of(endpoint.shared_id for endpoint in endpoints)
         self._back_offs = words_of(endpoint.back_off for endpoint in endpoints)
-        self._hashes = words_of(name_hash(endpoint.url) for endpoint in endpoints)
+        self._hashes = words_of(endpoint.url_hash for endpoint in endpoints)
         self._found = words_of(0 for _ in endpoints)
         """Which endpoints `_find` has found, as indices. Nothing yields between finding and choosing."""
         self._loads = words_of(0 for _ in endpoints)
@@ -151,7 +150,7 @@ class EndpointPool:
     def no_attempt(self) -> AttemptRecord:
         """Returns what is noted of a choice that found no endpoint."""
         with self._lock:
-            return AttemptRecord(self._target.pool, self._seen(0, (), now_ms()), NoEndpoint.code)
+            return AttemptRecord(self._target.pool, self._seen(0, (), now_ms()))
 
     def has(self, endpoint: int) -> bool:
         """Whether the endpoint whose URL has this hash is in the pool."""

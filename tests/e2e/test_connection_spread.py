@@ -55,6 +55,7 @@ def spread(router: Router, total: int) -> list[int]:
 def test_clients_that_connect_at_once_spread_evenly(start: Start, sockets: ExitStack, workers: int) -> None:
     """They stay for long, so a worker that took most of them would be the slowest for as long."""
     router = start(WEB_CONCURRENCY=workers)
+    until(lambda: router.metrics()["router_workers"] == workers, "all workers serve")
     connect(router, 96, sockets)
     counts = spread(router, 96)
     assert max(counts) - min(counts) <= 96 / workers / 2, counts

@@ -1,5 +1,6 @@
 """A router in the test's own process, which is its arbiter and its only worker: no server, no socket."""
 
+import atexit
 import contextlib
 import os
 from pathlib import Path
@@ -43,7 +44,9 @@ class LocalRouter:
         self._value_class = values.ValueClass
         self._metrics_variable = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         given = {"PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"), "ACCESS_LOG": "off", **environ}
+        others = len(values._multi_process_cleanups)
         self.router = build_router(load_settings(given, 1), environ)
+        self._cleanups = values._multi_process_cleanups[others:]
         self.hooks = Hooks(self.router, "ROUTER_TEST_UNUSED")
         self.worker = HookedWorker(os.getpid())
         self.application = self.router.application
@@ -66,7 +69,10 @@ class LocalRouter:
         self.close()
 
     def close(self) -> None:
-        """Give back the eventfds and the metrics directory, and let prometheus-client count as before."""
+        """Give back descriptors and the metrics directory, and let prometheus-client count as before."""
+        atexit.unregister(self.hooks._leave_unused)  # it would keep the router
+        for connections in self.router.models.registry._connections.values():
+            connections.close()
         values.ValueClass = self._value_class
         if self._metrics_variable is None:
             os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
@@ -75,6 +81,8 @@ class LocalRouter:
         if self.router.limiter._watcher is not None:
             self.router.limiter._watcher.close()
         self.router.metrics_directory.leave()
+        for cleanup in self._cleanups:
+            values._multi_process_cleanups.remove(cleanup)  # it would keep the files open, and the router with them
         for fd in self.router.table.eventfds:
             os.close(fd)
 

@@ -126,7 +126,7 @@ def test_choice_without_an_endpoint_tells_why(recorded: Recorded) -> None:
     """No endpoint, its code, and the reason of each."""
     exchange = exchange_of(error="no_endpoint", status=503)
     exchange.attempts.append(
-        AttemptRecord(PoolMembers(1, words_of(HASHES), POLICY_NUMBERS["p2c"]), [5 << BITS | EJECTED], "no_endpoint")
+        AttemptRecord(PoolMembers(1, words_of(HASHES), POLICY_NUMBERS["p2c"]), [5 << BITS | EJECTED])
     )
     record = recorded.record(exchange)
     assert record.attempts == [Attempted(0, "no_endpoint", 0.0)]

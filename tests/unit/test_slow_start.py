@@ -8,6 +8,7 @@ import pytest
 
 from app.config import route_schema as routes
 from app.routing import endpoint_health, endpoint_pool, endpoint_records, outlier_detection
+from app.routing.endpoint import Endpoint
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.endpoint_records import EndpointRecords
@@ -42,8 +43,9 @@ class Bench:
             table=self.parent.table, counters=self.counters, health=self.health, outliers=self.outliers,
             back_offs=SimpleNamespace(until_ms=[0] * 4), loads=None, prefixes=None,
         )  # fmt: skip
-        ours: Any = [SimpleNamespace(url=url, shared_id=n, back_off=n) for n, url in enumerate(urls)]
-        return EndpointPool(model, version, ours, None, shared, self.store.generation)  # type: ignore[arg-type]
+        none: Any = None
+        ours = [Endpoint(url, n, n, none, "", "") for n, url in enumerate(urls)]
+        return EndpointPool(model, version, ours, none, shared, self.store.generation)
 
     def send(self, pool: EndpointPool, count: int) -> list[int]:
         """Begin so many attempts, none of which ends. Returns how many each endpoint has of them."""
