@@ -29,7 +29,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Recipes `exec` what runs long: it is make's own child then, so Ctrl-C and SIGTERM reach it and nothing else.
 
 # gunicorn puts the working folder, with the uncompiled `app`, in front of the path unless it is a part of it already.
-run: $(VENV)/.run $(COMPILED)/.made  ## serve on 0.0.0.0:8080, compiled; settings come from the environment (README.md)
+run: $(VENV)/.run $(COMPILED)/.made  ## serve on 0.0.0.0:8080, compiled; settings come from the environment (docs/settings.md)
 	@export PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR); $(BIN)/python -P -m app --version && exec $(BIN)/gunicorn -c gunicorn.conf.py
 
 test: lint type prometheus chromium  ## every check: linters, types, layering, and all tests, of the compiled form too
@@ -57,7 +57,7 @@ format: dev  ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-docs: dev  ## rewrite what is generated: tables of README.md and docs/, and the Grafana dashboard
+docs: dev  ## rewrite what is generated: tables of docs/, and the Grafana dashboard
 	@$(BIN)/python -m tests.docs.tables
 	@exec $(BIN)/python -m tests.docs.dashboard
 

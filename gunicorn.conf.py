@@ -1,4 +1,4 @@
-"""gunicorn's configuration: `gunicorn -c gunicorn.conf.py`. Settings come from the environment; see the README."""
+"""gunicorn's configuration: `gunicorn -c gunicorn.conf.py`. Settings come from the environment (docs/settings.md)."""
 
 from gevent import monkey
 

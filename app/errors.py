@@ -2,7 +2,7 @@
 
 These errors know nothing of HTTP: `api/error_responses.py` maps each to a status code, in one place. Every error has a
 `code`, a stable word that programs may rely on, and a message for people. The first paragraph of a docstring says when
-the error occurs; README.md's table of error codes is generated from it.
+the error occurs; docs/api.md's table of error codes is generated from it.
 """
 
 from typing import NamedTuple

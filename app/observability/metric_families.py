@@ -11,7 +11,7 @@ from app.observability.metric_cells import Count, Distribution
 
 
 class Family(NamedTuple):
-    """A metric as the page and the README show it."""
+    """A metric as the page and docs/metrics.md show it."""
 
     kind: Literal["gauge", "counter", "histogram"]
     name: str

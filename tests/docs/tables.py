@@ -48,7 +48,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = tuple(
     ROOT / name
     for name in (
-        "README.md",
+        "docs/api.md",
+        "docs/settings.md",
+        "docs/metrics.md",
         "docs/routing.md",
         "docs/failures.md",
         "docs/balancing.md",

@@ -27,12 +27,20 @@ from tests.support.transcripts import VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+API = (ROOT / "docs/api.md").read_text()
+SETTINGS = (ROOT / "docs/settings.md").read_text()
+METRICS = (ROOT / "docs/metrics.md").read_text()
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FOREIGN = {"gunicorn.conf.py", "pyproject.toml", "constraints.txt"}
 """What architecture.md may name with a dot in it, beside the names of our own code."""
 
 Row = tuple[str, ...]
+
+_MAKE = re.compile(r"(?:`|^    |^(?:\$ )?(?:\w+=\S+ )*)make ([a-z-]+)(?= |`|$)", re.MULTILINE)
+"""A command in a line of prose, in an indented line, or in a line of its own, after what it sets."""
+_LINK = re.compile(r"(\]\(|^\[[^\]]+\]: |\b(?:src|srcset)=\")(?!\w+:)([^)#\s\"]*)(?:#([^)\s]*))?", re.MULTILINE)
+"""Links of all kinds, definitions, and pictures, to places inside the repository."""
 
 NAMES = {"{name}": "simulated", "{version}": "1", "{response_id}": "resp_d41d8cd98f00b204"}
 """What stands for the variable parts of a path, in a router of default settings."""
@@ -202,16 +210,16 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Response]:
         return responses_of_failing_models(local)
 
 
-def section(heading: str) -> str:
-    """The part of the README under a heading of the second level."""
-    found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
-    assert found, f"the README has no section {heading!r}"
+def section(heading: str, document: str = API) -> str:
+    """The part of a document under a heading of the second level."""
+    found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", document, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no section {heading!r}"
     return found[1]
 
 
-def table(heading: str) -> list[Row]:
-    """The rows of the table in a section of the README, without its head."""
-    lines = [line for line in section(heading).splitlines() if line.startswith("|")]
+def table(text: str) -> list[Row]:
+    """The rows of the table in a text, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines[2:]]
 
 
@@ -219,29 +227,29 @@ def documented_endpoints() -> list[Endpoint]:
     """Method and path of everything in the table of endpoints."""
     return [
         Endpoint(method, path)
-        for paths, methods, _ in table("Paths")
+        for paths, methods, _ in table(section("Paths"))
         for path in re.findall(r"`([^`]+)`", paths)
         for method in methods.split(", ")
     ]
 
 
 def example_request() -> str:
-    """The body that the README's curl example sends."""
-    found = re.search(r"curl .* -d '(.*)'", section("Start"))
+    """The body that the curl example sends."""
+    found = re.search(r"curl .* -d '(.*)'", section("One request"))
     assert found
     return found[1]
 
 
 def example_answers() -> list[str]:
-    """The bodies that the README shows in answer, in order."""
-    return re.findall(r"^    (\{.*\})$", section("Start"), re.MULTILINE)
+    """The bodies that are shown in answer, in order."""
+    return re.findall(r"^(\{.*\})$", section("One request"), re.MULTILINE)
 
 
 def test_documented_defaults_are_what_an_empty_environment_gives() -> None:
     """To set a variable to its documented default changes nothing."""
     documented = {
         variable.strip("`"): default.strip("`")
-        for variable, default, _, _ in table("Settings")
+        for variable, default, _, _ in table(SETTINGS)
         if default.startswith("`")
     }
     assert load_settings(documented, cpus=3) == load_settings({}, cpus=3)
@@ -267,7 +275,7 @@ def test_metrics_table_is_the_metrics_page(name: str, request: pytest.FixtureReq
     """Every metric of the page has its row with type, labels and help text, and no row is without one."""
     seen: dict[str, Response] = request.getfixturevalue(name)
     page = seen["GET /metrics" if name == "router" else "metrics"].body
-    rows = {row[0]: row for row in table("Metrics")}
+    rows = {row[0]: row for row in table(METRICS)}
     names = set()
     for family in text_string_to_metric_families(page):
         metric = f"`{family.name}_total`" if family.type == "counter" else f"`{family.name}`"
@@ -297,7 +305,7 @@ def test_errors_of_the_router_are_documented(router: dict[str, Response], routed
     """Every status and code that the router returned has its row, and no code has two."""
     own = [*router.values(), *(routed[name] for name in FAILING)]
     returned = {(str(answer.status), f"`{code_of(answer)}`") for answer in own if answer.status >= 400 and answer.body}
-    rows = table("Errors")
+    rows = table(section("Errors"))
     assert len(returned) > len(FAILING)
     assert returned <= {row[:2] for row in rows}
     assert len({row[1] for row in rows}) == len(rows)
@@ -306,7 +314,7 @@ def test_errors_of_the_router_are_documented(router: dict[str, Response], routed
 @pytest.mark.parametrize(("name", "code"), FAILING.items())
 def test_failures_are_answered_as_documented(routed: dict[str, Response], name: str, code: str) -> None:
     """Every way in which a model can't be had has its row, in the form of OpenAI's errors."""
-    (documented,) = [row for row in table("Errors") if row[1] == f"`{code}`"]
+    (documented,) = [row for row in table(section("Errors")) if row[1] == f"`{code}`"]
     answer = routed[name]
     error = json.loads(answer.body)["error"]
     further = further_members() if answer.status == 429 else set()
@@ -316,14 +324,14 @@ def test_failures_are_answered_as_documented(routed: dict[str, Response], name: 
 
 
 def further_members() -> set[str]:
-    """The members of every 429 that the README names beside."""
+    """The members of every 429 that the document names beside."""
     found = re.search(r"Every 429 has (.*?):", section("Errors"), re.DOTALL)
     assert found
     return set(re.findall(r"`(\w+)`", found[1]))
 
 
 def error_members() -> list[str]:
-    """The members of OpenAI's error object that the README names."""
+    """The members of OpenAI's error object that the document names."""
     found = re.search(r'`\{"error": \{(.*)\}\}`', section("Errors"))
     assert found
     return re.findall(r'"(\w+)"', found[1])
@@ -365,9 +373,9 @@ def test_endpoints_table_is_the_routes(router: dict[str, Response]) -> None:
 
 def test_start_in_front_of_model_servers_is_possible() -> None:
     """The settings of the second example are valid, and its request asks for the model that they serve."""
-    shown = section("In front of model servers")
-    given = re.search(r"^    (.*) make run$", shown, re.MULTILINE)
-    request = re.search(r"curl localhost:8080(\S+) -d '(.*)'", shown)
+    shown = section("Start", README)
+    given = re.search(r"^(.+=.+) make run$", shown, re.MULTILINE)
+    request = re.search(r"curl localhost:8080(/v1\S+) -d '(.*)'", shown)
     assert given
     assert request
     environ = dict(item.split("=", 1) for item in given[1].split())
@@ -376,25 +384,26 @@ def test_start_in_front_of_model_servers_is_possible() -> None:
 
 
 def test_example_gets_the_documented_answer(router: dict[str, Response]) -> None:
-    """The README's curl example is answered as shown, to the byte, but for the milliseconds."""
+    """The curl example is answered as shown, to the byte, but for the milliseconds; the README has the same."""
     example = router["example"]
     documented = example_answers()[0]
     assert re.sub(r'(?<="processingMs":)\d+', "100", example.body) == documented
     assert example.status == 200
-    assert f"content-length: {len(documented)}" in section("Start")
+    assert f"content-length: {len(documented)}" in section("One request")
     for header in ("X-Request-Id", "Server-Timing"):
-        assert re.search(rf"^    {header}: ", section("Start"), re.MULTILINE)
+        assert re.search(rf"^{header}: ", section("One request"), re.MULTILINE)
         assert header.lower() in {name.lower() for name in example.headers}
+    assert f"$ curl localhost:8080/infer -d '{example_request()}'\n{documented}\n" in section("Start", README)
 
 
 def test_rejection_is_as_documented(router: dict[str, Response]) -> None:
-    """The README's 429 is answered as shown: status, Retry-After, content type, and body to the byte."""
+    """The 429 is answered as shown: status, Retry-After, content type, and body to the byte."""
     rejection = router["rejection"]
     expected_wait = re.compile(r'(?<="expected_wait_ms":)\d+')
     body, documented = (expected_wait.sub("9", text) for text in (rejection.body, example_answers()[1]))
     assert (rejection.status, body) == (429, documented)
     for name in ("retry-after", "content-type"):
-        assert f"\n    {name}: {rejection.headers[name]}\n" in section("Start")
+        assert f"\n{name}: {rejection.headers[name]}\n" in section("One request")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -402,13 +411,13 @@ def test_make_targets_exist(document: Path) -> None:
     """Every `make` target that a document mentions is one that `make help` lists."""
     listed = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"run", "test"} <= listed
-    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", document.read_text(), re.MULTILINE)) <= listed
+    assert set(_MAKE.findall(document.read_text())) <= listed
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_resolve(document: Path) -> None:
     """A relative link leads to a file, and one with a fragment to a heading in it."""
-    for target, fragment in re.findall(r"\]\((?!\w+:)([^)#]*)(?:#([^)]*))?\)", document.read_text()):
+    for target, fragment in (found[1:] for found in _LINK.findall(document.read_text())):
         file = document.parent / target if target else document
         assert file.exists(), f"{document.name} links to {target}"
         if fragment:
