@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import inspect
 import os
 from pathlib import Path
 from types import TracebackType
@@ -82,7 +83,10 @@ class LocalRouter:
             self.router.limiter._watcher.close()
         self.router.metrics_directory.leave()
         for cleanup in self._cleanups:
-            values._multi_process_cleanups.remove(cleanup)  # it would keep the files open, and the router with them
+            # Not called: it unmaps the files, which is refused while the router's cells view them.
+            for file in inspect.getclosurevars(cleanup).nonlocals["files"].values():
+                file._f.close()
+            values._multi_process_cleanups.remove(cleanup)  # it would keep the router
         for fd in self.router.table.eventfds:
             os.close(fd)
 
