@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -132,6 +134,22 @@ def test_environment_is_understood_by_the_application() -> None:
     assert pod["terminationGracePeriodSeconds"] == 120 + 15 + 10
     assert pod["volumes"] == [{"name": "routes", "configMap": {"name": "router"}}]
     assert one(objects, "ConfigMap")["data"] == {"routes.toml": "x"}
+
+
+def test_keys_and_certificates_of_the_guide_are_mounted() -> None:
+    """The values that docs/kubernetes.md shows: every file lies in a mounted Secret, and Prometheus has the key."""
+    guide = (ROOT / "docs/kubernetes.md").read_text().partition("## Keys and certificates")[2]
+    values = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0])
+    objects = chart(values)
+    environment = _environment(objects)
+    load_settings(environment, cpus=1)
+    pod = one(objects, "Deployment")["spec"]["template"]["spec"]
+    mounted = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    secrets = {volume["name"] for volume in pod["volumes"] if volume.get("secret")}
+    for name in ("KEYS_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE"):
+        assert mounted[str(Path(environment[name]).parent)] in secrets
+    (endpoint,) = one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["authorization"] == values["podMonitorAuthorization"]
 
 
 def test_values_that_make_no_sense_are_refused() -> None:
