@@ -93,7 +93,7 @@ def responses(local: LocalRouter, routes: list[tuple[str, str]]) -> dict[str, Re
         "no such path": ask("GET", "/nowhere"),
         "wrong method": ask("GET", "/infer"),
     }
-    router.models.registry.responses.note(NAMES["{response_id}"], "simulated", "")
+    router.models.registry.responses.note(NAMES["{response_id}"], "simulated", "", "")
     for endpoint in documented_endpoints():
         if endpoint.path.startswith(("/v1/audio/trans", "/v1/images/edits")):
             seen[f"{endpoint.method} {endpoint.path}"] = ask(endpoint.method, endpoint.path, FORM, FORM_HEADERS)
