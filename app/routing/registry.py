@@ -201,7 +201,7 @@ class ModelRegistry:
 
     def tls_contexts(self) -> list[TlsContext]:
         """Returns the contexts of the endpoints' TLS that are made of files."""
-        return tls_contexts()
+        return tls_contexts(self._connections.values())
 
     def prune(self) -> None:
         """Close connections that are too old or have been idle for too long."""

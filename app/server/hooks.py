@@ -22,7 +22,7 @@ import structlog
 from gunicorn.arbiter import Arbiter
 
 from app.api import cors
-from app.bootstrap import Router
+from app.bootstrap import Router, tls_contexts
 from app.compiled import form
 from app.errors import NoFreeSlot
 from app.observability import logs
@@ -190,8 +190,8 @@ class Hooks:
 
     def _renew_tls(self, *, counts: bool) -> None:
         router = self._router
-        own = () if router.tls is None else (router.tls,)
-        tls_renewal.renew((*own, *router.models.registry.tls_contexts()), router.metrics.tls if counts else None)
+        contexts = tls_contexts(router.tls, router.models.registry)
+        tls_renewal.renew(contexts, router.metrics.tls if counts else None)
 
     def _before_exit(self, seconds: float) -> None:
         """Count and export what the last requests left. gunicorn kills a worker that sends no heartbeat for 30 s."""
