@@ -144,6 +144,13 @@ def test_wrong_claims_and_headers_are_refused(
     assert error.reason == ("expired" if why == "expired" else "invalid")
 
 
+@pytest.mark.parametrize("claim", ["exp", "iss", "aud"])
+def test_token_must_say_how_long_by_whom_and_for_whom_it_is(verifier: Verify, issuer: Issuer, claim: str) -> None:
+    """A token without one of the three is refused, and told which are needed."""
+    error = refused(verifier(), issuer.token(**{claim: None}))
+    assert (error.reason, str(error)) == ("invalid", "the token must have the claims exp, iss, aud")
+
+
 def _forged(header: dict[str, Any], claims: dict[str, Any], sign: Callable[[bytes], bytes]) -> str:
     signed = f"{encoded(header)}.{encoded(claims)}"
     return f"{signed}.{encoded(sign(signed.encode()))}"
