@@ -147,7 +147,8 @@ def test_wrong_claims_and_headers_are_refused(
 @pytest.mark.parametrize("claim", ["exp", "iss", "aud"])
 def test_token_must_say_how_long_by_whom_and_for_whom_it_is(verifier: Verify, issuer: Issuer, claim: str) -> None:
     """A token without one of the three is refused, and told which are needed."""
-    error = refused(verifier(), issuer.token(**{claim: None}))
+    lacking: dict[str, Any] = {claim: None}
+    error = refused(verifier(), issuer.token(**lacking))
     assert (error.reason, str(error)) == ("invalid", "the token must have the claims exp, iss, aud")
 
 
