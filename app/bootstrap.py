@@ -134,7 +134,7 @@ def _build_parts(
         slots,
         metric_files,
         models.registry,
-        auth.inflight,
+        auth,
         lambda: validities(tls_contexts(tls, models.registry)),
     )
     admin = _admin_api(settings, limiter, models)
@@ -245,10 +245,10 @@ def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
     slots: Slots,
     metric_files: MetricFiles,
     registry: ModelRegistry,
-    tenants: Callable[[], Mapping[str, int]] = dict,
+    auth: Auth | None = None,
     certificates: Callable[[], Mapping[str, Validity]] = dict,
 ) -> SharedState:
-    """What the gauges say now. `tenants` returns how many requests each tenant has."""
+    """What the gauges say now."""
     inflight, queued = limiter.snapshot()
     return SharedState(
         inflight=inflight,
@@ -261,6 +261,7 @@ def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
         models=tuple(registry.model_states(limiter.limit)),
         discovered={key: len(urls) for key, urls in registry.found().items()},
         waiting=dict(registry.waiting()),
-        tenants=tenants(),
+        tenants={} if auth is None else auth.inflight(),
+        stale_keys={} if auth is None else auth.stale(),
         certificates=certificates(),
     )

@@ -19,7 +19,7 @@ from prometheus_client.mmap_dict import MmapedDict
 
 from app.compiled import form
 from app.net.certificate_validity import Validity
-from app.observability.auth_metrics import TENANT_INFLIGHT, AuthMetrics
+from app.observability.auth_metrics import KEYS_STALE, TENANT_INFLIGHT, AuthMetrics
 from app.observability.endpoint_gauges import (
     ENDPOINT_DRAINING,
     ENDPOINT_INFLIGHT,
@@ -158,6 +158,7 @@ class SharedState(NamedTuple):
     tenants: Mapping[str, int] = {}
     certificates: Mapping[str, Validity] = {}
     """By their files."""
+    stale_keys: Mapping[str, bool] = {}
 
 
 def keep_files_per_slot(directory: Path, slot: Callable[[], object], files: MetricFiles | None = None) -> None:
@@ -277,6 +278,7 @@ class _Gauges:
             (DISCOVERED, list(state.discovered.items())),
             (WAITING_FOR_ENDPOINT, list(state.waiting.items())),
             (TENANT_INFLIGHT, list(state.tenants.items())),
+            (KEYS_STALE, list(state.stale_keys.items())),
             (CERTIFICATE_NOT_BEFORE, [(file, valid.not_before) for file, valid in state.certificates.items()]),
             (CERTIFICATE_NOT_AFTER, [(file, valid.not_after) for file, valid in state.certificates.items()]),
             (ENDPOINT_LOAD_STALE, [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None]),

@@ -91,9 +91,7 @@ class OneModel(ModelRegistry):
 
 def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication:
     """Returns the router's application, over this registry in place of its own."""
-    read_state = partial(
-        shared_state, router.limiter, router.slots, router.metric_files, registry, router.auth.inflight
-    )
+    read_state = partial(shared_state, router.limiter, router.slots, router.metric_files, registry, router.auth)
     settings = router.settings
     timeout_s = settings.queue_timeout_ms / 1000
     dispatcher = Dispatcher(

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.config.served_paths import is_served
 from app.config.settings import Settings, load_settings
 from app.errors import UpstreamErrorResponse
+from tests.support.certificates import certificate, write_pair
 from tests.support.forks import acquire
 from tests.support.local_router import LocalRouter, Response
 from tests.support.transcripts import VLLM
@@ -195,7 +196,9 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Response]:
     file = folder / "routes.json"
     file.write_text(routes_of_failing_models())
     gateway = {"TENANT_HEADER": "X-Tenant", "TRUSTED_PROXIES": "127.0.0.1"}
-    with LocalRouter(folder, ROUTES_FILE=str(file), **gateway) as local:
+    certificate_file, key_file = map(str, write_pair(folder, "tls", certificate("router", [])))
+    tls = {"TLS_CERT_FILE": certificate_file, "TLS_KEY_FILE": key_file}
+    with LocalRouter(folder, ROUTES_FILE=str(file), **gateway, **tls) as local:
         local.headers["X-Tenant"] = "t"
         local.router.models.publisher.publish_found({"dns m.test:80": ()})
         local.router.metrics.count_discovery("dns m.test:80", "ok")
