@@ -166,6 +166,18 @@ def test_broken_keys_file_leaves_the_old_keys_and_their_expiry(
     assert (status(), stale()) == (401, False)
 
 
+@pytest.mark.parametrize("path", ["/readyz", "/v2/health/ready"])
+def test_probes_name_no_model_to_those_without_a_key(build: Build, tmp_path: Path, path: str) -> None:
+    """Only the admin listener says which model is not ready, unless everybody may use the router anyway."""
+    file = write_keys(tmp_path / "keys.json", key(SECRET))
+    down = {"BACKENDS": "http://127.0.0.1:1", "MODEL_REF": "secret-model", "ADMIN_BIND": "127.0.0.1:81"}
+    for authentication, tells in (({"KEYS_FILE": file}, {"80": False, "81": True}), ({}, {"80": True, "81": True})):
+        local = build(**down, **authentication)
+        for port, told in tells.items():
+            answer = testing.simulate_get(local.router.application, path, extras={"SERVER_PORT": port})
+            assert (answer.status_code, "secret-model" in answer.text) == (503, told)
+
+
 def test_preflight_needs_no_key(build: Build, tmp_path: Path) -> None:
     """Browsers send it without credentials (the Fetch standard); without CORS there is none."""
     file = write_keys(tmp_path / "keys.json", key(SECRET))

@@ -341,6 +341,7 @@ def test_unknown_key_is_asked_for_rarely(parent: Parent, issuer: Issuer, monkeyp
         server.down = True
         refused(checks[1], later.token("later"))
         assert checks[0].verify(later.token().encode()).tenant == "t"
+        assert sources[0].is_stale, "as the metrics say"
         server.down = False
         refused(checks[0], later.token("later"))
         assert server.asked == 2
@@ -348,6 +349,7 @@ def test_unknown_key_is_asked_for_rarely(parent: Parent, issuer: Issuer, monkeyp
         for each in checks:
             assert each.verify(later.token("later").encode()).tenant == "t"
         assert server.asked == 3
+        assert not sources[0].is_stale
         for after_ms, asked in ((299_999, 3), (1, 4)):
             now[0] += after_ms
             for source in sources:
