@@ -4,7 +4,7 @@
 module does no work.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,7 +25,6 @@ from app.auth import layouts as auth_layouts
 from app.auth.building import Auth, build_auth
 from app.config.listener_tls import listener_tls
 from app.config.settings import Settings
-from app.net.certificate_validity import Validity
 from app.net.tls_files import TlsContext, validities
 from app.observability import metric_files as metric_files_module
 from app.observability import tracing
@@ -123,20 +122,11 @@ def _build_parts(
     slots = Slots(table, (counters, traffic, limiter, metric_files, connection_counts, tenant_counters))
     metrics = _metrics(metrics_directory, slots, metric_files)
     models = build_models(settings, environ, table, traffic, metrics)
-    auth = build_auth(settings, table, tenant_counters, metrics.auth)
-    traced = tracing.load(environ, metrics)
+    auth, traced = build_auth(settings, table, tenant_counters, metrics.auth), tracing.load(environ, metrics)
     endpoint_wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
     tls = listener_tls(settings)
-    read_state = partial(
-        shared_state,
-        limiter,
-        slots,
-        metric_files,
-        models.registry,
-        auth,
-        lambda: validities(tls_contexts(tls, models.registry)),
-    )
+    read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth, tls)
     admin = _admin_api(settings, limiter, models)
     live = LiveFeed(metrics, read_state, LiveFacts(admin, records_of(admin, ring), drain).read)
     return Router(
@@ -246,9 +236,9 @@ def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
     metric_files: MetricFiles,
     registry: ModelRegistry,
     auth: Auth | None = None,
-    certificates: Callable[[], Mapping[str, Validity]] = dict,
+    tls: TlsContext | None = None,
 ) -> SharedState:
-    """What the gauges say now."""
+    """What the gauges say now. `tls` is that of the listener."""
     inflight, queued = limiter.snapshot()
     return SharedState(
         inflight=inflight,
@@ -263,5 +253,5 @@ def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
         waiting=dict(registry.waiting()),
         tenants={} if auth is None else auth.inflight(),
         stale_keys={} if auth is None else auth.stale(),
-        certificates=certificates(),
+        certificates=validities(tls_contexts(tls, registry)),
     )

@@ -65,9 +65,8 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     errors = ErrorResponses(router, adapters.PROTOCOLS)
     errors.install(app)
     _add_authentication(app, router, settings, metrics, authenticator)
-    app.add_route("/healthz", HealthzResource())
     readiness = Readiness(dispatcher.registry, dispatcher.drain, _reasons_at(settings))
-    app.add_route("/readyz", ReadyzResource(readiness))
+    _add_probes(app, readiness)
     app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
     app.add_route(own_paths.DOCUMENT, OpenApiResource(settings))
     prompts = infer.operation(settings.pod_name, settings.kv_endpoints_masked)
@@ -83,6 +82,11 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     if live is not None and settings.admin_bind is not None:
         _add_status_page(app, live, AdminAccess(settings.admin_port))
     return with_cors(with_exchange(app, _recorder(settings, metrics, ring)), settings.cors_origins)
+
+
+def _add_probes(app: _App, readiness: Readiness) -> None:
+    app.add_route("/healthz", HealthzResource())
+    app.add_route("/readyz", ReadyzResource(readiness))
 
 
 def _reasons_at(settings: Settings) -> str | None:

@@ -13,6 +13,7 @@ from app.api.live import LiveFeed
 from app.bootstrap import Router, shared_state
 from app.config import route_schema
 from app.errors import ModelNotFound
+from app.net.tls_files import TlsContext
 from app.observability.endpoint_gauges import EndpointState
 from app.observability.model_gauges import ModelState
 from app.protocols.calls import Call, Inference, Model, Reply, RequestTrace
@@ -71,6 +72,10 @@ class OneModel(ModelRegistry):
     def names(self) -> list[str]:
         """See ModelRegistry."""
         return [self._only.name]
+
+    def tls_contexts(self) -> list[TlsContext]:
+        """See ModelRegistry."""
+        return []
 
     def listed_paths(self) -> frozenset[str]:
         """See ModelRegistry."""
