@@ -4,7 +4,7 @@
 module does no work.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from app.auth import layouts as auth_layouts
 from app.auth.building import Auth, build_auth
 from app.config.listener_tls import listener_tls
 from app.config.settings import Settings
-from app.net.tls_files import TlsContext
+from app.net.tls_files import TlsContext, validities
 from app.observability import metric_files as metric_files_module
 from app.observability import tracing
 from app.observability.metric_files import MetricFiles
@@ -122,11 +122,11 @@ def _build_parts(
     slots = Slots(table, (counters, traffic, limiter, metric_files, connection_counts, tenant_counters))
     metrics = _metrics(metrics_directory, slots, metric_files)
     models = build_models(settings, environ, table, traffic, metrics)
-    auth = build_auth(settings, table, tenant_counters, metrics.auth)
-    traced = tracing.load(environ, metrics)
+    auth, traced = build_auth(settings, table, tenant_counters, metrics.auth), tracing.load(environ, metrics)
     endpoint_wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
-    read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth.inflight)
+    tls = listener_tls(settings)
+    read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth, tls)
     admin = _admin_api(settings, limiter, models)
     live = LiveFeed(metrics, read_state, LiveFacts(admin, records_of(admin, ring), drain).read)
     return Router(
@@ -149,9 +149,14 @@ def _build_parts(
         auth=auth,
         live=live,
         tracing=traced,
-        tls=listener_tls(settings),
+        tls=tls,
         application=create_app(settings, dispatcher, metrics, read_state, ring, admin, live, auth.authenticator),
     )
+
+
+def tls_contexts(own: TlsContext | None, registry: ModelRegistry) -> list[TlsContext]:
+    """Returns the contexts of the listener and of the endpoints that are made of files."""
+    return [*([] if own is None else [own]), *registry.tls_contexts()]
 
 
 def _limiter(settings: Settings, table: SharedTable) -> Limiter:
@@ -225,14 +230,15 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
     )
 
 
-def shared_state(
+def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
     limiter: Limiter,
     slots: Slots,
     metric_files: MetricFiles,
     registry: ModelRegistry,
-    tenants: Callable[[], Mapping[str, int]] = dict,
+    auth: Auth | None = None,
+    tls: TlsContext | None = None,
 ) -> SharedState:
-    """What the gauges say now. `tenants` returns how many requests each tenant has."""
+    """What the gauges say now. `tls` is that of the listener."""
     inflight, queued = limiter.snapshot()
     return SharedState(
         inflight=inflight,
@@ -245,5 +251,7 @@ def shared_state(
         models=tuple(registry.model_states(limiter.limit)),
         discovered={key: len(urls) for key, urls in registry.found().items()},
         waiting=dict(registry.waiting()),
-        tenants=tenants(),
+        tenants={} if auth is None else auth.inflight(),
+        stale_keys={} if auth is None else auth.stale(),
+        certificates=validities(tls_contexts(tls, registry)),
     )

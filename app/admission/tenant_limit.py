@@ -24,7 +24,7 @@ from app.shared_memory.counters import MAX_IDS, InflightCounters
 from app.shared_memory.table import Layout, SharedTable
 
 OTHER = "other"
-"""The tenant whose limit and whose metrics are those of all tenants that the keys file does not list, together."""
+"""The tenant whose limit, models and metrics are those of all tenants that the keys file does not list, together."""
 COUNTERS = "tenant_"
 """The kind of the counters of tenants."""
 LAYOUT = Layout(arrays={**counters_module.layout(COUNTERS).arrays, "tenant_held_us": MAX_IDS})

@@ -18,7 +18,7 @@ from app.api.dispatch import Dispatcher
 from app.api.error_responses import ErrorResponses
 from app.api.exact_paths import ExactRouter
 from app.api.exchange import Exchange
-from app.api.health import HealthzResource, ReadyzResource
+from app.api.health import HealthzResource, Readiness, ReadyzResource
 from app.api.listed_paths import ListedPaths
 from app.api.live import LiveFeed, LiveResource
 from app.api.metrics_page import MetricsResource
@@ -65,8 +65,8 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     errors = ErrorResponses(router, adapters.PROTOCOLS)
     errors.install(app)
     _add_authentication(app, router, settings, metrics, authenticator)
-    app.add_route("/healthz", HealthzResource())
-    app.add_route("/readyz", ReadyzResource(dispatcher.registry, dispatcher.drain))
+    readiness = Readiness(dispatcher.registry, dispatcher.drain, _reasons_at(settings))
+    _add_probes(app, readiness)
     app.add_route("/metrics", MetricsResource(metrics, read_state, settings.admin_port))
     app.add_route(own_paths.DOCUMENT, OpenApiResource(settings))
     prompts = infer.operation(settings.pod_name, settings.kv_endpoints_masked)
@@ -75,12 +75,26 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
         for template, error_body in _add_operations(app, dispatcher, adapter, adapter.operations):
             errors.register(template, error_body or adapter.error_body)
     errors.register(listed_paths.TEMPLATE, openai.ADAPTER.error_body)
-    _add_own_routes(app, errors, dispatcher, StatisticsResource(dispatcher.registry, metrics, settings.admin_port))
+    statistics = StatisticsResource(dispatcher.registry, metrics, settings.admin_port)
+    _add_own_routes(app, errors, dispatcher, readiness, statistics)
     if admin is not None and ring is not None and settings.admin_bind is not None:
         _add_admin_routes(app, admin, ring)
     if live is not None and settings.admin_bind is not None:
         _add_status_page(app, live, AdminAccess(settings.admin_port))
     return with_cors(with_exchange(app, _recorder(settings, metrics, ring)), settings.cors_origins)
+
+
+def _add_probes(app: _App, readiness: Readiness) -> None:
+    app.add_route("/healthz", HealthzResource())
+    app.add_route("/readyz", ReadyzResource(readiness))
+
+
+def _reasons_at(settings: Settings) -> str | None:
+    """Returns the port at which probes say why nothing is served; None: all do, as nobody needs a credential.
+
+    Probes need none, and must tell nobody of models. So with authentication they tell on the admin listener only.
+    """
+    return (settings.admin_port or "") if settings.authenticates else None
 
 
 def _add_authentication(
@@ -134,10 +148,12 @@ def _add_operations(
         yield template, those[0].error_body
 
 
-def _add_own_routes(app: _App, errors: ErrorResponses, dispatcher: Dispatcher, statistics: StatisticsResource) -> None:
+def _add_own_routes(
+    app: _App, errors: ErrorResponses, dispatcher: Dispatcher, readiness: Readiness, statistics: StatisticsResource
+) -> None:
     """Add what a protocol has and the router serves itself."""
     models = ModelsResource(dispatcher)
-    server = ServerResource(dispatcher.registry, dispatcher.drain)
+    server = ServerResource(readiness)
     ready = ModelReadyResource(dispatcher)
     index = RepositoryIndexResource(dispatcher)
     for adapter, template, resource, suffix in (

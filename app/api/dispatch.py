@@ -205,7 +205,8 @@ class Dispatcher:
                 raise
             raise ModelNotFound(f"there is no model {str(name)[:100]!r} that this credential is for") from None
         if not caller.may_use(model.route):
-            raise ModelNotAllowed(f"this credential is not for the model {str(name or 'by default')[:100]!r}")
+            named = "default model" if name is None else f"model {name[:100]!r}"
+            raise ModelNotAllowed(f"this credential is not for the {named}")
         return model
 
     def usable(self, exchange: Exchange) -> Iterator[tuple[str, RegisteredModel]]:

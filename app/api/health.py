@@ -1,6 +1,7 @@
 """Liveness and readiness. Neither takes a permit, and neither looks at the load."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import falcon
 
@@ -25,6 +26,23 @@ def check_readiness(
         raise error(reason)
 
 
+class Readiness(NamedTuple):
+    """Whether requests can be served at all: what `/readyz` and `/v2/health/ready` say."""
+
+    registry: ModelRegistry
+    drain: Drain
+    told_at: str | None = None
+    """The reasons, which name models, are told at this port only; None: everywhere."""
+
+    def check(self, req: falcon.Request, error: type[ModelUnusable | NoEndpoint] = ModelUnusable) -> None:
+        """Raises as `check_readiness` does."""
+        tells = self.told_at in (None, req.env["SERVER_PORT"])
+        check_readiness(self.drain, self.registry.unusable if tells else self._unusable, error)
+
+    def _unusable(self) -> str | None:
+        return None if self.registry.unusable() is None else "no model can be served now"
+
+
 class HealthzResource:
     """The process lives: 200, whatever the load or the state of any dependency."""
 
@@ -38,12 +56,11 @@ class HealthzResource:
 class ReadyzResource:
     """Requests can be served: 200, else 503 with the reason."""
 
-    def __init__(self, registry: ModelRegistry, drain: Drain) -> None:
-        self._registry = registry
-        self._drain = drain
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        check_readiness(self._drain, self._registry.unusable)
+        self._readiness.check(req)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"status":"ready"}'
 

@@ -11,19 +11,16 @@ import msgspec
 
 from app.api.dispatch import Dispatcher
 from app.api.exchange import ENVIRON_KEY
-from app.api.health import check_readiness
+from app.api.health import Readiness, check_readiness
 from app.errors import NoEndpoint
 from app.protocols.v2 import ADAPTER, check_version
-from app.routing.registry import ModelRegistry
-from app.shared_memory.drain import Drain
 
 
 class ServerResource:
     """GET /v2, /v2/health/live and /v2/health/ready."""
 
-    def __init__(self, registry: ModelRegistry, drain: Drain) -> None:
-        self._registry = registry
-        self._drain = drain
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
         self._about = msgspec.json.encode(
             {
                 "name": "inference-router",
@@ -45,7 +42,7 @@ class ServerResource:
     on_head_live = on_get_live
 
     def on_get_ready(self, req: falcon.Request, resp: falcon.Response) -> None:
-        check_readiness(self._drain, self._registry.unusable, NoEndpoint)
+        self._readiness.check(req, NoEndpoint)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"ready":true}'
 

@@ -36,6 +36,11 @@ class Auth(NamedTuple):
         """Returns how many requests each tenant has."""
         return {} if self.limits is None else self.limits.inflight()
 
+    def stale(self) -> dict[str, bool]:
+        """Returns whether the keys file, and the key set of tokens, could not be used when it was last read."""
+        sources = {"keys": self.publisher, "jwks": self.key_set}
+        return {name: source.is_stale for name, source in sources.items() if source is not None}
+
     def republish(self) -> None:
         """Read the keys file again."""
         if self.publisher is not None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.admission.tenant_limit import Tenants
+from app.admission.tenant_limit import OTHER, Tenants
 from app.auth.caller import Identity
 from app.auth.keys_publisher import tenants_in
 from app.config.keys_file import expires_at
@@ -54,9 +54,12 @@ class KeyRing:
         return known.identity
 
     def limited(self, identity: Identity) -> Identity:
-        """Returns the identity of another credential, for those of its models that its tenant may use."""
-        self.tenants()
-        return identity.within(self._allowed.get(identity.tenant))
+        """Returns the identity of another credential, for those of its models that its tenant may use.
+
+        A tenant that is not counted apart has the models of OTHER, as it has the limit of OTHER.
+        """
+        name = identity.tenant if identity.tenant in self.tenants().ids else OTHER
+        return identity.within(self._allowed.get(name))
 
     def tenants(self) -> Tenants:
         """Returns the tenants that are current."""

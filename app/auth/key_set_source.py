@@ -56,6 +56,11 @@ class KeySetSource:
         """Changes with the keys."""
         return self._document.cursor[0]
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the set could not be had when it was last read or fetched: an older one is in use, or none."""
+        return bool(self._failed[0])
+
     def current(self) -> KeySet:
         """Returns the keys that are current; none before the first were fetched."""
         if self._document.cursor[0] != self._cursor:

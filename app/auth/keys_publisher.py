@@ -34,9 +34,13 @@ class KeysPublisher:
         self._counters = counters
         self._held_us = table.array("tenant_held_us")
         self._stale = table.cell("api_keys_stale")
-        """1 while the newest file is invalid, and older keys are current in its place."""
         self._metrics = metrics
         self._seen: object = None
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the newest file is invalid, and older keys are current in its place."""
+        return bool(self._stale[0])
 
     def publish(self) -> bool:
         """Publish what the file says. Returns whether that differs from what was current. Raises KeysError."""

@@ -26,7 +26,8 @@ _MOST_MODELS = 1000
 _LONGEST_NAME = 200
 _NOT_VERIFIED = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError, AttributeError, KeyError)
 """What PyJWT raises for a token that it does not accept, or can't read."""
-_OPTIONS: Any = {"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True}
+_REQUIRED = ("exp", "iss", "aud")
+_OPTIONS: Any = {"require": list(_REQUIRED), "enforce_minimum_key_length": True}
 
 
 class _Kept(NamedTuple):
@@ -95,6 +96,10 @@ class TokenVerifier:
             until = float(claims["exp"]) + self._leeway_s
         except jwt.ExpiredSignatureError:
             raise Unauthorized("the token has expired", "expired") from None
+        except jwt.MissingRequiredClaimError:
+            raise _invalid(f"the token must have the claims {', '.join(_REQUIRED)}") from None
+        except jwt.ImmatureSignatureError:
+            raise _invalid("the token is not valid yet") from None
         except jwt.InvalidAudienceError:
             raise _invalid("the token is for another audience") from None
         except jwt.InvalidIssuerError:

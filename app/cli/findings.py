@@ -18,7 +18,6 @@ from app.config.routes_source import (
     RoutesSource,
     check_tls_files,
     credential_holders,
-    endpoints_of,
     read_file,
     tls_files_of,
 )
@@ -117,11 +116,11 @@ def _located(text: str, file: str) -> Problem:
 def _tls_files(routes: Routes, file: str) -> list[Problem]:
     """Returns a problem for the TLS files of every endpoint that can't be used."""
     problems = []
-    for endpoint in endpoints_of(routes):
+    for holder in credential_holders(routes):
         try:
-            check_tls_files(endpoint)
+            check_tls_files(holder)
         except RoutesError as error:
-            line = _line_of(file, next(name for name in tls_files_of(endpoint).given() if name in str(error)))
+            line = _line_of(file, next(name for name in tls_files_of(holder).given() if name in str(error)))
             problems.append(Problem(f"{file}:{line}: {error}", file, line))
     return list(dict.fromkeys(problems))
 

@@ -12,13 +12,12 @@ import msgspec
 
 from app.cli.output import json_option, print_json
 from app.config.keys_file import parse_keys
+from app.config.keys_schema import TENANT_PATTERN, TENANT_RULE
 from app.errors import KeysError
 
 _PREFIX = "ir-"
 """By which people, and scanners for secrets, recognise a key."""
 _BYTES = 32
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,99}")
-_NAME_RULE = "1 to 100 letters, digits or any of . _ : @ / + -, beginning with a letter or digit"
 
 
 @click.group()
@@ -71,8 +70,8 @@ def _entry(  # noqa: PLR0913, PLR0917  # the options
     """Returns the key's entry in the file. Raises UsageError."""
     key_id = key_id or f"{tenant}-{secrets.token_hex(4)}"
     for option, name in (("--tenant", tenant), ("--id", key_id)):
-        if not _NAME.fullmatch(name):
-            raise click.UsageError(f"{option}: must be {_NAME_RULE}")
+        if not re.match(TENANT_PATTERN, name):
+            raise click.UsageError(f"{option}: must be {TENANT_RULE}")
     if expires and days:
         raise click.UsageError("--expires and --days exclude each other")
     entry: dict[str, Any] = {"id": key_id, "sha256": sha256, "tenant": tenant}

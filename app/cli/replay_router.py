@@ -15,6 +15,7 @@ from app.cli.access_log import Logged
 from app.config.discovered import source_of
 from app.config.route_schema import Endpoint, Model, Routes, Version
 from app.config.routes_file import parse_routes
+from app.config.routes_file.source import TLS_MEMBERS
 from app.config.routes_source import read_file
 from app.config.settings import load_settings
 from app.errors import RoutesError
@@ -71,8 +72,9 @@ def _version(model: Model, version: Version, seen: Sequence[str]) -> Version:
         return replace(version, endpoints=tuple(endpoints))
     if not seen:
         raise RoutesError(f"{model.name}: its endpoints are discovered ({source.key}), and the log names none of them")
-    endpoints = (Endpoint(url=url) for url in seen)
-    return replace(version, dns=None, service=None, port=None, endpoints=tuple(endpoints))
+    found = tuple(Endpoint(url=url) for url in seen)
+    without = dict.fromkeys(("dns", "service", "port", *TLS_MEMBERS))
+    return replace(version, **without, scheme="http", endpoints=found)
 
 
 def _written(value: Any) -> Any:

@@ -123,6 +123,8 @@ def _claim(text: str) -> str:
 
 def _url_or_path(text: str) -> str:
     if not text.startswith("/"):
+        if "@" in text:
+            raise ValueError("a URL must hold no credentials")
         check_url(text)
     return text
 
@@ -166,8 +168,8 @@ CONVERTERS: Mapping[str, Callable[[str], Any]] = {
 }
 """What makes the value of a variable from its text. Raises ValueError."""
 
-SECRET = frozenset(("ADMIN_KEY_SHA256",))
-"""The variables whose text no error repeats: somebody may have set the key in place of its digest."""
+SECRET = frozenset(("ADMIN_KEY_SHA256", "JWT_HMAC_KEY_FILE", "TLS_KEY_FILE"))
+"""The variables whose text no error of its form repeats: it may be the key, in place of its digest or its file."""
 
 
 def check_auth(settings: AuthSettings) -> None:

@@ -52,7 +52,7 @@ def with_found(document: Document, found: Mapping[str, tuple[str, ...]]) -> Docu
 
 
 def expanded(document: Document) -> Document:
-    """Returns the document with what was found as endpoints of the versions, each with its credential."""
+    """Returns the document with what was found as endpoints of the versions, each with its credential and its TLS."""
     if not sources_in(document.routes):
         return document
     secrets = iter(document.credentials)
@@ -61,7 +61,9 @@ def expanded(document: Document) -> Document:
         versions = []
         for version in model.versions:
             source = source_of(version)
-            endpoints = version.endpoints if source is None else _endpoints(version, document.found.get(source.key, ()))
+            endpoints = version.endpoints
+            if source is not None:
+                endpoints = _endpoints(version, source, document.found.get(source.key, ()))
             if source is None:
                 credentials += [next(secrets) for _ in endpoints]
             else:
@@ -71,6 +73,29 @@ def expanded(document: Document) -> Document:
     return replace(document, routes=replace(document.routes, models=tuple(models)), credentials=tuple(credentials))
 
 
-def _endpoints(version: Version, urls: tuple[str, ...]) -> tuple[Endpoint, ...]:
-    env, file = version.credential_env, version.credential_file
-    return tuple(Endpoint(url=url, credential_env=env, credential_file=file) for url in urls)
+def _endpoints(version: Version, source: Source, urls: tuple[str, ...]) -> tuple[Endpoint, ...]:
+    """Returns endpoints at these URLs, which discovery makes with `http`."""
+    tls = version.scheme == "https"
+    endpoint = Endpoint(
+        url="",
+        credential_env=version.credential_env,
+        credential_file=version.credential_file,
+        ca_file=version.ca_file,
+        client_cert_file=version.client_cert_file,
+        client_key_file=version.client_key_file,
+        server_name=version.server_name or (_server_name(source) if tls else None),
+    )
+    return tuple(replace(endpoint, url="https" + url.removeprefix("http") if tls else url) for url in urls)
+
+
+def _server_name(source: Source) -> str:
+    """Returns the name in the certificates of what is found there, which has an address as its host.
+
+    That is what a client verifies which connects to the source by its name; of SRV records, the name that the service
+    is of (RFC 6125 section 6.2.1).
+    """
+    if source.kind == "service":
+        namespace, _, name = source.name.partition("/")
+        return f"{name}.{namespace}.svc"
+    labels = source.name.rstrip(".").split(".")
+    return ".".join(label for label in labels if not label.startswith("_"))

@@ -9,10 +9,8 @@ from app.config.route_values import Count, OthersName, allows, means
 MAX_TENANTS = 255
 
 TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,99}\Z"
-TenantName = Annotated[
-    str,
-    allows("1 to 100 letters, digits or any of . _ : @ / + -, the first a letter or digit", pattern=TENANT_PATTERN),
-]
+TENANT_RULE = "1 to 100 letters, digits or any of . _ : @ / + -, the first a letter or digit"
+TenantName = Annotated[str, allows(TENANT_RULE, pattern=TENANT_PATTERN)]
 Digest = Annotated[
     str,
     allows("the SHA-256 of the key: 64 hexadecimal digits, and not the key itself", pattern="^[0-9A-Fa-f]{64}\\Z"),

@@ -13,6 +13,7 @@ from app.config.fallback_reasons import DEFAULT_REASONS
 from app.config.route_policies import Ejection, HealthCheck, LoadReport, Timeouts
 from app.config.route_values import (
     POLICIES,
+    SCHEMES,
     Count,
     CountOrZero,
     DnsName,
@@ -27,6 +28,7 @@ from app.config.route_values import (
     Port,
     Protocol,
     Reason,
+    Scheme,
     ServiceName,
     Share,
     Url,
@@ -119,6 +121,21 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Variable | None, means("For `dns` and `service`: as in *An endpoint*, for all endpoints that are found.")
     ] = None
     credential_file: Annotated[File | None, means("The same from a file. Not together with `credential_env`.")] = None
+    scheme: Annotated[
+        Scheme, allows(listed(SCHEMES)), means("For `dns` and `service`: how the endpoints that are found are reached.")
+    ] = "http"
+    ca_file: Annotated[
+        File | None, means("With `scheme` `https`: as in *An endpoint*, for all endpoints that are found.")
+    ] = None
+    client_cert_file: Annotated[File | None, means("The same.")] = None
+    client_key_file: Annotated[File | None, means("The same.")] = None
+    server_name: Annotated[
+        HostName | None,
+        means(
+            "The same. Without it, the certificates must have the name of `dns`, without the labels that begin with "
+            "`_`, or that of `service`, `name.namespace.svc`: endpoints are found by their addresses."
+        ),
+    ] = None
     upstream_model: Annotated[
         OthersName | None,
         means(

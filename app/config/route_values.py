@@ -11,6 +11,8 @@ from app.protocols.interfaces import VERSION_NAME
 
 Policy = Literal["least_inflight", "least_load", "p2c", "round_robin", "session", "prefix", "prefix_hash"]
 POLICIES = get_args(Policy)
+Scheme = Literal["http", "https"]
+SCHEMES = get_args(Scheme)
 
 NAME_RULE = (
     "1 to 200 printable ASCII characters, such as m, org/m or /models/m: no blank at either end, no slash at the end, "

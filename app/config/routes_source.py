@@ -47,9 +47,9 @@ class RoutesSource:
         # The state is noted before the file is read: a change in between causes one read too many, never one too few.
         self._seen = {**self._seen, self._file: _state(self._file)}
         routes = parse_routes(read_file(self._file), str(self._file))
-        for endpoint in endpoints_of(routes):
-            check_tls_files(endpoint)
         holders = credential_holders(routes)
+        for holder in holders:
+            check_tls_files(holder)
         secrets = {Path(holder.credential_file) for holder in holders if holder.credential_file is not None}
         self._seen = {self._file: self._seen[self._file], **{file: _state(file) for file in secrets}}
         return Document(routes, tuple(self.credential(holder) for holder in holders))
@@ -72,8 +72,7 @@ class RoutesSource:
         else:
             return None
         if not secret or not secret.isascii() or not secret.isprintable():
-            of = holder.url if isinstance(holder, Endpoint) else holder.dns or holder.service
-            raise RoutesError(f"{source}, the credential of {of}: must hold printable ASCII characters")
+            raise RoutesError(f"{source}, the credential of {_named(holder)}: must hold printable ASCII characters")
         return secret
 
     def _from_settings(self) -> Routes:
@@ -87,19 +86,23 @@ class RoutesSource:
         return Routes(models=(structs.replace(model, versions=(Version(endpoints=once),)),))
 
 
-def tls_files_of(endpoint: Endpoint) -> TlsFiles:
-    """The files of an endpoint's TLS."""
-    return TlsFiles(endpoint.client_cert_file or "", endpoint.client_key_file or "", endpoint.ca_file or "")
+def tls_files_of(holder: Endpoint | Version) -> TlsFiles:
+    """The files of the TLS of an endpoint, or of those that a version finds."""
+    return TlsFiles(holder.client_cert_file or "", holder.client_key_file or "", holder.ca_file or "")
 
 
-def check_tls_files(endpoint: Endpoint) -> None:
+def check_tls_files(holder: Endpoint | Version) -> None:
     """Raises RoutesError if the files can't be used. Each worker reads them by itself."""
-    files = tls_files_of(endpoint)
+    files = tls_files_of(holder)
     if files.given():
         try:
             TlsContext(files, client_context)
         except BrokenTlsFiles as error:
-            raise RoutesError(f"the TLS of {endpoint.url}: {error}") from None
+            raise RoutesError(f"the TLS of {_named(holder)}: {error}") from None
+
+
+def _named(holder: Endpoint | Version) -> str:
+    return holder.url if isinstance(holder, Endpoint) else str(holder.dns or holder.service)
 
 
 def endpoints_of(routes: Routes) -> list[Endpoint]:
@@ -108,7 +111,7 @@ def endpoints_of(routes: Routes) -> list[Endpoint]:
 
 
 def credential_holders(routes: Routes) -> list[Endpoint | Version]:
-    """Whatever may have a credential, in order: the endpoints of all versions, or a version that discovers its own."""
+    """Whatever may have a credential and TLS, in order: each endpoint, or a version that discovers its own."""
     return [
         holder
         for model in routes.models

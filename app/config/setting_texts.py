@@ -15,9 +15,13 @@ from app.errors import SettingsError
 
 
 def _redact(text: str) -> str:
-    """Text for an error message. What precedes an @, or follows the scheme of Redis, may contain a password."""
+    """Text for an error message.
+
+    What precedes an @, or follows the scheme of Redis, may contain a password, and so may the query of a URL.
+    """
     _, at, rest = text.rpartition("@")
     rest = re.sub(r"(rediss?://)[^,]+", r"\1***", rest)
+    rest = re.sub(r"(://[^,?#]*[?#])[^,]+", r"\1***", rest)
     return f"***@{rest}" if at else rest
 
 

@@ -10,9 +10,11 @@ once by a symlink, as Kubernetes mounts a Secret. Rules:
 """
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from app.net.certificate_validity import Validity, validity_of
 
 _REASON_OF_MISMATCH = "KEY_VALUES_MISMATCH"
 
@@ -45,6 +47,8 @@ class TlsContext:
         self._make = make
         self._seen = _states(files)
         self.current = _made(files, make)
+        self.validity = _validity(files)
+        """When its certificate is valid; None if it has none."""
 
     def renew(self) -> bool:
         """Make it again if a file has changed. Returns whether it did. Raises BrokenTlsFiles, once for each change."""
@@ -59,8 +63,13 @@ class TlsContext:
                 raise
             return False
         # Noted before the files were read: a change since then is seen by the next look.
-        self._seen, self.current = seen, made
+        self._seen, self.current, self.validity = seen, made, _validity(self.files)
         return True
+
+
+def validities(contexts: Iterable[TlsContext]) -> dict[str, Validity]:
+    """Returns when the certificates are valid that these contexts show to the other side, by their files."""
+    return {context.files.certificate: context.validity for context in contexts if context.validity is not None}
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
@@ -112,6 +121,10 @@ def _made(files: TlsFiles, make: Callable[[TlsFiles], ssl.SSLContext]) -> ssl.SS
         return make(files)
     except (OSError, ValueError) as error:
         raise BrokenTlsFiles(f"{', '.join(files.given())}: {_reason(error)}") from None
+
+
+def _validity(files: TlsFiles) -> Validity | None:
+    return validity_of(Path(files.certificate)) if files.certificate else None
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -21,6 +21,13 @@ UNAUTHORIZED_REQUESTS = Family(
     "Requests without a credential that is accepted: it was missing, invalid, or expired.",
     ("reason",),
 )
+KEYS_STALE = Family(
+    "gauge",
+    "router_auth_keys_stale",
+    "Whether the keys file (`keys`) or the key set of tokens (`jwks`) could not be used when it was last read: older "
+    "keys are in use.",
+    ("source",),
+)
 KEYS_RELOADED = Family(
     "counter",
     "router_keys_reloads_total",

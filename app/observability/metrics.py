@@ -18,7 +18,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 
 from app.compiled import form
-from app.observability.auth_metrics import TENANT_INFLIGHT, AuthMetrics
+from app.net.certificate_validity import Validity
+from app.observability.auth_metrics import KEYS_STALE, TENANT_INFLIGHT, AuthMetrics
 from app.observability.endpoint_gauges import (
     ENDPOINT_DRAINING,
     ENDPOINT_INFLIGHT,
@@ -33,7 +34,7 @@ from app.observability.metric_series import Sample
 from app.observability.metric_text import Format, Lines, accepted_format
 from app.observability.metric_totals import MetricFilesReader
 from app.observability.model_gauges import ModelGauges, ModelState
-from app.observability.tls_metrics import TlsMetrics
+from app.observability.tls_metrics import CERTIFICATE_NOT_AFTER, CERTIFICATE_NOT_BEFORE, TlsMetrics
 from app.observability.token_metrics import TokenMetrics
 from app.observability.turns import Turns
 
@@ -155,6 +156,9 @@ class SharedState(NamedTuple):
     waiting: Mapping[str, int] = {}
     """Requests without an endpoint, by model."""
     tenants: Mapping[str, int] = {}
+    certificates: Mapping[str, Validity] = {}
+    """By their files."""
+    stale_keys: Mapping[str, bool] = {}
 
 
 def keep_files_per_slot(directory: Path, slot: Callable[[], object], files: MetricFiles | None = None) -> None:
@@ -274,6 +278,9 @@ class _Gauges:
             (DISCOVERED, list(state.discovered.items())),
             (WAITING_FOR_ENDPOINT, list(state.waiting.items())),
             (TENANT_INFLIGHT, list(state.tenants.items())),
+            (KEYS_STALE, list(state.stale_keys.items())),
+            (CERTIFICATE_NOT_BEFORE, [(file, valid.not_before) for file, valid in state.certificates.items()]),
+            (CERTIFICATE_NOT_AFTER, [(file, valid.not_after) for file, valid in state.certificates.items()]),
             (ENDPOINT_LOAD_STALE, [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None]),
         ):
             metric = metric_of(family)

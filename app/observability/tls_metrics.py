@@ -1,4 +1,4 @@
-"""What is counted of TLS: handshakes that failed, and files that were read again."""
+"""What is counted and shown of TLS: handshakes that failed, files that were read again, and when certificates end."""
 
 from app.observability.metric_families import Family, counts_of
 
@@ -17,6 +17,18 @@ RELOADED_FILES = Family(
     "router_tls_reloads_total",
     "Changed TLS files, by what became of them: loaded (ok), or refused, so that the old ones stay.",
     ("result",),
+)
+CERTIFICATE_NOT_BEFORE = Family(
+    "gauge",
+    "router_tls_certificate_not_before_timestamp_seconds",
+    "From when the certificates of a file that is loaded are valid, in seconds since 1970.",
+    ("file",),
+)
+CERTIFICATE_NOT_AFTER = Family(
+    "gauge",
+    "router_tls_certificate_not_after_timestamp_seconds",
+    "When the first certificate of a file that is loaded expires, in seconds since 1970.",
+    ("file",),
 )
 
 

@@ -1,9 +1,9 @@
 """Which endpoint created which response of OpenAI's `/v1/responses`, in shared memory.
 
 The response is kept by the endpoint that created it, so later requests about it go there, through whichever worker. The
-table knows the newest `MAX_RESPONSES` ids; the one made longest ago is replaced. An entry has the hashes of three
-names: the id, the model, and the endpoint's URL. It names no counter, so it never leads to an endpoint that has got the
-counter of another one since: what has no such URL any more is not found.
+table knows the newest `MAX_RESPONSES` ids; the one made longest ago is replaced. An entry has the hashes of four
+names: the id, the model, the endpoint's URL, and the tenant. It names no counter, so it never leads to an endpoint that
+has got the counter of another one since: what has no such URL any more is not found.
 
 Entries form a ring, which tells the oldest. Those whose ids hash to one **chain** are linked, so that a lookup compares
 one or two of them. All stores are made under the lock. A holder that is SIGKILLed leaves a prefix of the stores of
@@ -23,9 +23,16 @@ from typing import NamedTuple
 from app.shared_memory.table import Layout, SharedTable, name_hash
 
 MAX_RESPONSES = 1 << 16
-"""At 40 bytes each they take 2.6 MB. At 10 new responses a second one is known for nearly two hours, while a response
+"""At 48 bytes each they take 3.1 MB. At 10 new responses a second one is known for nearly two hours, while a response
 that runs in the background is asked for within minutes."""
-_ARRAYS = ("response_chains", "response_next", "response_ids", "response_models", "response_endpoints")
+_ARRAYS = (
+    "response_chains",
+    "response_next",
+    "response_ids",
+    "response_models",
+    "response_endpoints",
+    "response_tenants",
+)
 LAYOUT = Layout(cells=("responses_cursor",), arrays=dict.fromkeys(_ARRAYS, MAX_RESPONSES))
 
 
@@ -35,6 +42,8 @@ class Creator(NamedTuple):
     model: int
     endpoint: int
     """That of the URL; of the empty text for a model without endpoints."""
+    tenant: int
+    """Whose request it was; that of the empty text without authentication."""
 
 
 class CreatedResponses:
@@ -48,11 +57,13 @@ class CreatedResponses:
         self._ids = table.array("response_ids")
         self._models = table.array("response_models")
         self._endpoints = table.array("response_endpoints")
+        self._tenants = table.array("response_tenants")
         self._size = len(self._ids)
 
-    def note(self, response_id: str, model: str, endpoint: str) -> None:
+    def note(self, response_id: str, model: str, endpoint: str, tenant: str) -> None:
         """Take note of a response that was created now. An older one of the same id is not found any more."""
         key, model_hash, endpoint_hash = name_hash(response_id), name_hash(model), name_hash(endpoint)
+        tenant_hash = name_hash(tenant)
         chain = key % self._size
         with self._lock:
             at = self._cursor[0]
@@ -61,6 +72,7 @@ class CreatedResponses:
             self._ids[at] = key
             self._models[at] = model_hash
             self._endpoints[at] = endpoint_hash
+            self._tenants[at] = tenant_hash
             self._next[at] = self._chains[chain]
             self._chains[chain] = at + 1
             self._unlink_older(at)
@@ -72,7 +84,7 @@ class CreatedResponses:
             entry = self._chains[key % self._size]
             while entry:
                 if self._ids[entry - 1] == key:
-                    return Creator(self._models[entry - 1], self._endpoints[entry - 1])
+                    return Creator(self._models[entry - 1], self._endpoints[entry - 1], self._tenants[entry - 1])
                 entry = self._next[entry - 1]
         return None
 

@@ -38,6 +38,6 @@ def pools_of(
     return pools
 
 
-def tls_contexts() -> list[TlsContext]:
-    """Returns the contexts of the endpoints' TLS that are made of files."""
-    return dialer.contexts()
+def tls_contexts(pools: Iterable[Pool]) -> list[TlsContext]:
+    """Returns the contexts of these endpoints' TLS that are made of files."""
+    return dialer.contexts([pool.address.files for pool in pools])

@@ -121,15 +121,18 @@ class ModelRegistry:
             if model.no_endpoint_wait_s:
                 yield model.name, self._shared.counters.total(self._shared_ids[waiting_as(model)])
 
-    def creator_of(self, response_id: str) -> tuple[str, int]:
-        """Returns the model that created a response, and the hash of its endpoint. Raises ResponseNotFound."""
+    def creator_of(self, response_id: str, tenant: str) -> tuple[str, int]:
+        """Returns the model that created a response, and the hash of its endpoint.
+
+        Raises ResponseNotFound, also for a response of another tenant: nobody learns that there is one.
+        """
         creator = self.responses.find(response_id)
-        if creator is not None:
+        if creator is not None and creator.tenant == name_hash(tenant):
             self._current()
             for model in self._document.routes.models:
                 if name_hash(model.name) == creator.model:
                     return model.name, creator.endpoint
-        raise ResponseNotFound(f"no endpoint is known to have created a response {response_id[:100]!r}")
+        raise response_not_found(response_id)
 
     def names(self) -> list[str]:
         """Returns names and aliases of all models."""
@@ -198,7 +201,7 @@ class ModelRegistry:
 
     def tls_contexts(self) -> list[TlsContext]:
         """Returns the contexts of the endpoints' TLS that are made of files."""
-        return tls_contexts()
+        return tls_contexts(self._connections.values())
 
     def prune(self) -> None:
         """Close connections that are too old or have been idle for too long."""
@@ -282,6 +285,11 @@ class ModelRegistry:
         if model.max_concurrency is None:
             return None
         return self._shared.limits.of(self._shared_ids[counted_as(model)], model.max_concurrency)
+
+
+def response_not_found(response_id: str) -> ResponseNotFound:
+    """Returns the error for a response that is not known, or not the caller's."""
+    return ResponseNotFound(f"no endpoint is known to have created a response {response_id[:100]!r}")
 
 
 def _head(endpoint: route_schema.Endpoint, credential: str | None) -> str:

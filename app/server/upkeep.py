@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from app.bootstrap import Router
+from app.bootstrap import Router, tls_contexts
 from app.server import tls_renewal
 
 _LOGGED_EVERY_S = 60.0
@@ -45,8 +45,7 @@ class Upkeep:
     def renew_tls(self) -> None:
         """Read the files of certificates again that have changed. The leader counts it."""
         router = self._router
-        own = () if router.tls is None else (router.tls,)
-        contexts = (*own, *router.models.registry.tls_contexts())
+        contexts = tls_contexts(router.tls, router.models.registry)
         tls_renewal.renew(contexts, router.metrics.tls if self._leads else None)
 
     def _elect(self) -> None:

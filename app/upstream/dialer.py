@@ -12,6 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -181,17 +182,23 @@ _contexts: dict[TlsFiles, TlsContext] = {}
 
 def _context_of(files: TlsFiles) -> ssl.SSLContext:
     """Returns the context of these files. Raises BrokenTlsFiles if there never was one."""
-    if files == TlsFiles():
-        return _tls_context()
+    return _tls_context() if files == TlsFiles() else _made(files).current
+
+
+def _made(files: TlsFiles) -> TlsContext:
     context = _contexts.get(files)
     if context is None:
         context = _contexts[files] = TlsContext(files, client_context)
-    return context.current
+    return context
 
 
-def contexts() -> list[TlsContext]:
-    """Returns the contexts that are in use and made of files, so that they can be made again."""
-    return list(_contexts.values())
+def contexts(needed: Collection[TlsFiles]) -> list[TlsContext]:
+    """Returns the contexts of these files, made now if no connection has needed them yet; without the broken ones."""
+    found = []
+    for files in set(needed) - {TlsFiles()}:
+        with suppress(BrokenTlsFiles):  # who connects gets the error
+            found.append(_made(files))
+    return found
 
 
 def forget_contexts(needed: Collection[TlsFiles]) -> None:

@@ -1,6 +1,6 @@
 """The Grafana dashboard, made of the table of metrics: `python -m tests.docs.dashboard` writes it anew.
 
-A gauge is shown by its labels, a counter as a rate, a histogram by its percentiles.
+A gauge is shown by its labels, a counter as a rate, a histogram by its percentiles, and a time as how far off it is.
 """
 
 import json
@@ -16,6 +16,7 @@ _SELECTOR = 'job=~"$job"'
 _QUANTILES = (0.5, 0.95, 0.99)
 _COLUMNS, _WIDTH, _HEIGHT = 3, 8, 7
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+_TIMESTAMP = "_timestamp_seconds"
 _ROWS = {"gauge": "State", "counter": "Rates", "histogram": "Times"}
 
 
@@ -23,6 +24,8 @@ def queries(family: Family) -> list[tuple[str, str]]:
     """Returns the queries of a metric, each with its legend."""
     legend = " ".join(f"{{{{{label}}}}}" for label in family.labels)
     by = f" by ({', '.join(family.labels)})" if family.labels else ""
+    if family.name.endswith(_TIMESTAMP):
+        return [(f"min{by} ({family.name}{{{_SELECTOR}}}) - time()", legend)]
     if family.kind == "gauge":
         return [(f"sum{by} ({family.name}{{{_SELECTOR}}})", legend or "all")]
     if family.kind == "counter":
@@ -76,14 +79,16 @@ def dashboard() -> dict[str, Any]:
 
 
 def _panel(family: Family, place: dict[str, int]) -> dict[str, Any]:
-    unit = "s" if family.kind == "histogram" else "reqps" if family.name.endswith("requests_total") else "short"
+    is_time = family.name.endswith(_TIMESTAMP)
+    seconds = family.kind == "histogram" or is_time
+    unit = "s" if seconds else "reqps" if family.name.endswith("requests_total") else "short"
     return {
         "type": "timeseries",
         "title": family.name.removeprefix("router_").removesuffix("_total").replace("_", " "),
         "description": family.about,
         "datasource": _DATASOURCE,
         "gridPos": place,
-        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+        "fieldConfig": {"defaults": {"unit": unit} | ({} if is_time else {"min": 0}), "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [
             {"refId": chr(ord("A") + number), "datasource": _DATASOURCE, "expr": query, "legendFormat": legend}

@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,14 @@ def two_models(start: Start, serve: Serve, routes: Routes, tmp_path: Path) -> tu
     ]
     file = write_keys(tmp_path / "keys.json", key(ONE), key(TWO, "u", models=["m-alias"]))
     return start(ROUTES_FILE=routes(*models), KEYS_FILE=file), upstream
+
+
+@pytest.fixture(scope="module")
+def shared_keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+    """A router of a simulated model, and of the key ONE."""
+    folder = tmp_path_factory.mktemp("keyed")
+    with Router(folder, KEYS_FILE=write_keys(folder / "keys.json", key(ONE)), WEB_CONCURRENCY=1) as router:
+        yield router
 
 
 def test_everything_but_probes_needs_a_key(two_models: tuple[Router, Upstream]) -> None:
@@ -85,6 +93,44 @@ def test_body_of_a_request_without_a_key_is_not_read(two_models: tuple[Router, U
         with socket.create_connection(("127.0.0.1", router.port), timeout=20) as sock:
             sock.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{more}Content-Length: 1000000\r\n\r\n".encode())
             assert sock.recv(4096).startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+
+
+BODY = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+"""The body of a request that, if it were read as one, would get 200."""
+
+
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+@pytest.mark.parametrize(
+    ("framing", "sent"),
+    [
+        (b"Content-Length: %d" % len(BODY), BODY),
+        (b"Content-Length: %d" % (len(BODY) + 1), BODY),
+        (b"Transfer-Encoding: chunked", b""),
+        (b"Transfer-Encoding: chunked", b"%x\r\n%s" % (len(BODY), BODY)),
+        (b"Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)),
+        (b"Transfer-Encoding: chunked", b"no size\r\n" + BODY),
+    ],
+)
+def test_body_without_a_key_is_never_taken_for_a_request(
+    shared_keyed: Router, framing: bytes, sent: bytes, expect: bytes
+) -> None:
+    """However it is framed, and whatever is in it: one 401, no 100, and the connection ends."""
+    with socket.create_connection(("127.0.0.1", shared_keyed.port), timeout=20) as sock:
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\n%s%s\r\n\r\n" % (CHAT.encode(), expect, framing)
+        sock.sendall(head + sent)
+        received = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"401"]
+
+
+def test_key_is_that_of_its_request_only(shared_keyed: Router) -> None:
+    """On one connection, and in one packet: a request is not let in by the key of the one before it."""
+    request = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n%s\r\n"
+    credential = f"Authorization: Bearer {ONE}\r\n".encode()
+    last = b"Connection: close\r\n"
+    with socket.create_connection(("127.0.0.1", shared_keyed.port), timeout=20) as sock:
+        sock.sendall(b"".join(request % fields for fields in (b"", credential, b"", credential, last)))
+        received = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"401", b"200", b"401", b"200", b"401"]
 
 
 def test_key_is_for_its_models_only(two_models: tuple[Router, Upstream]) -> None:

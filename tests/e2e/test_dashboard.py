@@ -11,6 +11,7 @@ import requests
 from tests.docs import dashboard
 from tests.docs.tables import FAMILIES
 from tests.e2e.test_prometheus import Prometheus
+from tests.support.certificates import certificate, write_pair
 from tests.support.clients import CHAT, Crowd
 from tests.support.credentials import bearer, key, write_keys
 from tests.support.router import Router, free_port, until
@@ -40,7 +41,9 @@ def test_every_query_of_the_dashboard_finds_data(
 ) -> None:
     """A real Prometheus scrapes a router that streams, falls back, balances by load, and rejects: no panel is empty."""
     upstream = start(SIMULATED_LATENCY_MS=0, SIMULATED_TOKEN_MS=1, MODEL_REF="m", WEB_CONCURRENCY=1)
-    dead = {"url": f"http://127.0.0.1:{free_port()}"}
+    certificate_file, key_file = write_pair(tmp_path, "own", certificate("router", [], leaf=True))
+    dead = {"url": f"https://127.0.0.1:{free_port()}"}
+    dead |= {"client_cert_file": str(certificate_file), "client_key_file": str(key_file)}
     file = routes(
         {"name": "m", "endpoints": [{"url": upstream.url}], "balancing": "least_load"},
         {"name": "gone", "endpoints": [dead], "fallback": ["m"]},

@@ -59,7 +59,11 @@ class Watched:
     def counted(self) -> dict[str, float]:
         """What was counted of TLS, by the value of the label."""
         page = self._page()
-        return {name.split('"')[1]: page[name] - was for name, was in self._before.items() if page[name] != was}
+        return {
+            name.split('"')[1]: page[name] - was
+            for name, was in self._before.items()
+            if name.split("{")[0].endswith("_total") and page[name] != was
+        }
 
     def has_counted(self, **counts: float) -> bool:
         """Whether this was counted, and nothing else."""
@@ -68,6 +72,11 @@ class Watched:
     def serves(self, made: Made) -> bool:
         """Whether new connections get this certificate, of whichever worker."""
         return self.served() == {pem_of(made)}
+
+    def shows(self, made: Made) -> bool:
+        """Whether the metrics say when this certificate expires."""
+        name = f'router_tls_certificate_not_after_timestamp_seconds{{file="{self.router.secret}/tls.crt"}}'
+        return self._page()[name] == made[0].not_valid_after_utc.timestamp()
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """The lines of the log about this event."""
@@ -251,6 +260,7 @@ def test_replaced_certificate_is_used_by_all_workers_and_breaks_no_request(tls: 
                 router.mount(made)
                 until(partial(tls.serves, made), "every worker has it")
                 until(partial(tls.has_counted, ok=count), "it is counted")
+                until(partial(tls.shows, made), "its end is shown")
         finally:
             done.set()
             for thread in clients:

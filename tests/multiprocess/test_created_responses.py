@@ -36,12 +36,12 @@ def small(table: SharedTable) -> CreatedResponses:
 
 def creator(response_id: str) -> Creator:
     """Who creates a response of this id, in these tests: its model and endpoint are made of the id."""
-    return Creator(name_hash(f"model of {response_id}"), name_hash(f"http://{response_id}"))
+    return Creator(*map(name_hash, (f"model of {response_id}", f"http://{response_id}", f"tenant of {response_id}")))
 
 
 def note(responses: CreatedResponses, response_id: str) -> None:
     """Note a response, created by its `creator`."""
-    responses.note(response_id, f"model of {response_id}", f"http://{response_id}")
+    responses.note(response_id, f"model of {response_id}", f"http://{response_id}", f"tenant of {response_id}")
 
 
 def test_what_one_process_notes_all_find(parent: Parent) -> None:

@@ -21,7 +21,13 @@ LOOPBACK: list[x509.GeneralName] = [
 
 
 def certificate(
-    name: str, hosts: list[x509.GeneralName], issuer: Made | None = None, *, leaf: bool = False, expired: bool = False
+    name: str,
+    hosts: list[x509.GeneralName],
+    issuer: Made | None = None,
+    *,
+    leaf: bool = False,
+    expired: bool = False,
+    until: dt.datetime | None = None,
 ) -> Made:
     """A certificate for these hosts, or for an authority if there are none and it is no leaf, and its key.
 
@@ -39,7 +45,7 @@ def certificate(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(hours=-1 if expired else 24))
+        .not_valid_after(until or now + dt.timedelta(hours=-1 if expired else 24))
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False)

@@ -13,6 +13,7 @@ from app.api.live import LiveFeed
 from app.bootstrap import Router, shared_state
 from app.config import route_schema
 from app.errors import ModelNotFound
+from app.net.tls_files import TlsContext
 from app.observability.endpoint_gauges import EndpointState
 from app.observability.model_gauges import ModelState
 from app.protocols.calls import Call, Inference, Model, Reply, RequestTrace
@@ -72,6 +73,10 @@ class OneModel(ModelRegistry):
         """See ModelRegistry."""
         return [self._only.name]
 
+    def tls_contexts(self) -> list[TlsContext]:
+        """See ModelRegistry."""
+        return []
+
     def listed_paths(self) -> frozenset[str]:
         """See ModelRegistry."""
         return frozenset()
@@ -91,9 +96,7 @@ class OneModel(ModelRegistry):
 
 def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication:
     """Returns the router's application, over this registry in place of its own."""
-    read_state = partial(
-        shared_state, router.limiter, router.slots, router.metric_files, registry, router.auth.inflight
-    )
+    read_state = partial(shared_state, router.limiter, router.slots, router.metric_files, registry, router.auth)
     settings = router.settings
     timeout_s = settings.queue_timeout_ms / 1000
     dispatcher = Dispatcher(

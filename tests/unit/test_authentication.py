@@ -1,6 +1,7 @@
 """Who a request comes from, and what that means for the paths, the models and the places of tenants."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -125,6 +126,56 @@ def test_header_and_certificate_have_the_models_of_their_tenant(build: Build, tm
     assert authenticator.authenticate({CERTIFICATE_NAME: "t", "HTTP_X_API_KEY": SECRET}).tenant == "u"
     with pytest.raises(Unauthorized):
         authenticator.authenticate({CERTIFICATE_NAME: "t", "HTTP_X_API_KEY": "wrong"})
+
+
+def test_tenants_that_are_not_listed_have_the_models_of_other(build: Build, tmp_path: Path) -> None:
+    """As they have its limit: whom a gateway, an issuer or an authority of certificates names may be anybody."""
+    other: dict[str, object] = {"name": "other", "models": ["small"]}
+    file = write_keys(tmp_path / "keys.json", tenants=({"name": "t"}, other))
+    local = build(KEYS_FILE=file, TENANT_HEADER="X-Tenant", TRUSTED_PROXIES="127.0.0.1")
+    asked = [local.ask("POST", "/v1/chat/completions", CHAT, {"X-Tenant": name}).status for name in ("t", "x", "other")]
+    assert asked == [200, 403, 403]
+
+
+def test_broken_keys_file_leaves_the_old_keys_and_their_expiry(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is invalid or gone changes nothing, for however long, and is shown until it is valid again.
+
+    A key expires in time all the same.
+    """
+    file = tmp_path / "keys.json"
+    local = build(KEYS_FILE=write_keys(file, key(SECRET, expires="2999-01-01T00:00:00Z")))
+
+    def status() -> int:
+        return local.ask("GET", "/v1/models", "", bearer(SECRET)).status
+
+    def stale() -> bool:
+        return 'router_auth_keys_stale{source="keys"} 1.0' in local.ask("GET", "/metrics").body
+
+    assert (status(), stale()) == (200, False)
+    for spoil in (lambda: file.write_text("{"), file.unlink):
+        spoil()
+        local.router.auth.refresh()
+        assert (status(), stale()) == (200, True)
+    with monkeypatch.context() as later:
+        later.setattr(time, "time", lambda: 32_472_144_000.0)  # the moment of its expiry
+        assert status() == 401
+    write_keys(file, key("ir-another-secret"))
+    local.router.auth.refresh()
+    assert (status(), stale()) == (401, False)
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/v2/health/ready"])
+def test_probes_name_no_model_to_those_without_a_key(build: Build, tmp_path: Path, path: str) -> None:
+    """Only the admin listener says which model is not ready, unless everybody may use the router anyway."""
+    file = write_keys(tmp_path / "keys.json", key(SECRET))
+    down = {"BACKENDS": "http://127.0.0.1:1", "MODEL_REF": "secret-model", "ADMIN_BIND": "127.0.0.1:81"}
+    for authentication, tells in (({"KEYS_FILE": file}, {"80": False, "81": True}), ({}, {"80": True, "81": True})):
+        local = build(**down, **authentication)
+        for port, told in tells.items():
+            answer = testing.simulate_get(local.router.application, path, extras={"SERVER_PORT": port})
+            assert (answer.status_code, "secret-model" in answer.text) == (503, told)
 
 
 def test_preflight_needs_no_key(build: Build, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.shared_memory.table import name_hash
+from tests.support.credentials import bearer, key, write_keys
 from tests.support.local_router import Response
 from tests.support.routed_router import RoutedRouter
 from tests.support.upstream import Answer, Reply, Seen, Upstream
@@ -46,9 +47,9 @@ def model(name: str, *servers: Upstream, **members: Any) -> dict[str, Any]:
 class Stage(RoutedRouter):
     """A router, and the servers of its models `main` and `spare`; `main` falls back on `spare`."""
 
-    def __init__(self, folder: Path, main: Upstream, spare: Upstream) -> None:
+    def __init__(self, folder: Path, main: Upstream, spare: Upstream, **environ: str) -> None:
         self.main, self.spare = main, spare
-        super().__init__(folder, *self.models())
+        super().__init__(folder, *self.models(), **environ)
 
     def models(self, **members: Any) -> list[Mapping[str, Any]]:
         """The models, where `main` has these members too."""
@@ -205,6 +206,53 @@ def test_only_what_a_model_makes_counts_as_served(stage: Stage) -> None:
 def test_response_is_noted_for_the_model_that_made_it(stage: Stage) -> None:
     """Requests about a response of the fallback go there too."""
     response_id = created_by_fallback(stage)
-    assert stage.registry.creator_of(response_id) == ("spare", name_hash(stage.spare.url))
+    assert stage.registry.creator_of(response_id, "") == ("spare", name_hash(stage.spare.url))
     assert stage.ask("GET", f"/v1/responses/{response_id}").status == 200
     assert (len(stage.main.seen), len(stage.spare.seen)) == (0, 1)
+
+
+SHARED, NARROW, FOREIGN = "ir-shared-key", "ir-narrow-key", "ir-foreign-key"
+
+
+@pytest.fixture
+def keyed(tmp_path: Path, serve: Callable[[Answer], Upstream]) -> Iterator[Stage]:
+    """The same with keys: of the tenant `t` one for both models and one for `main` only, and one of the tenant `u`."""
+    keys = key(SHARED), key(NARROW, models=["main"]), key(FOREIGN, "u")
+    file = write_keys(tmp_path / "keys.json", *keys)
+    with Stage(tmp_path, serve(keeper("main")), serve(keeper("spare")), KEYS_FILE=file) as local:
+        yield local
+
+
+def test_response_of_another_tenant_is_not_known(keyed: Stage) -> None:
+    """Whoever learns its id can neither read, cancel or remove it nor continue it, and is told what an unknown id gets.
+
+    No model server is asked.
+    """
+    response_id = json.loads(keyed.create(headers=bearer(SHARED)).body)["id"]
+    keyed.main.seen.clear()
+    paths = [("GET", ""), ("GET", "/input_items"), ("DELETE", ""), ("POST", "/cancel")]
+    for name in (response_id, "resp_unknown"):
+        answers = [keyed.ask(method, f"/v1/responses/{name}{path}", "", bearer(FOREIGN)) for method, path in paths]
+        assert {answer.status for answer in answers} == {404}
+        assert {answer.body.replace(name, "ID") for answer in answers} == {answers[0].body.replace(name, "ID")}
+    continued = keyed.create(headers=bearer(FOREIGN), previous_response_id=response_id)
+    assert (continued.status, json.loads(continued.body)["error"]["code"]) == (404, "response_not_found")
+    assert not keyed.main.seen
+    for method, path in paths[:-1]:
+        assert keyed.ask(method, f"/v1/responses/{response_id}{path}", "", bearer(NARROW)).status == 200
+    assert made_by(keyed.create(headers=bearer(NARROW), previous_response_id=response_id)) == ("main", "main")
+
+
+def test_conversation_leads_to_no_model_that_the_key_is_not_for(keyed: Stage) -> None:
+    """A response of the fallback, made with another key of the tenant, gives no way to the fallback, nor its name."""
+    well, keyed.main.answer = keyed.main.answer, broken
+    response = keyed.create(headers=bearer(SHARED))
+    assert made_by(response) == ("spare", "spare")
+    response_id = json.loads(response.body)["id"]
+    keyed.main.reset(well)
+    keyed.spare.seen.clear()
+    assert keyed.create(headers=bearer(NARROW), previous_response_id=response_id).status == 404, "what `main` says"
+    about = keyed.ask("GET", f"/v1/responses/{response_id}", "", bearer(NARROW))
+    assert (about.status, "spare" in about.body) == (403, False)
+    assert not keyed.spare.seen
+    assert made_by(keyed.create(headers=bearer(SHARED), previous_response_id=response_id)) == ("spare", "spare")

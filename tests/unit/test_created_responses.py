@@ -32,10 +32,10 @@ def parent() -> Iterator[Parent]:
 def test_creator_is_found_by_id(parent: Parent) -> None:
     """By the hashes of model and URL; an id that nobody has created has no creator."""
     responses = CreatedResponses(parent.table)
-    responses.note("resp_1", "m", "http://a")
-    responses.note("resp_2", "m", "")
-    assert responses.find("resp_1") == (name_hash("m"), name_hash("http://a"))
-    assert responses.find("resp_2") == (name_hash("m"), name_hash(""))
+    responses.note("resp_1", "m", "http://a", "")
+    responses.note("resp_2", "m", "", "t")
+    assert responses.find("resp_1") == (name_hash("m"), name_hash("http://a"), name_hash(""))
+    assert responses.find("resp_2") == (name_hash("m"), name_hash(""), name_hash("t"))
     assert responses.find("resp_3") is None
 
 
@@ -43,8 +43,8 @@ def test_one_id_many_times_is_one_entry_of_a_chain(parent: Parent) -> None:
     """A model server that gives all responses one id makes no lookup slow: the newest counts, chains stay short."""
     responses = CreatedResponses(parent.table)
     for number in range(1000):
-        responses.note("resp", "m", f"http://{number}")
-    assert responses.find("resp") == (name_hash("m"), name_hash("http://999"))
+        responses.note("resp", "m", f"http://{number}", "")
+    assert responses.find("resp") == (name_hash("m"), name_hash("http://999"), name_hash(""))
     chain = name_hash("resp") % MAX_RESPONSES
     assert responses._next[responses._chains[chain] - 1] == 0
 
@@ -56,12 +56,12 @@ def test_the_newest_are_known_and_the_oldest_replaced(made: list[tuple[int, int]
     try:
         responses = small(parent.table)
         for number, (response, endpoint) in enumerate(made):
-            responses.note(f"r{response}", "m", f"http://{endpoint}")
+            responses.note(f"r{response}", "m", f"http://{endpoint}", "")
             newest = made[max(0, number + 1 - SIZE) : number + 1]
             known = dict(newest)
             for one in range(13):
                 found = responses.find(f"r{one}")
-                wanted = (name_hash("m"), name_hash(f"http://{known[one]}")) if one in known else None
+                wanted = (name_hash("m"), name_hash(f"http://{known[one]}"), name_hash("")) if one in known else None
                 assert found == wanted
     finally:
         parent.close()

@@ -1,25 +1,31 @@
 """Endpoints that come and go: how they are published, counted, and given up, in the test's own process."""
 
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
+from cryptography import x509
 
 from app.config.discovered import Source
 from app.config.routes_file import parse_routes
+from app.config.routes_source import tls_files_of
 from app.discovery import dns_lookup
 from app.discovery.discovery import Discovery
 from app.discovery.findings import DiscoveryFailed
 from app.errors import RoutesError
+from app.net.tls_files import TlsFiles
 from app.routing.attempt import Attempt
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.outlier_detection import Outcome
 from app.routing.remote_model import RemoteModel
 from app.shared_memory.counters import MAX_IDS
+from tests.support.certificates import certificate, write_pair
 from tests.support.routed_router import RoutedRouter
+from tests.support.scripted_server import ScriptedServer, answer_and_close
 
 KEY = "dns m.test:8000"
 
@@ -193,6 +199,51 @@ def test_credential_is_sent_to_all_that_are_found(tmp_path: Path) -> None:
         assert all("authorization: Bearer s3cret\r\n" in endpoint.head for endpoint in routed.pool()._endpoints)
 
 
+@pytest.mark.parametrize(
+    ("source", "key", "name"),
+    [
+        ({"dns": "M.test:8000"}, "dns m.test:8000", "m.test"),
+        ({"dns": "_http._tcp.m.test."}, "dns _http._tcp.m.test.", "m.test"),
+        ({"service": "ns/m", "port": "http"}, "service ns/m:http", "m.ns.svc"),
+        ({"dns": "m.test:8000", "server_name": "other.test"}, "dns m.test:8000", "other.test"),
+    ],
+)
+def test_found_endpoints_have_the_tls_of_their_version(
+    tmp_path: Path, source: dict[str, Any], key: str, name: str
+) -> None:
+    """`scheme`, files and the name in the certificates: that of the source, unless `server_name` says another one."""
+    (ca_file, _) = map(str, write_pair(tmp_path, "ca", certificate("authority", [])))
+    own, own_key = map(str, write_pair(tmp_path, "own", certificate("router", [], leaf=True)))
+    tls = {"ca_file": ca_file, "client_cert_file": own, "client_key_file": own_key}
+    with RoutedRouter(tmp_path, {"name": "m", **source, "scheme": "https", **tls}) as local:
+        local.found(key, "http://10.0.0.1:8000", "http://[fd00::1]:8000")
+        (version,) = local.registry.find("m").route.versions
+        assert [one.url for one in version.endpoints] == ["https://10.0.0.1:8000", "https://[fd00::1]:8000"]
+        assert {one.server_name for one in version.endpoints} == {name}
+        assert {tls_files_of(one) for one in version.endpoints} == {TlsFiles(own, own_key, ca_file)}
+        assert local.registry.found()[key] == ("http://10.0.0.1:8000", "http://[fd00::1]:8000")
+
+
+def test_tls_files_of_a_source_are_tried_when_the_routes_are_read(tmp_path: Path) -> None:
+    """Routes with files that can't be used are refused, before anything is found."""
+    with pytest.raises(RoutesError, match=r"the TLS of m.test:8000: .*/absent: can't be read"):
+        Routed(tmp_path, scheme="https", ca_file=str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(("host", "status"), [("m.test", 200), ("other.test", 502)])
+def test_found_endpoint_must_show_a_certificate_of_the_source(tmp_path: Path, host: str, status: int) -> None:
+    """What is at an address that was found is only taken for the model's if it shows the name of the source."""
+    authority = certificate("authority", [])
+    ca_file, _ = write_pair(tmp_path, "ca", authority)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*write_pair(tmp_path, "server", certificate("server", [x509.DNSName(host)], authority)))
+    ok = answer_and_close(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+    members: dict[str, Any] = {"scheme": "https", "ca_file": str(ca_file), "health_check": {"interval_s": 0}}
+    with ScriptedServer(ok, tls=context) as server, Routed(tmp_path, **members, retry_budget=0) as routed:
+        routed.found(f"http://127.0.0.1:{server.port}")
+        assert routed.ask("POST", "/v1/chat/completions", '{"model": "m"}').status == status
+
+
 @pytest.mark.parametrize(("wait_s", "ready"), [(0, False), (5, True)])
 def test_readiness_of_a_model_that_is_scaled_to_zero(tmp_path: Path, wait_s: int, ready: bool) -> None:
     """Not before discovery has a response; then, without an endpoint, only if requests may wait for one."""
@@ -300,6 +351,16 @@ def test_worker_that_leads_no_more_publishes_nothing(leaders: Leaders) -> None:
         ("endpoints: [http://a]\n  credential_env: A", "models[0].credential_env must be there only beside dns"),
         ("dns: m:80\n  credential_env: A\n  credential_file: /a", "must not be there together with credential_env"),
         ("dns: m:80\n  credential_file: a", "models[0].credential_file must be an absolute path"),
+        ("dns: m:80\n  scheme: ftp", "models[0].scheme must be http or https"),
+        ("endpoints: [http://a]\n  scheme: https", "models[0].scheme must be there only beside dns"),
+        ("endpoints: [https://a]\n  ca_file: /a", "models[0].ca_file must be there only beside dns or service"),
+        ("dns: m:80\n  ca_file: /a", "models[0].ca_file must be there only with scheme https"),
+        ("dns: m:80\n  scheme: https\n  ca_file: a", "models[0].ca_file must be an absolute path"),
+        ("dns: m:80\n  scheme: https\n  client_key_file: /a", "must be there only together with client_cert_file"),
+        (
+            "dns: M:80\n  scheme: https\n- name: n\n  dns: m:80\n  scheme: https\n  server_name: x",
+            "models[1].dns is the same as models[0].dns: ca_file, client_cert_file, client_key_file, server_name must",
+        ),
         ("dns: m:80\n  credential_env: A\n  forward_credentials: true", "must not be true where an endpoint has"),
         ("dns: m:80\n  protocol: simulated", "models[0].dns must not be there: a simulated model has none"),
         ("versions: [{name: a}]", "models[0].versions[0].endpoints must hold at least one endpoint"),

@@ -100,7 +100,7 @@ def outcome(request: "Greenlet[..., Response]") -> tuple[int, str | None]:
 def test_request_about_a_response_waits_for_no_endpoint(stage: Callable[..., Stage], method: str, more: str) -> None:
     """Only the endpoint that created the response has it: without that one it is a 404, at once."""
     router = stage()
-    router.registry.responses.note("resp_1", "m", "http://127.0.0.1:1")
+    router.registry.responses.note("resp_1", "m", "http://127.0.0.1:1", "")
     assert outcome(gevent.spawn(router.ask, method, f"/v1/responses/resp_1{more}")) == (404, "response_not_found")
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.certificates import certificate, write_pair
 from tests.support.local_router import LocalRouter
 from tests.support.ops import OPS, ROOT, Object, one, overlay
 
@@ -41,7 +42,7 @@ def _promtool(*arguments: str | Path) -> None:
 @pytest.fixture(scope="module")
 def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Every series that the application shows, and the names of its labels: after two requests to a simulated model,
-    of a model that is scaled to zero, and of one with an endpoint.
+    of a model that is scaled to zero, and of one with an endpoint; with TLS and tenants.
     """
     stream = '{"model": "simulated", "stream": true, "messages": [{"role": "user", "content": "a b"}]}'
     with LocalRouter(tmp_path_factory.mktemp("ops"), SIMULATED_LATENCY_MS="0") as local:
@@ -52,7 +53,11 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     routes.write_text(ROUTES)
     with LocalRouter(routes.parent, ROUTES_FILE=str(routes), QUEUE_SIZE="1") as local:
         pages = [page, local.ask("GET", "/metrics").body]
-    with LocalRouter(tmp_path_factory.mktemp("endpoint"), BACKENDS="http://127.0.0.1:1") as local:
+    folder = tmp_path_factory.mktemp("endpoint")
+    certificate_file, key_file = map(str, write_pair(folder, "tls", certificate("router", [])))
+    given = {"TLS_CERT_FILE": certificate_file, "TLS_KEY_FILE": key_file}
+    given |= {"TENANT_HEADER": "X-Tenant", "TRUSTED_PROXIES": "127.0.0.1"}
+    with LocalRouter(folder, BACKENDS="http://127.0.0.1:1", **given) as local:
         pages.append(local.ask("GET", "/metrics").body)
     families = [family for each in pages for family in text_string_to_metric_families(each)]
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.config.served_paths import is_served
 from app.config.settings import Settings, load_settings
 from app.errors import UpstreamErrorResponse
+from tests.support.certificates import certificate, write_pair
 from tests.support.forks import acquire
 from tests.support.local_router import LocalRouter, Response
 from tests.support.transcripts import VLLM
@@ -101,7 +102,7 @@ def responses(local: LocalRouter, routes: list[tuple[str, str]]) -> dict[str, Re
         "no such path": ask("GET", "/nowhere"),
         "wrong method": ask("GET", "/infer"),
     }
-    router.models.registry.responses.note(NAMES["{response_id}"], "simulated", "")
+    router.models.registry.responses.note(NAMES["{response_id}"], "simulated", "", "")
     for endpoint in documented_endpoints():
         if endpoint.path.startswith(("/v1/audio/trans", "/v1/images/edits")):
             seen[f"{endpoint.method} {endpoint.path}"] = ask(endpoint.method, endpoint.path, FORM, FORM_HEADERS)
@@ -203,7 +204,9 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Response]:
     file = folder / "routes.json"
     file.write_text(routes_of_failing_models())
     gateway = {"TENANT_HEADER": "X-Tenant", "TRUSTED_PROXIES": "127.0.0.1"}
-    with LocalRouter(folder, ROUTES_FILE=str(file), **gateway) as local:
+    certificate_file, key_file = map(str, write_pair(folder, "tls", certificate("router", [])))
+    tls = {"TLS_CERT_FILE": certificate_file, "TLS_KEY_FILE": key_file}
+    with LocalRouter(folder, ROUTES_FILE=str(file), **gateway, **tls) as local:
         local.headers["X-Tenant"] = "t"
         local.router.models.publisher.publish_found({"dns m.test:80": ()})
         local.router.metrics.count_discovery("dns m.test:80", "ok")

@@ -1,5 +1,7 @@
 """Settings: what every variable takes and refuses, and that no message ever holds a password."""
 
+import re
+
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -449,7 +451,8 @@ def test_backends(text: str, backends: tuple[str, ...]) -> None:
 def test_no_backends(text: str) -> None:
     """What no model server can be at is refused, with the reason."""
     message = refusal(BACKENDS=f"http://ok,{text}")
-    assert message.startswith(f"BACKENDS='http://ok,{text}': must be comma-separated http:// or https:// URLs (")
+    shown = re.sub("[?#].*", lambda query: f"{query[0][0]}***", text)
+    assert message.startswith(f"BACKENDS='http://ok,{shown}': must be comma-separated http:// or https:// URLs (")
 
 
 def test_backend_holds_no_password() -> None:
@@ -532,3 +535,24 @@ def test_settings_are_shown_without_digests() -> None:
     settings = load_settings({"ADMIN_KEY_SHA256": "ab" * 32, "KEYS_FILE": "/keys.toml"}, 1)
     shown = shown_settings(settings)
     assert (shown["ADMIN_KEY_SHA256"], shown["KEYS_FILE"]) == ("***", "/keys.toml")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("JWT_JWKS", "https://issuer.test/keys?token=SECRET"),
+        ("JWT_JWKS", "https://issuer.test?SECRET"),
+        ("JWT_JWKS", "https://u:SECRET@issuer.test/keys"),
+        ("BACKENDS", "http://a, http://b/v1?api-key=SECRET"),
+        ("BACKENDS", "http://b/#SECRET, http://a"),
+        ("CORS_ORIGINS", "https://a.test/?SECRET"),
+        ("JWT_HMAC_KEY_FILE", "SECRET-of-many-bytes"),
+        ("TLS_KEY_FILE", "-----BEGIN PRIVATE KEY-----SECRET"),
+        ("ADMIN_KEY_SHA256", "SECRET"),
+    ],
+)
+def test_no_refusal_repeats_what_may_be_a_key(variable: str, text: str) -> None:
+    """Neither the query or fragment of a URL, nor a key that was set where its file or its digest belongs."""
+    message = refusal(**{variable: text})
+    assert message.startswith(f"{variable}=")
+    assert "SECRET" not in message

@@ -1,16 +1,22 @@
 """TLS contexts made of files: when they are made again, and what is said of files that can't be used."""
 
+import datetime as dt
+import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
 
 from app.config.routes_source import RoutesSource
 from app.config.settings import load_settings
 from app.errors import RoutesError
-from app.net.tls_files import BrokenTlsFiles, TlsContext, TlsFiles, client_context, server_context
+from app.net.certificate_validity import Validity, validity_of
+from app.net.tls_files import BrokenTlsFiles, TlsContext, TlsFiles, client_context, server_context, validities
 from app.server.tls_handshake import certificate_name
-from tests.support.certificates import LOOPBACK, certificate, key_of, mount_secret, pem_of, write_pair
+from tests.support.certificates import LOOPBACK, Made, certificate, key_of, mount_secret, pem_of, write_pair
 
 MADE = certificate("router", LOOPBACK)
 
@@ -41,6 +47,54 @@ def test_context_is_made_again_when_a_file_changes(tmp_path: Path) -> None:
     (tmp_path / "new").rename(tmp_path / "tls.key")
     assert context.renew()
     assert context.current is not first
+
+
+def test_validity_is_that_of_the_certificate_in_use(tmp_path: Path) -> None:
+    """It changes with the certificate, and not by a file that is refused."""
+    certificate_file, key_file = write_pair(tmp_path, "tls", MADE)
+    context = TlsContext(TlsFiles(str(certificate_file), str(key_file)), server_context)
+    longer = certificate("longer", LOOPBACK, until=dt.datetime(2049, 12, 31, 23, 59, 59, tzinfo=dt.UTC))
+    for made in (MADE, longer):
+        write_pair(tmp_path, "tls", made)
+        context.renew()
+        assert validities([context]) == {str(certificate_file): times(made)}
+    certificate_file.write_bytes(pem_of(MADE))
+    with pytest.raises(BrokenTlsFiles):
+        context.renew()
+    assert context.validity == times(longer)
+    assert validities([TlsContext(TlsFiles(authorities=str(certificate_file)), client_context)]) == {}
+
+
+def times(made: Made) -> tuple[float, float]:
+    """When a certificate is valid, as another library says."""
+    return made[0].not_valid_before_utc.timestamp(), made[0].not_valid_after_utc.timestamp()
+
+
+def test_chain_is_valid_as_long_as_each_of_its_certificates(tmp_path: Path) -> None:
+    """The one that leads to the authority may expire first; a year from 2050 on has four digits (RFC 5280)."""
+    late = certificate("late", [], until=dt.datetime(2050, 1, 1, tzinfo=dt.UTC))
+    last = certificate("last", LOOPBACK, late, until=dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC))
+    file = tmp_path / "chain.pem"
+    for chain, ends in (((last,), last), ((last, late), late), ((late, MADE, last), MADE)):
+        file.write_bytes(b"a comment\n" + b"".join(map(pem_of, chain)) + key_of(last))
+        validity = validity_of(file)
+        assert validity is not None
+        assert validity.not_after == times(ends)[1]
+        assert validity.not_before == max(times(one)[0] for one in chain)
+
+
+@effort(deadline=None)
+@given(st.integers(0, 2000), st.binary(max_size=3), st.integers(0, 3))
+@example(0, b"", 4000)
+def test_any_file_has_a_validity_or_none(
+    tmp_path_factory: pytest.TempPathFactory, at: int, by: bytes, cut: int
+) -> None:
+    """Whatever is in it, nothing is raised: it is for a metric only."""
+    der = ssl.PEM_cert_to_DER_cert(pem_of(MADE).decode())
+    file = tmp_path_factory.getbasetemp() / "any.pem"
+    file.write_text(ssl.DER_cert_to_PEM_cert(der[:at] + by + der[at + cut :]))
+    assert isinstance(validity_of(file), Validity | None)
+    assert validity_of(file.with_name("absent")) is None
 
 
 def test_certificate_whose_key_is_yet_to_come_is_refused_until_it_comes(tmp_path: Path) -> None:

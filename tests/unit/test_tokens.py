@@ -144,6 +144,14 @@ def test_wrong_claims_and_headers_are_refused(
     assert error.reason == ("expired" if why == "expired" else "invalid")
 
 
+@pytest.mark.parametrize("claim", ["exp", "iss", "aud"])
+def test_token_must_say_how_long_by_whom_and_for_whom_it_is(verifier: Verify, issuer: Issuer, claim: str) -> None:
+    """A token without one of the three is refused, and told which are needed."""
+    lacking: dict[str, Any] = {claim: None}
+    error = refused(verifier(), issuer.token(**lacking))
+    assert (error.reason, str(error)) == ("invalid", "the token must have the claims exp, iss, aud")
+
+
 def _forged(header: dict[str, Any], claims: dict[str, Any], sign: Callable[[bytes], bytes]) -> str:
     signed = f"{encoded(header)}.{encoded(claims)}"
     return f"{signed}.{encoded(sign(signed.encode()))}"
@@ -333,6 +341,7 @@ def test_unknown_key_is_asked_for_rarely(parent: Parent, issuer: Issuer, monkeyp
         server.down = True
         refused(checks[1], later.token("later"))
         assert checks[0].verify(later.token().encode()).tenant == "t"
+        assert sources[0].is_stale, "as the metrics say"
         server.down = False
         refused(checks[0], later.token("later"))
         assert server.asked == 2
@@ -340,6 +349,7 @@ def test_unknown_key_is_asked_for_rarely(parent: Parent, issuer: Issuer, monkeyp
         for each in checks:
             assert each.verify(later.token("later").encode()).tenant == "t"
         assert server.asked == 3
+        assert not sources[0].is_stale
         for after_ms, asked in ((299_999, 3), (1, 4)):
             now[0] += after_ms
             for source in sources:

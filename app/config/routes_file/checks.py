@@ -7,10 +7,8 @@ from urllib.parse import urlsplit
 from app.config.addresses import check_host, check_port, check_url
 from app.config.route_schema import Ejection, Endpoint, Model, Routes, Timeouts, Version
 from app.config.route_values import NAME_PATTERN, NAME_RULE
-from app.config.routes_file.source import SOURCES, Path, Source
+from app.config.routes_file.source import OF_FOUND, SOURCES, TLS_MEMBERS, Path, Source
 from app.config.served_paths import is_served
-
-TLS_MEMBERS = ("ca_file", "client_cert_file", "client_key_file", "server_name")
 
 
 def check_routes(source: Source, routes: Routes) -> None:
@@ -139,10 +137,11 @@ def _check_discovery(version: Version) -> None:
             check_port(version.port)
         except ValueError as error:
             raise _Misplaced("port", f"is none: {error}") from None
-    for member in ("credential_env", "credential_file"):
-        if getattr(version, member) is not None and not (version.dns or version.service):
+    for member in OF_FOUND:
+        if getattr(version, member) not in (None, "http") and not (version.dns or version.service):
             raise _Misplaced(member, "must be there only beside dns or service; an endpoint has its own")
     _check_credential(version)
+    _check_tls(version, "with scheme https" if version.scheme != "https" else "")
 
 
 def _check_dns(text: str) -> None:
@@ -164,28 +163,37 @@ def _check_credential(holder: Version | Endpoint) -> None:
         raise _Misplaced("credential_file", "must be an absolute path")
 
 
-def _check_tls(endpoint: Endpoint) -> None:
-    given = [member for member in TLS_MEMBERS if getattr(endpoint, member) is not None]
-    if given and not endpoint.url.startswith("https://"):
-        raise _Misplaced(given[0], "must be there only with an https:// URL")
-    if endpoint.client_key_file is not None and endpoint.client_cert_file is None:
+def _check_tls(holder: Version | Endpoint, lacks: str) -> None:
+    """Raises _Misplaced. `lacks` is that without which it may have no TLS, if it lacks that."""
+    given = [member for member in TLS_MEMBERS if getattr(holder, member) is not None]
+    if given and lacks:
+        raise _Misplaced(given[0], f"must be there only {lacks}")
+    if holder.client_key_file is not None and holder.client_cert_file is None:
         raise _Misplaced("client_key_file", "must be there only together with client_cert_file")
     for member in given:
-        if member.endswith("_file") and not getattr(endpoint, member).startswith("/"):
+        if member.endswith("_file") and not getattr(holder, member).startswith("/"):
             raise _Misplaced(member, "must be an absolute path")
 
 
 def _check_tls_of_urls(source: Source, routes: Routes) -> None:
-    """Connections are kept by URL: wherever one stands, its TLS must be the same."""
-    known: dict[str, tuple[tuple[str | None, ...], str]] = {}
+    """Connections are kept by URL: wherever one stands, or is found, its TLS must be the same."""
+    known: dict[object, tuple[tuple[str | None, ...], str]] = {}
     for index, model in enumerate(routes.models):
         for number, version in enumerate(model.versions):
-            for place, endpoint in enumerate(version.endpoints):
-                path = ("models", index, "versions", number, "endpoints", place, "url")
-                tls = tuple(getattr(endpoint, member) for member in TLS_MEMBERS)
-                before, where = known.setdefault(endpoint.url, (tls, source.shown(path)))
+            path = ("models", index, "versions", number)
+            holders: list[tuple[object, Version | Endpoint, Path]] = [
+                (endpoint.url, endpoint, (*path, "endpoints", place, "url"))
+                for place, endpoint in enumerate(version.endpoints)
+            ]
+            if version.dns is not None or version.service is not None:
+                name = version.dns.lower() if version.dns is not None else version.service
+                found = (name, version.port, version.scheme)
+                holders.append((found, version, (*path, "dns" if version.dns is not None else "service")))
+            for key, holder, where in holders:
+                tls = tuple(getattr(holder, member) for member in TLS_MEMBERS)
+                before, first = known.setdefault(key, (tls, source.shown(where)))
                 if before != tls:
-                    raise source.error(path, f"is the same as {where}: {', '.join(TLS_MEMBERS)} must be the same, too")
+                    raise source.error(where, f"is the same as {first}: {', '.join(TLS_MEMBERS)} must be the same, too")
 
 
 def _check_names_in_paths(source: Source, model: Model, path: Path) -> None:
@@ -232,7 +240,7 @@ def _check_endpoints(source: Source, version: Version, path: Path) -> None:
         seen[address] = source.shown((*where, "url"))
         try:
             _check_credential(endpoint)
-            _check_tls(endpoint)
+            _check_tls(endpoint, "" if endpoint.url.startswith("https://") else "with an https:// URL")
         except _Misplaced as error:
             source.report((*where, error.member), str(error))
 

@@ -13,7 +13,11 @@ Path = tuple[str | int, ...]
 
 SOURCES = ("endpoints", "dns", "service")
 """The members that say where a version's endpoints come from: it has exactly one of them."""
-SHORT_FORM = (*SOURCES, "port", "credential_env", "credential_file", "upstream_model", "upstream_version")
+TLS_MEMBERS = ("ca_file", "client_cert_file", "client_key_file", "server_name")
+"""The members of TLS that an endpoint has, or a version for all endpoints that are found."""
+OF_FOUND = ("credential_env", "credential_file", "scheme", *TLS_MEMBERS)
+"""The members of a version that are about the endpoints which are found."""
+SHORT_FORM = (*SOURCES, "port", *OF_FOUND, "upstream_model", "upstream_version")
 """The members of a version that a model with one version may hold itself, in place of `versions`."""
 
 MOST_MISTAKES = 100
