@@ -7,7 +7,15 @@ from zlib import crc32
 
 from app.api.exchange import Exchange
 from app.errors import Overload
-from app.observability.request_record import CODE_NUMBERS, POLICY_NAMES, SCOPES, TEXTS, UNKNOWN_MS, attempt_code
+from app.observability.request_record import (
+    CODE_NUMBERS,
+    FALLBACKS,
+    POLICY_NAMES,
+    SCOPES,
+    TEXTS,
+    UNKNOWN_MS,
+    attempt_code,
+)
 from app.protocols.calls import Attempts
 from app.shared_memory.request_ring import RequestRing
 from app.shared_memory.table import name_hash
@@ -16,6 +24,7 @@ _MOST_NAMES = 4096
 _MOST_ATTEMPTS = 4
 _SCOPES = {scope: number for number, scope in enumerate(SCOPES)}
 _POLICIES = {policy: number for number, policy in enumerate(POLICY_NAMES)}
+_FALLBACKS = {reason: number for number, reason in enumerate(FALLBACKS)}
 _pack_texts = TEXTS.pack_into
 
 
@@ -78,6 +87,10 @@ class RequestRecorder:
         if exchange.attempts:
             hashes = exchange.attempts[-1].pool.hashes
             flags |= self._store_attempts(at, exchange.attempts)
+        if exchange.fallbacks:
+            asked, _, reason = exchange.fallbacks[0]
+            words[at + 47] = self._hashes[asked]
+            flags |= _FALLBACKS[reason] << 52
         _pack_texts(ring.bytes, (at + 11) * 8, request_id, hashes)
         words[at + 5] = flags
         ring.commit(at)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -249,6 +250,44 @@ def test_retried_request_shows_every_attempt_and_why_others_were_out(tmp_path: P
         assert (avoided["policy"], avoided["pool_size"]) == ("least_inflight", 2)
 
 
+def test_fallback_and_a_stream_that_is_cut_are_explained(tmp_path: Path, admin_of: AdminOf) -> None:
+    """Which model was asked for and why another one served; that the response broke off, not that it was a 502.
+
+    The ids are of all the characters that a client may choose.
+    """
+
+    def cut(seen: Seen, reply: Reply) -> None:
+        reply.begin()
+        reply.chunk(b"data: {}\n\n")
+        reply.raw(b"")
+
+    dead = f"http://127.0.0.1:{free_port()}"
+    with Upstream(cut) as cutting, Upstream() as serving:
+        served = (model(cutting.url), model(serving.url, name="b"), model(dead, name="a", fallback=["b"]))
+        router, admin = admin_of(ROUTES_FILE=routes(tmp_path, *served))
+        assert chat(router, "a/b//c=/../+@~:", model="a").status_code == 200
+        for request_id in ("a/b//c=/../+@~:", quote("a/b//c=/../+@~:", safe="")):
+            found = as_it_is_written(admin, request_id)
+            assert (found["asked_model"], found["model"], found["fallback"]) == ("a", "b", "upstream_unreachable")
+            assert "as a fallback, b got it in place of a (upstream_unreachable)" in found["explanation"]
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            chat(router, "cut")
+        record = admin.explained("cut")
+        assert (record["outcome"], record["error"]) == ("failed", None)
+        assert "the response was cut off in the middle" in record["explanation"]
+        assert admin.explained("cut")["attempts"][0]["outcome"] == "upstream_broken"
+
+
+def as_it_is_written(admin: Admin, request_id: str) -> Any:
+    """The record of a request, by a path that the client does not change."""
+    request = requests.Request("GET", admin.url).prepare()
+    request.url = f"{admin.url}/requests/{request_id}"
+    with requests.Session() as session:
+        answer = session.send(request, timeout=20)
+        assert answer.status_code == 200
+        return answer.json()
+
+
 def test_ejected_endpoint_says_why_and_until_when(tmp_path: Path, admin_of: AdminOf) -> None:
     """The state of an endpoint that fails, the same from every worker; a request without an endpoint tells it too."""
     with Upstream(lambda seen, reply: reply.send(500)) as failing:
@@ -347,7 +386,10 @@ def test_admin_api_is_on_the_admin_listener_only(tmp_path: Path, admin_of: Admin
 
 
 def test_page_of_another_origin_changes_and_reads_nothing(tmp_path: Path, admin_of: AdminOf) -> None:
-    """Whatever CORS_ORIGINS says: no simple request drains, a preflight gets no permission, nor does a read."""
+    """Whatever CORS_ORIGINS says: no simple request drains, a preflight gets no permission, nor does a read.
+
+    A page whose own name leads to the router is told nothing: it is of another origin only by its name.
+    """
     with Upstream() as upstream:
         _, admin = admin_of(ROUTES_FILE=routes(tmp_path, model(upstream.url)), CORS_ORIGINS="*")
         evil = {"Origin": "https://evil.example"}
@@ -362,6 +404,15 @@ def test_page_of_another_origin_changes_and_reads_nothing(tmp_path: Path, admin_
             assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
         assert read.headers["Cache-Control"] == "no-store"
         assert admin.endpoint(upstream.url)["state"] == "healthy"
+        rebound = {"Host": "evil.example:9090", "Origin": "http://evil.example:9090"}
+        assert admin.change(upstream.url, "drain", **rebound).status_code == 403
+        site = admin.url.removesuffix("/admin")
+        statuses = {
+            path: requests.get(site + path, headers={"Host": "evil.example"}, timeout=20).status_code
+            for path in ("/admin/config", "/admin/requests", "/admin/requests/x", "/admin/live", "/", "/metrics")
+        }
+        assert statuses == {path: 200 if path == "/metrics" else 403 for path in statuses}
+        assert admin.endpoint(upstream.url)["state"] == "healthy"
         own = {"Origin": admin.url.removesuffix("/admin")}
         assert admin.change(upstream.url, "drain", **own).status_code == 200
 
@@ -374,7 +425,7 @@ def test_unknown_endpoints_and_bad_questions_are_refused(tmp_path: Path, admin_o
         for shared_id in {0, 1, 2, 3, 511, 512, 10**9} - {known}:
             url = f"{admin.url}/endpoints/{shared_id}/drain"
             assert requests.post(url, headers=JSON, timeout=20).status_code == 404
-        for query in ("slow=x", "slow=-1", "limit=0", "limit=1001", "rejected=perhaps"):
+        for query in ("slow=x", "slow=-1", "limit=0", "limit=1001", "rejected=perhaps", "reject=true"):
             assert admin.get(f"/requests?{query}") == 400
 
 
