@@ -340,11 +340,17 @@ def test_drained_endpoint_gets_no_new_request_of_any_worker(workers: int, tmp_pa
         routes(tmp_path, {**served, "aliases": ["n"]})
         until(lambda: admin_generation(admin) > generation, "the routes are reloaded")
         elsewhere()
-        page = requests.get(admin.url.replace("/admin", "/metrics"), timeout=20).text
+        page = metrics_of(admin)
         assert f'router_endpoint_draining{{endpoint="{drained.url}"}} 1' in page
+        assert 'router_model_usable{model="m"} 1' in page  # by the other one
         assert admin.change(drained.url, "undrain").json()["state"] == "healthy"
         assert [chat(router).status_code for _ in range(4)] == [200] * 4
         assert len(drained.seen) > 2
+
+
+def metrics_of(admin: Admin) -> str:
+    """The page of metrics."""
+    return requests.get(admin.url.replace("/admin", "/metrics"), timeout=20).text
 
 
 def admin_generation(admin: Admin) -> int:
@@ -357,8 +363,12 @@ def test_endpoint_that_comes_back_does_not_drain(tmp_path: Path, admin_of: Admin
     with Upstream() as one, Upstream() as other:
         router, admin = admin_of(ROUTES_FILE=routes(tmp_path, model(one.url)))
         assert admin.change(one.url, "drain").status_code == 200
-        assert chat(router).status_code == 503
+        assert chat(router, "nowhere").status_code == 503
+        assert admin.explained("nowhere")["explanation"].endswith(f"{one.url} was draining")
         assert requests.get(f"{router.url}/readyz", timeout=20).status_code == 503
+        assert 'router_model_usable{model="m"} 0' in metrics_of(admin)
+        (event,) = [each for each in router.events() if each["event"] == "endpoint drains"]
+        assert (event["endpoint"], event["client"]) == (one.url, "127.0.0.1")
         for urls in ((other.url,), (other.url, one.url)):
             generation = admin_generation(admin)
             routes(tmp_path, model(*urls))
