@@ -146,7 +146,7 @@ def test_first_fallback_is_read_as_it_was(recorded: Recorded) -> None:
         exchange = exchange_of(
             model="third", fallbacks=(("first", "second", reason), ("second", "third", "status_5xx"))
         )
-        exchange.attempts += [attempt_at(place, "500", [1 << BITS] * 8) for place in range(4)]
+        exchange.attempts.extend(attempt_at(place, "500", [1 << BITS] * 8) for place in range(4))
         record = recorded.record(exchange)
         assert (record.asked, record.model, record.fallback) == (name_hash("first"), name_hash("third"), reason)
         assert (len(record.attempts), len(record.candidates)) == (4, 8)

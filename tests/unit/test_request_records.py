@@ -41,7 +41,7 @@ class Rings:
         for slot in range(WORKERS):
             self.record(slot, f"filled-{slot}")
             first = (slot * RECORDS + 1) * RECORD_WORDS
-            words = self.ring.words[first : first + RECORD_WORDS].tolist()
+            words = list(self.ring.words[first : first + RECORD_WORDS])
             for number in range(2, RECORDS + 1):
                 words[0] = number
                 at = self.ring.begin()
@@ -63,7 +63,7 @@ def test_newest_of_all_workers_come_first(rings: Rings) -> None:
     """By the ends of the requests, whichever worker had them; as many as are asked for, of those that are wanted."""
     for number in range(20):
         rejected = {"rejection": "queue_full", "status": 429} if number % 2 else {}
-        rings.record(number % 3, f"r{number}", total_s=100.0 + number, started=0.0, **rejected)
+        rings.record(number % 3, f"r{number}", total_s=100.0 + number, **rejected)
 
     def ids(wanted: Wanted) -> list[str]:
         return [record["request_id"] for record in rings.records.newest(wanted)]
@@ -78,8 +78,8 @@ def test_newest_of_all_workers_come_first(rings: Rings) -> None:
 def test_newest_record_of_an_id_is_found(rings: Rings) -> None:
     """A client may use an id again, with another worker; another id of the same beginning is another one."""
     for slot, total_s in ((2, 2.0), (0, 3.0), (1, 1.0)):
-        rings.record(slot, "again", total_s, started=0.0)
-    rings.record(3, "again-not", 9.0, started=0.0)
+        rings.record(slot, "again", total_s)
+    rings.record(3, "again-not", 9.0)
     found = rings.records.find("again")
     assert found is not None
     assert (found["worker"], found["total_ms"]) == (0, 3000.0)
