@@ -16,7 +16,7 @@ from app.admission.demand import DemandMeter
 from app.admission.limiter import Limiter
 from app.admission.model_traffic import TrafficCounts
 from app.api.admin import AdminApi
-from app.api.admin_access import AdminAccess
+from app.api.admin_access import access_to
 from app.api.application import create_app, records_of
 from app.api.dispatch import Dispatcher
 from app.api.live import LiveFeed
@@ -172,8 +172,7 @@ def _metrics(directory: MetricsDirectory, slots: Slots, metric_files: MetricFile
 
 
 def _admin_api(settings: Settings, limiter: Limiter, models: Models) -> AdminApi:
-    access = AdminAccess(settings.admin_port)
-    return AdminApi(access, settings, models.registry, models.store, limiter, models.endpoints)
+    return AdminApi(access_to(settings), settings, models.registry, models.store, limiter, models.endpoints)
 
 
 def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path

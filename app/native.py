@@ -143,14 +143,13 @@ def plain_usage(text: bytes, at: int) -> tuple[int, int | None] | None:
 def store_id(words: "memoryview[int]", at: int, text: str) -> int:
     """Store the first 64 bytes of a text in 8 words from this index on, filled up with zeros.
 
-    Returns the length of the text in bytes. Of a longer text, returns above 8 bits the CRC of all of it too. Raises
-    IndexError where there is no room.
+    Returns the length of the text in bytes, and above 8 bits its CRC-32. Raises IndexError where there is no room.
     """
     encoded = text.encode()
     if not 0 <= at <= len(words) - _ID_WORDS:
         raise IndexError(f"no room for {_ID_WORDS} words at {at}")
     words[at : at + _ID_WORDS] = memoryview(encoded[: 8 * _ID_WORDS].ljust(8 * _ID_WORDS, b"\0")).cast("q")
-    return len(encoded) if len(encoded) <= 8 * _ID_WORDS else len(encoded) | crc32(encoded) << 8
+    return len(encoded) | crc32(encoded) << 8
 
 
 def new_id() -> str:

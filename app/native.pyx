@@ -1,10 +1,9 @@
 """native.py, in Cython: what is said there holds here. Bounds are checked wherever input is read."""
 
 import os
-from zlib import crc32
 
 from cpython.mem cimport PyMem_Free
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
@@ -345,9 +344,31 @@ cpdef int64_t store_id(int64_t[::1] words, Py_ssize_t at, str text) except -1:
         memset(place + length, 0, 8 * ID_WORDS - length)
     else:
         memcpy(place, source, 8 * ID_WORDS)
-    if length <= 8 * ID_WORDS:
-        return length
-    return length | <int64_t>crc32(text.encode()) << 8
+    return length | <int64_t>_crc32(source, length) << 8
+
+
+cdef uint32_t[256] _crc_table
+
+
+def _fill_crc_table():
+    cdef uint32_t value
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
+        _crc_table[byte] = value
+
+
+_fill_crc_table()
+
+
+cdef uint32_t _crc32(const char* text, Py_ssize_t length) noexcept:
+    """The CRC of zlib. To call zlib through Python would cost more than all that is stored of a request."""
+    cdef uint32_t value = 0xFFFFFFFF
+    cdef Py_ssize_t at
+    for at in range(length):
+        value = (value >> 8) ^ _crc_table[(value ^ <unsigned char>text[at]) & 0xFF]
+    return value ^ 0xFFFFFFFF
 
 
 cdef uint64_t _first, _second

@@ -5,15 +5,19 @@ from typing import Any, NamedTuple
 
 import falcon
 import msgspec
+import structlog
 
 from app.admission.limiter import Limiter
 from app.api.admin_access import AdminAccess
+from app.api.exchange import ENVIRON_KEY
 from app.config import route_schema
 from app.config.settings import Settings
 from app.config.shown_settings import shown_settings
 from app.routing.endpoint_report import EndpointReport, EndpointReports
 from app.routing.registry import ModelRegistry
 from app.routing.route_store import RouteStore
+
+_log = structlog.get_logger("router.admin")
 
 
 class AdminApi(NamedTuple):
@@ -116,6 +120,8 @@ class EndpointsResource:
         report = self._api.endpoints.set_draining(shared_id, draining=draining)
         if report is None:
             raise falcon.HTTPNotFound(description=f"no endpoint that is served has the id {shared_id}")
+        event = "endpoint drains" if draining else "endpoint is in use again"
+        _log.warning(event, endpoint=report.url, client=req.remote_addr, request_id=req.env[ENVIRON_KEY].request_id)
         respond(resp, endpoint_shown(report))
 
 

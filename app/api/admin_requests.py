@@ -1,10 +1,9 @@
 """GET /admin/requests and /admin/requests/{id}: the records of the last requests of all workers, from any of them."""
 
-import heapq
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from itertools import islice
+from heapq import nlargest
 from typing import Any
 
 import falcon
@@ -13,16 +12,16 @@ import gevent
 from app.api.admin import respond
 from app.api.admin_access import AdminAccess
 from app.api.explanation import explanation_of, outcome_of
+from app.api.records_query import Wanted, wanted_by
 from app.native import monotonic
 from app.observability import request_record
-from app.observability.request_record import Beginning, RequestRecord
+from app.observability.request_record import RequestRecord
+from app.observability.turns import Turns
 from app.routing.candidates import seen_of
 from app.routing.registry import ModelRegistry
-from app.shared_memory.request_ring import RequestRing
+from app.shared_memory.request_ring import RECORDS, RequestRing
 from app.shared_memory.table import name_hash
 
-_MOST = 1000
-_USUAL = 100
 _LOOKS = 3
 _LOOK_AGAIN_S = 0.05
 """A client may have its whole response some moments before the record of its request is written."""
@@ -37,34 +36,71 @@ class RequestRecords:
         self._registry = registry
         self._routes = routes
 
-    def newest(self, wanted: Callable[[Beginning], bool], most: int) -> list[dict[str, Any]]:
-        """Returns the records that are wanted by what they begin with, the newest first, as they are shown."""
-        names = self._names()
-        return [_shown(record, slot, names) for slot, record in islice(self._newest(wanted), most)]
+    def newest(self, wanted: Wanted) -> list[dict[str, Any]]:
+        """Returns the records that are wanted, the newest first, as they are shown. Other greenlets run meanwhile."""
+        turns = Turns()
+        found: list[tuple[float, int, int]] = []
+        for slot in self._ring.slots():
+            ended = self._ended(slot, wanted, turns)
+            turns.pause_if_due()
+            found = nlargest(wanted.most, [*found, *ended])
+            turns.pause_if_due()
+        records = [
+            (slot, record)
+            for slot, record in self._read([(slot, index) for _, slot, index in found], turns)
+            if wanted.takes(record.total_s, rejected=bool(record.rejection))
+        ]
+        names, shown = self._names(), []
+        for slot, record in sorted(records, key=_ended, reverse=True):
+            shown.append(_shown(record, slot, names))
+            turns.pause_if_due()
+        return shown
 
     def find(self, request_id: str) -> dict[str, Any] | None:
-        """Returns the newest record of this request, with its explanation, None if there is none."""
+        """Returns the newest record of this request, with its explanation, None if there is none.
+
+        Other greenlets run meanwhile.
+        """
         for look in range(_LOOKS):
             if look:
                 gevent.sleep(_LOOK_AGAIN_S)
-            for slot, record in self._newest(lambda _: True):
-                if record.is_of(request_id):
-                    shown = _shown(record, slot, self._names())
-                    return {**shown, "explanation": explanation_of(shown)}
+            turns = Turns()
+            places = []
+            for slot in self._ring.slots():
+                column = self._ring.column(slot, request_record.ID)
+                places += [(slot, index) for index in request_record.may_be_of(request_id, column)]
+                turns.pause_if_due()
+            found = [each for each in self._read(places, turns) if each[1].is_of(request_id)]
+            if found:
+                slot, record = max(found, key=_ended)
+                shown = _shown(record, slot, self._names())
+                return {**shown, "explanation": explanation_of(shown)}
         return None
 
-    def _newest(self, wanted: Callable[[Beginning], bool]) -> Iterator[tuple[int, RequestRecord]]:
-        found = []
-        for copy in self._ring.copies():
-            for index, beginning in enumerate(request_record.beginnings(copy.now)):
-                if beginning.number and wanted(beginning):
-                    found.append((-beginning.started - beginning.total_s, copy.slot, index, copy))
-        heapq.heapify(found)
-        while found:
-            _, slot, index, copy = heapq.heappop(found)
-            content = copy.record(index)
+    def _ended(self, slot: int, wanted: Wanted, turns: Turns) -> list[tuple[float, int, int]]:
+        """Returns when each of a worker's requests ended that are wanted, and the places of their records."""
+        ring = self._ring
+        columns = (
+            ring.column(slot, request_record.NUMBER),
+            ring.column(slot, request_record.FLAGS),
+            ring.column(slot, request_record.STARTED, "d"),
+            ring.column(slot, request_record.TOTAL, "d"),
+        )
+        turns.pause_if_due()
+        return [
+            (started + total_s, slot, index)
+            for index, (number, flags, started, total_s) in enumerate(zip(*columns, strict=False))
+            if number and wanted.takes(total_s, rejected=request_record.is_rejection(flags))
+        ]
+
+    def _read(self, places: list[tuple[int, int]], turns: Turns) -> list[tuple[int, RequestRecord]]:
+        """Returns the records at these places that are whole, each with its slot."""
+        records = []
+        for (slot, _), content in zip(places, self._ring.copies(places), strict=True):
             if content is not None:
-                yield slot, request_record.read(content)
+                records.append((slot, request_record.read(content)))
+            turns.pause_if_due()
+        return records
 
     def _names(self) -> Mapping[int, str]:
         routes = self._registry.routes
@@ -80,6 +116,8 @@ def _shown(record: RequestRecord, slot: int, names: Mapping[int, str]) -> dict[s
         "time": datetime.fromtimestamp(time.time() - monotonic() + record.started, UTC).isoformat(),
         "route": _name(record.route, names),
         "model": _name(record.model, names),
+        "asked_model": _name(record.asked or record.model, names),
+        "fallback": record.fallback or None,
         "status": record.status,
         "outcome": "",
         "error": record.error or None,
@@ -107,6 +145,10 @@ def _shown(record: RequestRecord, slot: int, names: Mapping[int, str]) -> dict[s
     return shown
 
 
+def _ended(found: tuple[int, RequestRecord]) -> float:
+    return found[1].started + found[1].total_s
+
+
 def _name(hashed: int, names: Mapping[int, str]) -> str | None:
     """Returns the name with this hash; of one that is served no more, the hash."""
     return (names.get(hashed) or f"gone:{hashed & (1 << 64) - 1:016x}") if hashed else None
@@ -121,14 +163,7 @@ class RequestsResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._access.check(req)
-        slow_s = req.get_param_as_float("slow", min_value=0) or 0.0
-        rejected = req.get_param_as_bool("rejected") or False
-        most = req.get_param_as_int("limit", min_value=1, max_value=_MOST) or _USUAL
-
-        def wanted(record: Beginning) -> bool:
-            return record.total_s >= slow_s and (not rejected or record.is_rejected)
-
-        respond(resp, {"requests": self._records.newest(wanted, most)})
+        respond(resp, {"requests": self._records.newest(wanted_by(req.query_string))})
 
     on_head = on_get
 
@@ -137,8 +172,8 @@ class RequestsResource:
         found = self._records.find(request_id)
         if found is None:
             raise falcon.HTTPNotFound(
-                description="there is no record of this request: it is still in progress, or it is not among the last "
-                "4096 inference requests of its worker"
+                description="there is no record of this request: it is in progress, or it had no credential that is "
+                f"accepted, or it is not among the last {RECORDS} inference requests of its worker"
             )
         respond(resp, found)
 

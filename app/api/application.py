@@ -10,7 +10,7 @@ import falcon
 
 from app.api import listed_paths, own_paths
 from app.api.admin import AdminApi, ConfigResource, EndpointsResource, QueueResource, RoutesResource
-from app.api.admin_access import AdminAccess
+from app.api.admin_access import AdminAccess, access_to
 from app.api.admin_requests import RequestRecords, RequestsResource
 from app.api.authentication import Authentication
 from app.api.cors import with_cors
@@ -62,7 +62,7 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     app = falcon.App(router=router)
     app.req_options.strip_url_path_trailing_slash = False
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # a model server's response may have no type
-    errors = ErrorResponses(router, adapters.PROTOCOLS)
+    errors = ErrorResponses(router, adapters.PROTOCOLS, settings.admin_port)
     errors.install(app)
     _add_authentication(app, router, settings, metrics, authenticator)
     readiness = Readiness(dispatcher.registry, dispatcher.drain, _reasons_at(settings))
@@ -80,7 +80,7 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     if admin is not None and ring is not None and settings.admin_bind is not None:
         _add_admin_routes(app, admin, ring)
     if live is not None and settings.admin_bind is not None:
-        _add_status_page(app, live, AdminAccess(settings.admin_port))
+        _add_status_page(app, live, access_to(settings))
     return with_cors(with_exchange(app, _recorder(settings, metrics, ring)), settings.cors_origins)
 
 

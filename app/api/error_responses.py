@@ -76,8 +76,12 @@ _log = structlog.get_logger("router.problems")
 class ErrorResponses:
     """Falcon's error handlers, with the form of errors of every route."""
 
-    def __init__(self, router: CompiledRouter, adapters: Sequence[ProtocolAdapter]) -> None:
+    def __init__(
+        self, router: CompiledRouter, adapters: Sequence[ProtocolAdapter], admin_port: str | None = None
+    ) -> None:
+        """`admin_port`: that of the admin listener, None without one."""
         self._router = router
+        self._admin_port = admin_port
         self._below_roots = error_forms(adapters)
         self._of_template: dict[str, ErrorBody] = {}
 
@@ -111,7 +115,7 @@ class ErrorResponses:
         status = HTTPStatus(error.status_code)
         if error.headers:
             resp.set_headers(error.headers)
-        detail = error.description or _detail(req, status)
+        detail = error.description or _detail(req, status, self._admin_port)
         code = InvalidRequest.code if status is HTTPStatus.BAD_REQUEST else status.name.lower()
         self._respond(req, resp, status, code, detail)
 
@@ -162,9 +166,9 @@ def statuses() -> Mapping[type[RouterError], HTTPStatus]:
     return _STATUS
 
 
-def _detail(req: falcon.Request, status: HTTPStatus) -> str:
+def _detail(req: falcon.Request, status: HTTPStatus, admin_port: str | None) -> str:
     if status is HTTPStatus.NOT_FOUND:
-        if req.path.startswith("/admin/"):
+        if req.path.startswith("/admin/") and req.env["SERVER_PORT"] != admin_port:
             return f"nothing is served at {req.path} here; {NOT_HERE}"
         return f"nothing is served at {req.path}"
     if status is HTTPStatus.METHOD_NOT_ALLOWED:

@@ -5,6 +5,9 @@ Falcon takes `//metrics` for `/metrics`, and the server decodes `%2F` and `%6d`.
 segment, or with `.` or `..` as a segment, leads nowhere, and so does one with an escape outside of the name of a model.
 No other part of a path needs an escape: all are of letters, digits, `.`, `-` and `_`, which are unreserved (RFC 3986
 section 2.3).
+
+The id of a request, which clients choose, is the exception: all that follows `/admin/requests/` is one, whatever it is.
+Nothing else is served below.
 """
 
 import re
@@ -16,9 +19,10 @@ from falcon.routing import CompiledRouter
 
 _ODD_SEGMENT = re.compile(r"//|/\.\.?(?:/|\Z)")
 _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-_UP_TO_MODEL = re.compile(r"\A(?:/v1/models/.*+|/v2/models/(?:[^/%]|%(?!2[Ff]))*+)")
-"""The beginning of a path up to the end of a model's name, in which clients may escape what they like. Under /v1 the
-name is all that follows, and its slashes may be escaped. Under /v2 it is one segment, and has no slash."""
+_BEFORE_ID = "/admin/requests/"
+_UP_TO_NAME = re.compile(rf"\A(?:(?:/v1/models|{_BEFORE_ID[:-1]})/.*+|/v2/models/(?:[^/%]|%(?!2[Ff]))*+)")
+"""The beginning of a path up to the end of an id, or of a model's name, in which clients may escape what they like.
+Under /v1 the name is all that follows, and its slashes may be escaped. Under /v2 it is one segment, without a slash."""
 
 
 class ExactRouter(CompiledRouter):
@@ -31,11 +35,11 @@ class ExactRouter(CompiledRouter):
 
     def find(self, uri: str, req: falcon.Request | None = None) -> Any:
         """Returns the route of this path, or None."""
-        if ("//" in uri or "/." in uri) and _ODD_SEGMENT.search(uri):
+        if ("//" in uri or "/." in uri) and _ODD_SEGMENT.search(uri) and not uri.startswith(_BEFORE_ID):
             return None
         target = "" if req is None else req.env.get("RAW_URI", "")
         path = _path_of(target) if "%" in target else ""
-        if "%" in path and "%" in _UP_TO_MODEL.sub("", path, count=1):
+        if "%" in path and "%" in _UP_TO_NAME.sub("", path, count=1):
             return None
         found = super().find(uri, req) or self._find_other(uri)
         if "%" in path and found is not None and "{" not in (found[3] or ""):

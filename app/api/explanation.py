@@ -1,7 +1,24 @@
 """A record in words: what became of a request, and why."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from app import errors
+
+_ABOUT = {
+    error.code: (inspect.getdoc(error) or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
+    for error in vars(errors).values()
+    if isinstance(error, type) and hasattr(error, "code")
+}
+"""What an error says of itself, by its code, as in the table of README.md."""
+_ENDED = {
+    "upstream_unreachable": "could not be reached",
+    "upstream_timeout": "exceeded a timeout",
+    "upstream_broken": "broke off, or its response was not HTTP,",
+}
+"""What an endpoint did, by the code of the attempt. Else the code is the status of its response."""
+_ROUTERS_499 = "499"
 
 
 def outcome_of(record: Mapping[str, Any]) -> str:
@@ -34,10 +51,12 @@ def _rejected(record: Mapping[str, Any]) -> Iterator[str]:
         if expected is not None:
             yield f"expected wait {_seconds(expected)}"
         yield f"it waited {_seconds(record['queue_ms'])} and got no permit"
-        return
-    if ahead or record["rejection"] == "queue_full":
-        yield f"{_requests(ahead)} ahead"
-    yield "expected wait unknown" if expected is None else f"expected wait {_seconds(expected)}"
+    else:
+        if ahead or record["rejection"] == "queue_full":
+            yield f"{_requests(ahead)} ahead"
+        yield "expected wait unknown" if expected is None else f"expected wait {_seconds(expected)}"
+    yield from _fallback(record)
+    yield from _attempts(record["attempts"])
 
 
 def _served(record: Mapping[str, Any]) -> Iterator[str]:
@@ -49,32 +68,58 @@ def _served(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _failed(record: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{record['error'] or 'the model server responded'} (status {record['status']}) after " + _seconds(
-        record["total_ms"]
-    )
-    if record["error"] == "no_endpoint":
+    attempts = record["attempts"]
+    yield f"{_error(record)} after {_seconds(record['total_ms'])}"
+    if record["error"] != "no_endpoint":
+        yield from _meaning(record)
+    elif attempts and not record["pool_size"]:
+        yield f"model {record['model']} had no endpoint at all: discovery had found none"
+    else:
         outs = [f"{each['endpoint']} was {each['out']}" for each in record["candidates"] if each["out"]]
         yield f"no endpoint of {record['model']} could be chosen" + (f": {', '.join(outs)}" if outs else "")
-    yield from _way(record, [each for each in record["attempts"] if each["endpoint"]])
+    yield from _way(record, attempts)
 
 
 def _left(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"after {_seconds(record['total_ms'])}"
-    waiting = (
-        record["rejection"] is None and not record["attempts"] and record["queue_ms"] > 0 and not record["model_ms"]
-    )
-    if waiting:
-        yield f"while it waited: {_limit(record)}, {_requests(record['ahead'])} ahead when it came"
-    else:
+    waited = record["rejection"] is None and not record["attempts"] and record["queue_ms"] > 0
+    if not waited or record["model_ms"]:
         yield from _way(record, record["attempts"])
+    elif record["limit"] is None:
+        yield f"while it waited for an endpoint of {record['model']}"
+    else:
+        yield f"while it waited: {_limit(record)}, {_requests(record['ahead'])} ahead when it came"
 
 
 def _invalid(record: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{record['error'] or 'the model server says that the request is at fault'} (status {record['status']})"
+    yield _error(record)
+    yield from _meaning(record)
     yield from _way(record, record["attempts"])
 
 
 _PARTS = {"rejected": _rejected, "served": _served, "failed": _failed, "client_left": _left, "invalid": _invalid}
+
+
+def _error(record: Mapping[str, Any]) -> str:
+    """Returns what the response was: the router's own error, or the model server's."""
+    code, status = record["error"], f"(status {record['status']})"
+    attempts = record["attempts"]
+    if code:
+        return f"{code} {status}"
+    if not attempts:
+        return f"the router {'failed' if record['status'] >= 500 else 'serves no such request'} {status}"
+    if attempts[-1]["outcome"] in _ENDED:
+        return f"the response was cut off in the middle {status}"
+    if record["outcome"] == "invalid":
+        return f"the model server says that the request is at fault {status}"
+    return f"the model server responded {status}"
+
+
+def _meaning(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what the router's own error means, but for those that the last attempt tells of."""
+    code = record["error"]
+    if code and code not in _ENDED:
+        yield _ABOUT[code][:1].lower() + _ABOUT[code][1:]
 
 
 def _limit(record: Mapping[str, Any]) -> str:
@@ -85,13 +130,34 @@ def _limit(record: Mapping[str, Any]) -> str:
 
 
 def _way(record: Mapping[str, Any], attempts: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Yields how long it waited, and what attempts before the last one met."""
+    """Yields how long it waited, that a fallback took it, and what these attempts met."""
     if record["queue_ms"] >= 1:
-        expected = record["expected_wait_ms"]
-        known = "" if expected is None else f" (expected {_seconds(expected)})"
-        yield f"after {_seconds(record['queue_ms'])} in the queue{known} behind {record['ahead']} others"
+        expected, waited = record["expected_wait_ms"], _seconds(record["queue_ms"])
+        if record["ahead"] or expected is not None:
+            known = "" if expected is None else f" (expected {_seconds(expected)})"
+            yield f"after {waited} in the queue{known} behind {record['ahead']} others"
+        else:
+            yield f"after it had waited {waited}"  # in front of the queue, or for an endpoint
+    yield from _fallback(record)
+    yield from _attempts(attempts)
+
+
+def _fallback(record: Mapping[str, Any]) -> Iterator[str]:
+    if record["fallback"]:
+        yield f"as a fallback, {record['model']} got it in place of {record['asked_model']} ({record['fallback']})"
+
+
+def _attempts(attempts: list[Mapping[str, Any]]) -> Iterator[str]:
     for attempt in attempts:
-        yield f"{attempt['endpoint'] or 'no endpoint'} gave {attempt['outcome']} after {_seconds(attempt['ms'])}"
+        endpoint, outcome, after = attempt["endpoint"], attempt["outcome"], f"after {_seconds(attempt['ms'])}"
+        if endpoint is None:
+            continue  # a choice that found none, which is said where it is the reason
+        if outcome == _ROUTERS_499:
+            yield f"it was with {endpoint} for {_seconds(attempt['ms'])}"
+        elif outcome in _ENDED:
+            yield f"{endpoint} {_ENDED[outcome]} {after}"
+        else:
+            yield f"{endpoint} gave {outcome} {after}"
 
 
 def _choice(record: Mapping[str, Any], last: Mapping[str, Any] | None) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from app.api.admin import AdminApi, endpoint_shown
 from app.api.admin_requests import RequestRecords
 from app.api.explanation import explanation_of
+from app.api.records_query import Wanted
 from app.compiled import form
 from app.observability.metrics import SharedState
 from app.shared_memory.drain import Drain
@@ -54,6 +55,6 @@ class LiveFacts:
         now = time.monotonic()
         if rejected != self._rejected_before and now - self._looked_at >= _LOOK_AGAIN_S:
             self._looked_at, self._rejected_before = now, before
-            found = self._records.newest(lambda record: record.is_rejected, _REJECTIONS)
+            found = self._records.newest(Wanted(rejected=True, most=_REJECTIONS))
             self._rejections = [{**record, "explanation": explanation_of(record)} for record in found]
         return self._rejections

@@ -40,7 +40,8 @@ _V2 = PROTOCOLS[1].error_body
 _UNAVAILABLE = (HTTPStatus.SERVICE_UNAVAILABLE,)
 _ABSENT = (HTTPStatus.NOT_FOUND,)
 _ABOUT_MODEL = (ModelNotFound, ModelNotAllowed)
-_CHANGE = (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+_REFUSED = (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN)
+_CHANGE = (*_REFUSED, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 
 PATHS = (
     OwnPath("/healthz", "Liveness: 200 while the process lives."),
@@ -65,17 +66,17 @@ PATHS = (
     OwnPath("/v2/repository/index", "The models and their state.", _V2, (InvalidRequest, *ABOUT_BODIES), (), ("POST",)),
 )
 OF_ADMIN_LISTENER = (
-    OwnPath("/", "The status page.", statuses=_ABSENT, content_type="text/html"),
+    OwnPath("/", "The status page.", statuses=_REFUSED, content_type="text/html"),
     OwnPath(
         "/admin/live",
         "What the status page shows, as server-sent events.",
-        statuses=_ABSENT,
+        statuses=_REFUSED,
         methods=("GET",),
         content_type="text/event-stream",
     ),
-    OwnPath("/admin/config", "Every setting.", statuses=_ABSENT),
-    OwnPath("/admin/routes", "The routes that are served.", statuses=_ABSENT),
-    OwnPath("/admin/endpoints", "Every endpoint, its state and why.", statuses=_ABSENT),
+    OwnPath("/admin/config", "Every setting.", statuses=_REFUSED),
+    OwnPath("/admin/routes", "The routes that are served.", statuses=_REFUSED),
+    OwnPath("/admin/endpoints", "Every endpoint, its state and why.", statuses=_REFUSED),
     *(
         OwnPath(f"/admin/endpoints/{{shared_id:int}}/{verb}", about, statuses=_CHANGE, methods=("POST",))
         for verb, about in (
@@ -83,14 +84,14 @@ OF_ADMIN_LISTENER = (
             ("undrain", "End the drain of an endpoint."),
         )
     ),
-    OwnPath("/admin/queue", "The cap, who is inside, and who waits.", statuses=_ABSENT),
+    OwnPath("/admin/queue", "The cap, who is inside, and who waits.", statuses=_REFUSED),
     OwnPath(
         "/admin/requests",
         "The last requests, the newest first.",
         errors=(InvalidRequest,),
-        statuses=_ABSENT,
+        statuses=_REFUSED,
         query=(("slow", "number"), ("rejected", "boolean"), ("limit", "integer")),
     ),
-    OwnPath("/admin/requests/{request_id:path}", "One request, with an explanation in words.", statuses=_ABSENT),
+    OwnPath("/admin/requests/{request_id:path}", "One request, with an explanation in words.", statuses=_REFUSED),
 )
 """Served only on ADMIN_BIND, and on BIND a 404."""

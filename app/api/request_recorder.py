@@ -6,7 +6,7 @@ It runs for every request, so it does as little as it can: it stores words (test
 from app.api.exchange import Exchange
 from app.errors import Overload
 from app.native import store_id
-from app.observability.request_record import CODE_NUMBERS, SCOPES, UNKNOWN_MS, attempt_code
+from app.observability.request_record import CODE_NUMBERS, FALLBACKS, SCOPES, UNKNOWN_MS, attempt_code
 from app.protocols.calls import Attempts
 from app.routing.attempt_record import PoolMembers
 from app.shared_memory.request_ring import RequestRing
@@ -15,6 +15,7 @@ from app.shared_memory.table import name_hash
 _MOST_NAMES = 4096
 _MOST_ATTEMPTS = 4
 _SCOPES = {scope: number for number, scope in enumerate(SCOPES)}
+_FALLBACKS = {reason: number for number, reason in enumerate(FALLBACKS)}
 
 
 class _Hashes(dict[str, int]):
@@ -73,6 +74,10 @@ class RequestRecorder:
         words[at + 10] = store_id(words, at + 11, exchange.request_id)
         if exchange.attempts:
             flags |= self._store_attempts(at, exchange.attempts)
+        if exchange.fallbacks:
+            asked, _, reason = exchange.fallbacks[0]
+            words[at + 47] = self._hashes[asked]
+            flags |= _FALLBACKS[reason] << 52
         words[at + 5] = flags
         ring.commit(at)
 

@@ -20,6 +20,13 @@ MODEL_CAPACITY = Family(
     "How many requests of a model may have a permit: its `max_concurrency`, at most the cap.",
     ("model",),
 )
+MODEL_USABLE = Family(
+    "gauge",
+    "router_model_usable",
+    "Whether requests of a model can be served: one of its endpoints is up and does not drain, or the model is scaled "
+    "to zero, and requests wait for one.",
+    ("model",),
+)
 DEMAND = Family(
     "gauge",
     "router_demand_requests",
@@ -44,12 +51,14 @@ class ModelState(NamedTuple):
     capacity: int
     rejected: int
     demand: float
+    usable: bool = True
 
 
 _NUMBERS: Sequence[tuple[Family, Callable[[ModelState], float]]] = (
     (MODEL_INFLIGHT, lambda state: state.inflight),
     (MODEL_QUEUED, lambda state: state.queued),
     (MODEL_CAPACITY, lambda state: state.capacity),
+    (MODEL_USABLE, lambda state: state.usable),
     (DEMAND, lambda state: state.demand),
     (MODEL_REJECTED, lambda state: state.rejected),
 )

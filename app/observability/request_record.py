@@ -1,17 +1,19 @@
 """The record of one request: its words, and what they say.
 
 A record has no names in it: models, routes and endpoints are 64-bit hashes, which are the same in every process. The id
-of the request is there as far as it fits, and beside it its length, and the CRC of one that does not fit.
+of the request is there as far as it fits, and beside it the length and the CRC of all of it.
 """
 
+from collections.abc import Iterable
 from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
 
 from app import errors
+from app.config import fallback_reasons
 from app.config.route_values import POLICIES
 from app.errors import LIMIT_SCOPES, Overload
-from app.shared_memory.request_ring import RECORD_BYTES, RECORD_WORDS
+from app.shared_memory.request_ring import RECORD_WORDS
 
 MOST_ATTEMPTS = 4
 """The last ones of a request that had more."""
@@ -19,11 +21,11 @@ MOST_CANDIDATES = 8
 ID_BYTES = 64
 UNKNOWN_MS = 0xFFFFFFFF
 
-# The words of a record, by their indices. The first one is its number (request_ring.py). Times are doubles, in seconds.
-STARTED, TOTAL, QUEUE, MODEL_TIME = 1, 2, 3, 4
+# The words of a record, by their indices. The number is that of request_ring.py. Times are doubles, in seconds.
+NUMBER, STARTED, TOTAL, QUEUE, MODEL_TIME = 0, 1, 2, 3, 4
 FLAGS = 5
 """From the lowest bit: 16 of the status; 8 each of the error, the rejection, the policy, the scope of the limit, and
-how many attempts and candidates there are."""
+how many attempts there are, 4 bits; 4 of the reason of the first fallback; 8 of how many candidates there are."""
 MODEL, ROUTE = 6, 7
 LIMIT = 8
 """Above 32 bits the limit, below them the requests in flight."""
@@ -37,12 +39,16 @@ SEEN = HASHES + MOST_CANDIDATES
 """What the choice has seen of each (routing/candidates.py)."""
 ATTEMPTS = SEEN + MOST_CANDIDATES
 """Three words each: hash of the endpoint, code, seconds."""
-assert ATTEMPTS + 3 * MOST_ATTEMPTS <= RECORD_WORDS
+ASKED = ATTEMPTS + 3 * MOST_ATTEMPTS
+"""The model that was asked for, where a fallback took its place; written only then."""
+assert ASKED + 1 == RECORD_WORDS
 
 _HEAD = Struct(f"qddddqqqQQQ{ID_BYTES}s")
-_BEGINNING = Struct(f"qdd16xqq{RECORD_BYTES - 56}x")
 _WORD_LISTS = [Struct(f"{count}q") for count in range(MOST_CANDIDATES + 1)]
 _ATTEMPT = Struct("qqd")
+_WORD = Struct("q")
+_ID_BITS = 40
+"""Of the word `ID`: the length and the CRC."""
 
 CODES = ("", *sorted({error.code for error in vars(errors).values() if hasattr(error, "code")}))
 """The codes of errors, by their numbers in records."""
@@ -52,6 +58,8 @@ _FIRST_CODE = 1000
 SCOPES = ("", *LIMIT_SCOPES)
 POLICY_NAMES = ("", *POLICIES)
 POLICY_NUMBERS = {policy: number for number, policy in enumerate(POLICY_NAMES)}
+FALLBACKS = ("", *fallback_reasons.REASONS)
+assert len(FALLBACKS) <= 16
 
 
 def attempt_code(code: str) -> int:
@@ -69,20 +77,15 @@ class Attempted(NamedTuple):
     seconds: float
 
 
-class Beginning(NamedTuple):
-    """What a record begins with: enough to find those that are looked for."""
+def is_rejection(flags: int) -> bool:
+    """Whether admission rejected the request whose record has these flags."""
+    return flags >> 24 & 0xFF != 0
 
-    number: int
-    """0: there is no record."""
-    started: float
-    total_s: float
-    flags: int
-    model: int
 
-    @property
-    def is_rejected(self) -> bool:
-        """Whether admission rejected the request."""
-        return self.flags >> 24 & 0xFF != 0
+def may_be_of(request_id: str, words_of_ids: Iterable[int]) -> list[int]:
+    """Returns the indices of those of the words `ID` that the record of this request has, and perhaps others."""
+    mask, wanted = (1 << _ID_BITS) - 1, len(request_id) | crc32(request_id.encode()) << 8
+    return [index for index, word in enumerate(words_of_ids) if word & mask == wanted]
 
 
 class RequestRecord(NamedTuple):
@@ -107,26 +110,26 @@ class RequestRecord(NamedTuple):
     pool_size: int
     candidates: list[tuple[int, int]]
     """Hash of the endpoint, and what the choice has seen of it."""
+    asked: int
+    """Hash of the model that was asked for, 0 if no fallback took its place."""
+    fallback: str
+    """Why, empty if none did."""
 
     def is_of(self, request_id: str) -> bool:
         """Whether this is the record of the request with this id."""
         return (
             request_id[:ID_BYTES] == self.id_beginning
             and len(request_id) == self.id_length
-            and (len(request_id) <= ID_BYTES or crc32(request_id.encode()) == self.id_checksum)
+            and crc32(request_id.encode()) == self.id_checksum
         )
 
 
-def beginnings(records: bytes) -> list[Beginning]:
-    """Returns the beginnings of these records, which stand one after the other."""
-    return [Beginning(*values) for values in _BEGINNING.iter_unpack(records)]
-
-
-def read(record: bytes | memoryview) -> RequestRecord:
+def read(record: bytes) -> RequestRecord:
     """Returns what a record says."""
     head = _HEAD.unpack_from(record)
     _, started, total_s, queue_s, model_s, flags, model, route, limit, wait, about_id, beginning = head
     error, rejection, policy, scope, attempts, candidates = (flags >> shift & 0xFF for shift in range(16, 64, 8))
+    fallback, attempts = attempts >> 4, attempts & 0xF
     expected_ms = wait & 0xFFFFFFFF
     expected = None if expected_ms == UNKNOWN_MS else expected_ms
     numbers = _WORD_LISTS[candidates]
@@ -149,6 +152,8 @@ def read(record: bytes | memoryview) -> RequestRecord:
         POLICY_NAMES[policy],
         about_id >> 40,
         list(zip(hashes, seen, strict=True)),
+        _WORD.unpack_from(record, ASKED * 8)[0] if fallback else 0,
+        FALLBACKS[fallback],
     )
 
 

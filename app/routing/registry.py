@@ -184,7 +184,8 @@ class ModelRegistry:
     def model_states(self, cap: int) -> Iterable[ModelState]:
         """Yields what the gauges say of every model. `cap` is the number of permits that all models share."""
         counters, traffic = self._shared.counters, self._shared.traffic
-        for model in self.routes.models:
+        registered = self._current()
+        for model in self._document.routes.models:
             shared_id = self._shared_ids[counted_as(model)]
             queued = traffic.waiting(shared_id)
             inflight = max(0, counters.total(shared_id) - queued)  # the two are not read at one moment
@@ -197,6 +198,7 @@ class ModelRegistry:
                 min(cap, model.max_concurrency or cap),
                 traffic.rejections(shared_id),
                 inflight + queued + traffic.excess_milli[shared_id] / 1000,
+                registered[model.name].model.unusable() is None,
             )
 
     def tls_contexts(self) -> list[TlsContext]:

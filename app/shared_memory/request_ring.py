@@ -5,14 +5,17 @@ records of a worker outlive it: its successor in the slot goes on where it stopp
 
 **No reader takes a torn record.** Beside its content a record has its number, which is never used again. The writer
 stores 0 in its place, then the content, then the number. So between the first store and the last the record is none,
-also if the writer is stopped or SIGKILLed in between. A reader copies the rings twice, some time apart, and takes the
-records that have a number and are equal in both copies. A copy that mixes two contents was made while the writer was
-storing. It would have to be equal to a second one that is made `_APART_S` later: but by then the stores of that moment
-are visible, in whatever order the processor made them, and the record is whole, or 0, or another one.
+also if the writer is stopped or SIGKILLed in between. A reader copies a record twice, some time apart, and takes it if
+it has a number and both copies are equal. A copy that mixes two contents was made while the writer was storing. It
+would have to be equal to a second one that is made `_APART_S` later: but by then the stores of that moment are visible,
+in whatever order the processor made them, and the record is whole, or 0, or another one.
+
+Which records to copy, a reader decides by single words of them (`column`), which may be torn. So it checks again what
+it has decided, by the copy.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import gevent
 
@@ -27,22 +30,6 @@ RECORD_BYTES = RECORD_WORDS * 8
 _RING_BYTES = RECORDS * RECORD_BYTES
 _APART_S = 0.001
 LAYOUT = Layout(columns=("requests_recorded",), arrays={"request_records": SLOTS * RECORDS * RECORD_WORDS})
-
-
-class RingCopy(NamedTuple):
-    """The records of one worker, in two copies."""
-
-    slot: int
-    before: bytes
-    now: bytes
-    """Made after the other one. Records that have the number 0 are none."""
-
-    def record(self, index: int) -> memoryview | None:
-        """Returns the words of the record at this index, or None if it may be torn."""
-        begin, end = index * RECORD_BYTES, (index + 1) * RECORD_BYTES
-        if self.before[begin:end] != self.now[begin:end]:
-            return None
-        return memoryview(self.now)[begin:end]
 
 
 class RequestRing:
@@ -77,13 +64,32 @@ class RequestRing:
         self.words[at] = self._number
         self._written[self._slot] = self._number
 
-    def copies(self, pause: Callable[[float], object] = gevent.sleep) -> list[RingCopy]:
-        """Returns the records of all workers. Other greenlets run meanwhile."""
-        before = [(slot, self._copy(slot)) for slot, written in enumerate(self._written) if written]
-        pause(_APART_S)
-        return [RingCopy(slot, first, self._copy(slot)[: len(first)]) for slot, first in before]
+    def slots(self) -> list[int]:
+        """Returns the slots whose workers have written records."""
+        return [slot for slot, written in enumerate(self._written) if written]
 
-    def _copy(self, slot: int) -> bytes:
-        begin = slot * _RING_BYTES
+    def column(self, slot: int, word: int, form: Literal["q", "d"] = "q") -> list[Any]:
+        """Returns one word of each record of a slot, by the record's index, as it is at this moment.
+
+        `form`: `q` for whole numbers, `d` for doubles.
+        """
         used = min(self._written[slot] + 1, RECORDS)  # the first record has the number 1
-        return bytes(self.bytes[begin : begin + used * RECORD_BYTES])
+        begin = slot * _RING_BYTES
+        words: memoryview[Any] = self.bytes[begin : begin + used * RECORD_BYTES].cast(form)
+        return words[word::RECORD_WORDS].tolist()
+
+    def copies(
+        self, places: Sequence[tuple[int, int]], pause: Callable[[float], object] = gevent.sleep
+    ) -> list[bytes | None]:
+        """Returns the records at these places, each a slot and an index: None for one that may be torn, or is none.
+
+        Other greenlets run meanwhile.
+        """
+        before = [self._copy(slot, index) for slot, index in places]
+        pause(_APART_S)
+        now = [self._copy(slot, index) for slot, index in places]
+        return [one if one == first and any(one[:8]) else None for first, one in zip(before, now, strict=True)]
+
+    def _copy(self, slot: int, index: int) -> bytes:
+        begin = slot * _RING_BYTES + index * RECORD_BYTES
+        return bytes(self.bytes[begin : begin + RECORD_BYTES])

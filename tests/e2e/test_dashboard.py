@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,9 @@ from tests.support.certificates import certificate, write_pair
 from tests.support.clients import CHAT, Crowd
 from tests.support.credentials import bearer, key, write_keys
 from tests.support.router import Router, free_port, until
+from tests.support.scripted_dns import ScriptedDns, records
 
 pytestmark = pytest.mark.slow
-
-OF_DISCOVERY = ("router_discovered_endpoints", "router_discovery_results_total", "router_endpoint_wait_requests")
-"""What only routes have whose endpoints are found by DNS or Kubernetes; tests/e2e/test_discovery.py has those."""
 
 
 def test_dashboard_is_the_one_that_the_metrics_make() -> None:
@@ -30,16 +28,27 @@ def test_dashboard_is_the_one_that_the_metrics_make() -> None:
     assert len(places) == len(panels)
 
 
+@pytest.fixture
+def names(tmp_path: Path) -> Iterator[None]:
+    """A name server that knows one name, for discovery_conf."""
+    with ScriptedDns(records("found.test. 1 A 127.0.0.1")) as server:
+        (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+        (tmp_path / "dns_port").write_text(str(server.port))
+        yield
+
+
 def has_data(prometheus: Prometheus, query: str) -> bool:
     """Whether the query returns a number. A percentile of nothing is none."""
     value = prometheus.value(query)
     return value is not None and not math.isnan(value)
 
 
+@pytest.mark.usefixtures("names")
 def test_every_query_of_the_dashboard_finds_data(
     start: Callable[..., Router], routes: Callable[..., str], tmp_path: Path
 ) -> None:
-    """A real Prometheus scrapes a router that streams, falls back, balances by load, and rejects: no panel is empty."""
+    """A real Prometheus scrapes a router that streams, falls back, balances by load, looks names up, and rejects: no
+    panel is empty."""
     upstream = start(SIMULATED_LATENCY_MS=0, SIMULATED_TOKEN_MS=1, MODEL_REF="m", WEB_CONCURRENCY=1)
     certificate_file, key_file = write_pair(tmp_path, "own", certificate("router", [], leaf=True))
     dead = {"url": f"https://127.0.0.1:{free_port()}"}
@@ -48,11 +57,12 @@ def test_every_query_of_the_dashboard_finds_data(
         {"name": "m", "endpoints": [{"url": upstream.url}], "balancing": "least_load"},
         {"name": "gone", "endpoints": [dead], "fallback": ["m"]},
         {"name": "slow", "protocol": "simulated"},
+        {"name": "found", "dns": f"found.test:{upstream.port}", "no_endpoint_wait_s": 1},
     )
     keys = write_keys(tmp_path / "keys.json", key("a"), tenants=({"name": "t", "max_concurrency": 1},))
-    router = start(
-        ROUTES_FILE=file, INITIAL_HEALTH="healthy", WEB_CONCURRENCY=1, KEYS_FILE=keys, SIMULATED_LATENCY_MS=300
-    )
+    settings = {"ROUTES_FILE": file, "KEYS_FILE": keys, "TEST_DISCOVERY": tmp_path, "SIMULATED_LATENCY_MS": 300}
+    options = ("-c", "python:tests.support.discovery_conf")
+    router = start(options=options, INITIAL_HEALTH="healthy", WEB_CONCURRENCY=1, **settings)
     messages = [{"role": "user", "content": "one two three"}]
 
     def load() -> None:
@@ -67,7 +77,6 @@ def test_every_query_of_the_dashboard_finds_data(
         empty = {
             query.replace("$job", ".*").replace(dashboard.RATE_INTERVAL, "1m")
             for family in FAMILIES
-            if family.name not in OF_DISCOVERY
             for query, _ in dashboard.queries(family)
         }
 

@@ -88,6 +88,7 @@ def _of_models(states: Iterable[ModelState]) -> Iterator[Metric]:
         (model_gauges.MODEL_INFLIGHT, "inflight"),
         (model_gauges.MODEL_QUEUED, "queued"),
         (model_gauges.MODEL_CAPACITY, "capacity"),
+        (model_gauges.MODEL_USABLE, "usable"),
         (model_gauges.DEMAND, "demand"),
     ):
         by_model = GaugeMetricFamily(family.name, family.about, labels=family.labels)

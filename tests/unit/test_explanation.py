@@ -4,11 +4,15 @@ from typing import Any
 
 import pytest
 
+from app.api import explanation
 from app.api.explanation import explanation_of, outcome_of
+from app.observability import request_record
 
 RECORD: dict[str, Any] = {
     "request_id": "r",
     "model": "llama",
+    "asked_model": "llama",
+    "fallback": None,
     "status": 200,
     "error": None,
     "rejection": None,
@@ -90,6 +94,7 @@ EXPLAINED = [
             "status": 503,
             "error": "no_endpoint",
             "attempts": [tried(None, "no_endpoint", 0)],
+            "pool_size": 2,
             "candidates": [seen(A, 0, "draining"), seen(B, 1, "ejected")],
         },
         (
@@ -99,7 +104,7 @@ EXPLAINED = [
     ),
     (
         {"status": 504, "error": "upstream_timeout", "attempts": [tried(A, "upstream_timeout", 60_000)]},
-        f"failed: upstream_timeout (status 504) after 340 ms, {A} gave upstream_timeout after 60.0 s",
+        (f"failed: upstream_timeout (status 504) after 340 ms, {A} exceeded a timeout after 60.0 s"),
     ),
     (
         {"status": 429, "attempts": [tried(A, "429")]},
@@ -112,8 +117,66 @@ EXPLAINED = [
             "5 requests were ahead when it came"
         ),
     ),
-    ({"status": 499, "attempts": [tried(A, "499")]}, f"the client left: after 340 ms, {A} gave 499 after 12 ms"),
-    ({"status": 404, "error": "model_not_found"}, "not served: model_not_found (status 404)"),
+    (
+        {"status": 499, "attempts": [tried(A, "503"), tried(B, "499")]},
+        f"the client left: after 340 ms, {A} gave 503 after 12 ms, it was with {B} for 12 ms",
+    ),
+    (
+        {"status": 499, "queue_ms": 340.0, "limit_scope": None, "limit": None, "in_flight": None, "ahead": None},
+        "the client left: after 340 ms, while it waited for an endpoint of llama",
+    ),
+    (
+        {"status": 404, "error": "model_not_found"},
+        "not served: model_not_found (status 404), no model, or no version of the model, has the requested name",
+    ),
+    (
+        {"status": 503, "error": "draining", "total_ms": 1.0},
+        "failed: draining (status 503) after 1 ms, the server is shutting down and takes no new requests",
+    ),
+    ({"status": 404}, "not served: the router serves no such request (status 404)"),
+    (
+        {"status": 400, "attempts": [tried(A, "400")]},
+        f"not served: the model server says that the request is at fault (status 400), {A} gave 400 after 12 ms",
+    ),
+    (
+        {"status": 502, "attempts": [tried(A, "upstream_broken")]},
+        (
+            "failed: the response was cut off in the middle (status 502) after 340 ms, "
+            f"{A} broke off, or its response was not HTTP, after 12 ms"
+        ),
+    ),
+    (
+        {"status": 503, "error": "no_endpoint", "attempts": [tried(None, "no_endpoint", 0)], "queue_ms": 2000.0},
+        (
+            "failed: no_endpoint (status 503) after 340 ms, model llama had no endpoint at all: discovery had found "
+            "none, after it had waited 2.0 s"
+        ),
+    ),
+    (
+        {
+            "asked_model": "big",
+            "fallback": "upstream_unreachable",
+            "attempts": [tried(A, "upstream_unreachable", 1), tried(B, "200")],
+        },
+        (
+            f"served: by {B}, in 340 ms, as a fallback, llama got it in place of big (upstream_unreachable), "
+            f"{A} could not be reached after 1 ms"
+        ),
+    ),
+    (
+        {
+            "status": 429,
+            "rejection": "model_limit_reached",
+            "limit_scope": "model",
+            "asked_model": "big",
+            "fallback": "status_5xx",
+            "attempts": [tried(A, "500")],
+        },
+        (
+            "rejected: model llama had 64 of 64 in flight, expected wait unknown, as a fallback, llama got it in place "
+            f"of big (status_5xx), {A} gave 500 after 12 ms"
+        ),
+    ),
 ]
 
 
@@ -122,3 +185,11 @@ def test_record_is_explained(given: dict[str, Any], words: str) -> None:
     """One sentence has what became of the request, which limit or endpoint decided, and the figures of that instant."""
     record = {**RECORD, **given}
     assert explanation_of({**record, "outcome": outcome_of(record)}) == words
+
+
+def test_every_error_is_explained() -> None:
+    """Whatever code a record has, the sentence says what it means, and which error it was."""
+    for code in request_record.CODES[1:]:
+        record = {**RECORD, "status": 502, "error": code}
+        assert code in explanation_of({**record, "outcome": outcome_of(record)})
+        assert explanation._ABOUT[code]

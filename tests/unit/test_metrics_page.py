@@ -102,7 +102,9 @@ class Writer:
 
 def state(*urls: str) -> SharedState:
     """Returns a state with these endpoints, and a model for each."""
-    models = [ModelState(f"model of {url}", index, 2, 3, 4, index + 0.5) for index, url in enumerate(urls)]
+    models = [
+        ModelState(f"model of {url}", index, 2, 3, 4, index + 0.5, index % 2 == 0) for index, url in enumerate(urls)
+    ]
     endpoints = [EndpointState(url, 5, index % 2 == 0) for index, url in enumerate(urls)]
     return SharedState(3, 2, 10, 2, 1, 7, endpoints, models)
 
@@ -329,7 +331,7 @@ def test_what_is_kept_is_bounded(folder: Folder) -> None:
         for accept in ("", OPENMETRICS, f"application/openmetrics-text; version=1.{number}"):
             folder.page(accept)
     series = 40
-    assert alive(Run, Series, Lines) - others <= 3 * series + (3 + 5) * 20
+    assert alive(Run, Series, Lines) - others <= 3 * series + (3 + 6) * 20
     assert alive_templates() <= 2
 
 

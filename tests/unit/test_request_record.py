@@ -8,6 +8,7 @@ import pytest
 from app.admission.permit import Permit
 from app.api.exchange import Exchange
 from app.api.request_recorder import RequestRecorder
+from app.config import fallback_reasons
 from app.errors import LimitReached, Overload
 from app.observability import request_record
 from app.observability.request_record import POLICY_NUMBERS, Attempted, RequestRecord
@@ -32,11 +33,11 @@ class Recorded:
     def record(self, exchange: Exchange, total_s: float = 1.5) -> RequestRecord:
         """Record this exchange, and read it."""
         self.recorder.record(exchange, total_s)
-        (copy,) = self.ring.copies(lambda _: None)
-        beginnings = request_record.beginnings(copy.now)
-        newest = max(range(len(beginnings)), key=lambda index: beginnings[index].number)
-        assert beginnings[newest].total_s == total_s
-        content = copy.record(newest)
+        numbers = self.ring.column(0, request_record.NUMBER)
+        newest = numbers.index(max(numbers))
+        assert self.ring.column(0, request_record.TOTAL, "d")[newest] == total_s
+        assert newest in request_record.may_be_of(exchange.request_id, self.ring.column(0, request_record.ID))
+        (content,) = self.ring.copies([(0, newest)], lambda _: None)
         assert content is not None
         return request_record.read(content)
 
@@ -141,15 +142,31 @@ def test_estimated_loads_are_read_as_such(recorded: Recorded) -> None:
     assert seen_of(seen) == Seen(None, 2.5, None)
 
 
+def test_first_fallback_is_read_as_it_was(recorded: Recorded) -> None:
+    """The model that was asked for, and why another one got the request: by whatever reason, beside four attempts."""
+    for reason in fallback_reasons.REASONS:
+        exchange = exchange_of(
+            model="third", fallbacks=(("first", "second", reason), ("second", "third", "status_5xx"))
+        )
+        exchange.attempts.extend(attempt_at(place, "500", [1 << BITS] * 8) for place in range(4))
+        record = recorded.record(exchange)
+        assert (record.asked, record.model, record.fallback) == (name_hash("first"), name_hash("third"), reason)
+        assert (len(record.attempts), len(record.candidates)) == (4, 8)
+    record = recorded.record(exchange_of())
+    assert (record.asked, record.fallback) == (0, "")
+
+
 def test_nothing_of_an_earlier_record_is_left(recorded: Recorded) -> None:
     """A record in the place of a fuller one has nothing of it."""
     full = exchange_of("f" * 100, overload=Overload("model", 5, 5, 5, 5), rejection="queue_full", error="queue_full")
     full.attempts.append(attempt_at(2, "503", [1 << BITS] * 8))
+    full.fallbacks = (("other", "llama", "no_endpoint"),)
     for _ in range(RECORDS):
         recorded.recorder.record(full, 2.0)
     record = recorded.record(exchange_of("s"))
     assert (record.overload, record.error, record.rejection) == (None, "", "")
     assert (record.attempts, record.candidates, record.policy, record.pool_size) == ([], [], "", 0)
+    assert (record.asked, record.fallback) == (0, "")
     assert record.is_of("s")
 
 
@@ -158,7 +175,7 @@ def test_memory_of_the_rings_is_bounded() -> None:
     parent = Parent(limit=1)
     ring = RequestRing(parent.table)
     assert len(ring.bytes) == 96 << 20
-    assert ring.copies(lambda _: None) == []
+    assert ring.slots() == []
     parent.close()
 
 

@@ -41,7 +41,7 @@ def test_policy_allows_this_page_only(tmp_path: Path) -> None:
     with LocalRouter(
         tmp_path, ADMIN_BIND="127.0.0.1:80"
     ) as local:  # which WSGI takes for the port of a request without one
-        answer = local.ask("GET", "/")
+        answer = local.ask("GET", "/", headers={"Host": "127.0.0.1"})
     rules = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == rules["frame-ancestors"] == "'none'"
     assert rules["connect-src"] == "'self'"
