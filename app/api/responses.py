@@ -17,9 +17,9 @@ from app.http_fields import Headers
 from app.protocols.calls import Attempts, Model, Reply
 from app.protocols.interfaces import Operation, ParsedCall, ProtocolAdapter
 from app.protocols.response_ids import ResponseIdReader
-from app.routing.created_responses import Creator
+from app.routing.created_responses import Creator, response_not_found
 from app.routing.registered_model import RegisteredModel
-from app.routing.registry import ModelRegistry, response_not_found
+from app.routing.registry import ModelRegistry
 from app.shared_memory.table import name_hash
 
 

@@ -20,6 +20,7 @@ one or two of them. All stores are made under the lock. A holder that is SIGKILL
 
 from typing import NamedTuple
 
+from app.errors import ResponseNotFound
 from app.shared_memory.table import Layout, SharedTable, name_hash
 
 MAX_RESPONSES = 1 << 16
@@ -109,3 +110,8 @@ class CreatedResponses:
             if entry == at + 1:
                 self._next[before] = self._next[at]
                 return
+
+
+def response_not_found(response_id: str) -> ResponseNotFound:
+    """Returns the error for a response that is not known, or not the caller's."""
+    return ResponseNotFound(f"no endpoint is known to have created a response {response_id[:100]!r}")

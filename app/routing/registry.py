@@ -14,12 +14,12 @@ from app.admission.model_limit import ModelLimit
 from app.config import route_schema
 from app.config.discovered import Source, expanded, source_of, sources_in
 from app.config.routes_source import Document, counted_as, endpoints_of, names_in, waiting_as
-from app.errors import ModelNotFound, ResponseNotFound
+from app.errors import ModelNotFound
 from app.net.tls_files import TlsContext
 from app.observability.endpoint_gauges import EndpointState
 from app.observability.model_gauges import ModelState
 from app.routing.back_off import pair
-from app.routing.created_responses import CreatedResponses
+from app.routing.created_responses import CreatedResponses, response_not_found
 from app.routing.endpoint import Endpoint, SharedRouting
 from app.routing.endpoint_connections import pools_of, tls_contexts
 from app.routing.endpoint_pool import EndpointPool
@@ -287,11 +287,6 @@ class ModelRegistry:
         if model.max_concurrency is None:
             return None
         return self._shared.limits.of(self._shared_ids[counted_as(model)], model.max_concurrency)
-
-
-def response_not_found(response_id: str) -> ResponseNotFound:
-    """Returns the error for a response that is not known, or not the caller's."""
-    return ResponseNotFound(f"no endpoint is known to have created a response {response_id[:100]!r}")
 
 
 def _head(endpoint: route_schema.Endpoint, credential: str | None) -> str:
