@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -169,11 +170,12 @@ def model_server(answer: bytes | None) -> str:
     KEPT.append(listener)
 
     def serve() -> None:
-        while answer:
-            client, _ = listener.accept()
-            with client:
-                client.recv(65536)
-                client.sendall(answer)
+        with suppress(OSError):  # it is closed
+            while answer:
+                client, _ = listener.accept()
+                with client:
+                    client.recv(65536)
+                    client.sendall(answer)
 
     threading.Thread(target=serve, daemon=True).start()
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -210,7 +212,13 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Response]:
         local.headers["X-Tenant"] = "t"
         local.router.models.publisher.publish_found({"dns m.test:80": ()})
         local.router.metrics.count_discovery("dns m.test:80", "ok")
-        return responses_of_failing_models(local)
+        found = responses_of_failing_models(local)
+    while KEPT:
+        listener = KEPT.pop()
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # ends the `accept` of its thread
+        listener.close()
+    return found
 
 
 def section(heading: str, document: str = API) -> str:
