@@ -44,6 +44,7 @@ class Exchange:
         "caller",
         "client_address",
         "earlier_s",
+        "endless",
         "error",
         "fallbacks",
         "method",
@@ -71,6 +72,8 @@ class Exchange:
         self.adapter: ProtocolAdapter | None = None
         """The protocol by which it came; None: one that every model serves."""
         self.status = 500
+        self.endless = False
+        """Whether its response ends only when the client leaves, which is then no early end."""
         self.queue_s = self.model_s = 0.0
         self.earlier_s = 0.0
         """Of `model_s`: what passed with models before the last one."""

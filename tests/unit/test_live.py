@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from falcon import testing
 
 from app.api import live
 from app.api.live import LiveFeed
@@ -118,3 +119,14 @@ def test_members_of_an_event_are_documented(tmp_path: Path) -> None:
     section = (Path(__file__).parents[2] / "docs" / "status-page.md").read_text().partition("| Member | Is |")[2]
     named = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
     assert sorted(event) == sorted(re.findall(r"`(\w+)`", " ".join(named)))
+
+
+def test_page_that_is_closed_is_logged_as_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The stream has no other end than its reader's: its line has the status 200, and none is written for errors."""
+    for wanted, expected in (("all", [("/admin/live", 200)]), ("errors", [])):
+        with LocalRouter(tmp_path / wanted, ADMIN_BIND="127.0.0.1:1", ACCESS_LOG=wanted) as local:
+            body = local.application(testing.create_environ("/admin/live", port=1), testing.StartResponseMock())
+            assert b"retry" in next(iter(body))
+            body.close()  # type: ignore[attr-defined]  # the outermost layer's has it
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "router.access" in line]
+        assert [(line["path"], line["status"]) for line in lines] == expected
