@@ -84,7 +84,8 @@ class LiveFeed:
     def _figures(self, state: SharedState, figures: LiveFigures) -> dict[str, Any]:
         """Returns an event's content."""
         facts = self.facts(state)
-        endpoints = facts.pop("endpoints")
+        for endpoint in facts["endpoints"]:
+            endpoint.update(figures.of_endpoint(endpoint["url"]))
         return {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "in_flight": state.inflight,
@@ -106,7 +107,6 @@ class LiveFeed:
                 }
                 for model in state.models
             ],
-            "endpoints": [{**endpoint, **figures.of_endpoint(endpoint["url"])} for endpoint in endpoints],
             **facts,
         }
 
