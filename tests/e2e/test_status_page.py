@@ -181,7 +181,9 @@ def test_lost_connection_is_shown_and_retried(
     """When the router is gone the page says so, and goes on by itself when it is back."""
     router = start(ADMIN_BIND=admin)
     page = open_page()
+    page.clock.install()  # it runs on; the page need not wait as long as it would
     router.stop()
+    page.clock.fast_forward(3_000)
     page.wait_for_selector("#link.lost")
     assert "lost" in text(page, "#say")
     assert not AXE.exists() or violations(page) == []
@@ -205,9 +207,9 @@ def test_reload_of_the_workers_is_no_lost_connection(plain: Router, open_page: C
 def test_tabs_of_one_browser_share_a_stream(
     plain: Router, new_context: Callable[..., "BrowserContext"], complaints: list[str]
 ) -> None:
-    """Ten tabs are live, though a browser has six connections to a server. When the reading tab goes, another reads."""
+    """Eight tabs are live, though a browser has six connections to a server. When the reader goes, another reads."""
     context = new_context()
-    pages = [context.new_page() for _ in range(10)]
+    pages = [context.new_page() for _ in range(8)]
     for page in pages:
         page.goto(ADMIN_URL)
         page.wait_for_selector("#link.live")
@@ -218,6 +220,7 @@ def test_tabs_of_one_browser_share_a_stream(
     until(lambda: sum(page.evaluate(reads) for page in pages) == 1, "another tab reads")
     for page in pages:
         page.evaluate("heardAt = shownAt = -Infinity")
+    for page in pages:
         page.wait_for_function("() => performance.now() - shownAt < 2000")
     assert not complaints
 

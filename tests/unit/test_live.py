@@ -4,6 +4,8 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import gevent
 import pytest
@@ -11,6 +13,7 @@ from falcon import testing
 
 from app.api import live
 from app.api.live import LiveFeed
+from app.api.live_facts import LiveFacts
 from app.observability.metrics import Metrics, SharedState
 from tests.support.local_router import LocalRouter
 
@@ -130,3 +133,18 @@ def test_page_that_is_closed_is_logged_as_no_error(tmp_path: Path, capsys: pytes
             body.close()  # type: ignore[attr-defined]  # the outermost layer's has it
         lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "router.access" in line]
         assert [(line["path"], line["status"]) for line in lines] == expected
+
+
+def test_first_rejection_is_looked_for_at_once() -> None:
+    """Its explanation is in the next event, however lately the page was opened; without one no record is read."""
+    looked = []
+
+    def newest(wanted: object, most: int) -> list[dict[str, Any]]:
+        looked.append(most)
+        return []
+
+    facts = LiveFacts(Mock(), Mock(newest=newest), Mock())
+    facts._latest_rejections(0)
+    assert not looked
+    facts._latest_rejections(1)
+    assert len(looked) == 1

@@ -183,7 +183,7 @@ def test_files_of_callers_are_not_needed(commands: Commands, tmp_path: Path) -> 
     """The log of one machine is replayed on another, which has neither its keys nor its certificates."""
     (tmp_path / "routes.toml").write_text(ROUTES)
     tokens = {"JWT_ISSUER": "https://i", "JWT_AUDIENCE": "a", "JWT_JWKS": "/none"}
-    files = {"KEYS_FILE": "/none.toml", "TLS_CERT_FILE": "/none.pem", **tokens}
+    files: dict[str, Any] = {"KEYS_FILE": "/none.toml", "TLS_CERT_FILE": "/none.pem", **tokens}
     log = write(tmp_path, [line(0, 10)])
     done = commands("replay", log, "--routes", tmp_path / "routes.toml", "--json", **files)
     assert done.code == 0, done.err
