@@ -87,7 +87,7 @@ class Exchange:
         """Every change to another model: from which one, to which one, and why."""
         self.trace: Trace | None = None
         self.reply_headers: Sequence[tuple[str, str]] = ()
-        """The headers of the model server's response, to be passed on."""
+        """What Falcon need not look at: the headers of the model server's response, or the challenges of a 401."""
         self.traffic: ModelTraffic | None = None
         """Counts for the model that serves it, or the last one that was tried."""
         self.caller: Caller | None = None

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.chromium import AXE, PROGRAM, launch, violations
 from tests.support.clients import Crowd, chat
+from tests.support.credentials import digest_of
 from tests.support.gate import Gate
 from tests.support.router import Router, free_port, until
 from tests.support.upstream import Hold, Upstream
@@ -330,3 +331,13 @@ def test_page_that_is_not_allowed_any_more_says_so(plain: Router, new_context: C
     assert "Reload" in text(page, "#say")
     page.wait_for_timeout(1200)  # longer than two attempts are apart at first
     assert len(asked) == 1
+
+
+def test_browser_asks_for_the_key_of_the_page(
+    start: Callable[..., Router], open_page: Callable[..., "Page"], admin: str, complaints: list[str]
+) -> None:
+    """A browser is asked for a password in a way that it understands, and sends it with the live events too."""
+    start(ADMIN_BIND=admin, ADMIN_KEY_SHA256=digest_of("operator"), WEB_CONCURRENCY=1)
+    page = open_page(http_credentials={"username": "anyone", "password": "operator"})
+    assert page.title().startswith("0/")
+    assert not complaints
