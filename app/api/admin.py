@@ -127,8 +127,10 @@ class EndpointsResource:
 
 def endpoint_shown(report: EndpointReport) -> dict[str, Any]:
     """Returns an endpoint as it is shown."""
-    error = report.last_error
-    return {**report._asdict(), "last_error": None if error is None else error._asdict()}
+    shown = report._asdict()
+    if report.last_error is not None:
+        shown["last_error"] = report.last_error._asdict()
+    return shown
 
 
 class QueueResource:

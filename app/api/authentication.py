@@ -59,8 +59,8 @@ class Authentication:
                 req.uri_template = route[3]
             if isinstance(error, Unauthorized):
                 self._metrics.unauthorized[error.reason].inc()
-                for challenge in challenges(error):
-                    resp.append_header("WWW-Authenticate", challenge)
+                # A line for each: Falcon would join them, and browsers take no second challenge of a line for one.
+                environ[ENVIRON_KEY].reply_headers = [("WWW-Authenticate", each) for each in challenges(error)]
             raise
 
 

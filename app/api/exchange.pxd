@@ -8,6 +8,7 @@ cdef class Exchange:
     cdef public str model
     cdef public object adapter
     cdef public int status
+    cdef public bint endless
     cdef public double queue_s
     cdef public double model_s
     cdef public double earlier_s

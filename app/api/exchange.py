@@ -44,6 +44,7 @@ class Exchange:
         "caller",
         "client_address",
         "earlier_s",
+        "endless",
         "error",
         "fallbacks",
         "method",
@@ -71,6 +72,8 @@ class Exchange:
         self.adapter: ProtocolAdapter | None = None
         """The protocol by which it came; None: one that every model serves."""
         self.status = 500
+        self.endless = False
+        """Whether its response ends only when the client leaves, which is then no early end."""
         self.queue_s = self.model_s = 0.0
         self.earlier_s = 0.0
         """Of `model_s`: what passed with models before the last one."""
@@ -84,7 +87,7 @@ class Exchange:
         """Every change to another model: from which one, to which one, and why."""
         self.trace: Trace | None = None
         self.reply_headers: Sequence[tuple[str, str]] = ()
-        """The headers of the model server's response, to be passed on."""
+        """What Falcon need not look at: the headers of the model server's response, or the challenges of a 401."""
         self.traffic: ModelTraffic | None = None
         """Counts for the model that serves it, or the last one that was tried."""
         self.caller: Caller | None = None

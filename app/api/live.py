@@ -16,6 +16,7 @@ import msgspec
 from gevent.event import Event
 
 from app.api.admin_access import AdminAccess
+from app.api.exchange import ENVIRON_KEY
 from app.observability import live_figures
 from app.observability.live_figures import LiveFigures
 from app.observability.metrics import Metrics, SharedState
@@ -83,7 +84,8 @@ class LiveFeed:
     def _figures(self, state: SharedState, figures: LiveFigures) -> dict[str, Any]:
         """Returns an event's content."""
         facts = self.facts(state)
-        endpoints = facts.pop("endpoints")
+        for endpoint in facts["endpoints"]:
+            endpoint.update(figures.of_endpoint(endpoint["url"]))
         return {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "in_flight": state.inflight,
@@ -105,7 +107,6 @@ class LiveFeed:
                 }
                 for model in state.models
             ],
-            "endpoints": [{**endpoint, **figures.of_endpoint(endpoint["url"])} for endpoint in endpoints],
             **facts,
         }
 
@@ -119,6 +120,7 @@ class LiveResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._access.check(req)
+        req.env[ENVIRON_KEY].endless = True  # a page that is closed is no error of its client
         resp.content_type = "text/event-stream"
         resp.set_header("Cache-Control", "no-store")
         resp.set_header("X-Accel-Buffering", "no")  # nginx would keep events back until its buffer is full

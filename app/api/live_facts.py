@@ -26,7 +26,7 @@ class LiveFacts:
         self._drain = drain
         self._build = {"version": metadata.version("inference-router"), "form": form()}
         self._rejections: list[dict[str, Any]] = []
-        self._rejected = self._rejected_before = -1
+        self._rejected = self._rejected_before = 0
         """How many rejections there were at the event before, and at the one before those that are shown were found."""
         self._looked_at = 0.0
 

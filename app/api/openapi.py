@@ -6,7 +6,7 @@ may have any further members, and successful responses any content.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from importlib import metadata
 from typing import Any
@@ -19,8 +19,10 @@ from app.api.own_paths import ABOUT_BODIES, OwnPath
 from app.api.path_access import Needs, needs
 from app.config.settings import Settings
 from app.errors import (
+    LIMIT_SCOPES,
     AuthenticationUnavailable,
     ModelNotAllowed,
+    Overload,
     ResponseNotFound,
     RouterError,
     Unauthorized,
@@ -34,6 +36,12 @@ _Document = dict[str, Any]
 _OF_ACCESS = (Unauthorized, AuthenticationUnavailable, ModelNotAllowed)
 _OF_ROUTER = "the router"
 _ANY: _Document = {"*/*": {}}
+_OVERLOAD = Overload("router", limit=1, in_flight=1, expected_wait_ms=1)._asdict()
+"""What a 429 says of the limit that was met."""
+_OF_OVERLOAD: dict[str, _Document] = {
+    "limit_scope": {"enum": list(LIMIT_SCOPES)},
+    "expected_wait_ms": {"type": ["integer", "null"]},
+}
 _INDEX = "A JSON object, or nothing at all."
 
 
@@ -229,23 +237,24 @@ def _error_responses(
     return responses
 
 
-def _example(form: ErrorBody) -> tuple[str, Any]:
-    content_type, body = form(429, "limit_reached", "text")
+def _example(form: ErrorBody, overload: Mapping[str, object] = problem.NO_MORE) -> tuple[str, Any]:
+    content_type, body = form(429, "limit_reached", "text", overload)
     return content_type, msgspec.json.decode(body)
 
 
 def _error_schema(form: ErrorBody) -> _Document:
-    schema = _schema(_example(form)[1])
+    schema = _schema(_example(form, _OVERLOAD)[1], _example(form)[1])
     if form is openai.ADAPTER.error_body:  # model servers' own errors have this form too, and no code or a number
         schema["properties"]["error"]["properties"]["code"] = {"type": ["string", "integer", "null"]}
     return schema
 
 
-def _schema(example: Any) -> _Document:
-    """Returns the schema of what looks like this."""
+def _schema(example: Any, least: Any) -> _Document:
+    """Returns the schema of what looks like this. Members that `least` lacks need not be there."""
     if isinstance(example, dict):
-        members = {name: _schema(value) for name, value in example.items()}
-        return {"type": "object", "properties": members, "required": list(members)}
+        members = {name: _schema(value, least.get(name)) for name, value in example.items()}
+        members |= {name: schema for name, schema in _OF_OVERLOAD.items() if name in members}
+        return {"type": "object", "properties": members, "required": [name for name in members if name in least]}
     return {} if example is None else {"type": "integer" if isinstance(example, int) else "string"}
 
 

@@ -83,7 +83,7 @@ class _ResponseBody:
                 close_pieces()
         finally:
             exchange.release(self._complete)
-            if not self._complete:
+            if not self._complete and not exchange.endless:
                 exchange.status = CLIENT_CLOSED_REQUEST
             on_end(exchange)
 

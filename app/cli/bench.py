@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from app.cli.load import Bounds, Measured, Target, run, target
-from app.cli.output import console, json_option, print_json, print_table
+from app.cli.output import INTERRUPTED, console, json_option, moves_cursor, print_json, print_table
 from app.cli.quantiles import histogram, quantile
 
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -40,7 +40,7 @@ _DEFAULT_S = 10.0
 def command(url: str, direct: str | None, as_json: bool, **options: Any) -> None:
     """Send requests to URL and show how long they took: to the end, and to the first token.
 
-    Exits with 1 if no request succeeded.
+    Ctrl-C ends it early, with the figures until then. Exits with 1 if no request to one of the servers succeeded.
     """
     body = options["body"].read() if options["body"] else _body(options)
     headers = tuple(_header(text) for text in options["headers"])
@@ -56,7 +56,10 @@ def command(url: str, direct: str | None, as_json: bool, **options: Any) -> None
         print_json({"server": documents[0], "direct": documents[1] if direct else None, "ratio": ratio})
     else:
         _print(documents, measured, ratio)
-    click.get_current_context().exit(0 if all(one.times for one in measured) else 1)
+    interrupted = any(one.interrupted for one in measured)
+    if interrupted:
+        click.echo("interrupted: the figures are those until then", err=True)
+    click.get_current_context().exit(INTERRUPTED if interrupted else 0 if all(one.times for one in measured) else 1)
 
 
 def _body(options: dict[str, Any]) -> bytes:
@@ -84,6 +87,8 @@ def _measure(servers: list[Target], bounds: Bounds) -> list[Measured]:
         for number in range(rounds):
             for server, total in zip(servers, measured, strict=True):
                 total.add(run(server, _part(bounds, rounds, number), advance))
+                if total.interrupted:
+                    return measured
     return measured
 
 
@@ -102,7 +107,7 @@ def _progress(servers: list[Target], bounds: Bounds) -> Iterator[Any]:
 
     terminal = console(stderr=True)
     total = bounds.requests or bounds.seconds or 1
-    with Progress(console=terminal, disable=not terminal.is_terminal, transient=True) as progress:
+    with Progress(console=terminal, disable=not moves_cursor(stderr=True), transient=True) as progress:
         task = progress.add_task("requests" if bounds.requests else "seconds", total=total * len(servers))
         if bounds.requests:
             yield lambda: progress.advance(task)

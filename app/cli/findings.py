@@ -52,20 +52,20 @@ class Findings(NamedTuple):
 def check(environ: Mapping[str, str]) -> Findings:
     """Returns what a router with this environment would be, and all that would stop its start."""
     settings, problems = _settings(environ)
-    file = environ.get("ROUTES_FILE", "").strip()
+    file, keys = (_file(environ, problems, variable) for variable in ("ROUTES_FILE", "KEYS_FILE"))
     routes = None
-    if file and not any(problem.text.startswith("ROUTES_FILE=") for problem in problems):
+    if file:
         routes, wrong = _routes(file)
         problems += wrong
         if routes is not None:
             problems += _tls_files(routes, file)
     elif settings is not None:
         routes = RoutesSource(settings, environ).load().routes
+    if keys:
+        problems += _keys(keys)
     if settings is not None:
         if routes is not None:
             problems += _credentials(settings, environ, routes, file)
-        if settings.keys_file:
-            problems += _keys(settings.keys_file)
         for look in (check_tokens, listener_tls, reserve_connections):
             try:
                 look(settings)
@@ -93,6 +93,12 @@ def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, list[Problem
         else:
             return (None if wrong else settings), [problem for _, problem in wrong]
     return None, [problem for _, problem in wrong]
+
+
+def _file(environ: Mapping[str, str], problems: list[Problem], variable: str) -> str:
+    """Returns the path in this variable, which is read whatever is wrong with others; nothing if it is wrong itself."""
+    wrong = any(problem.text.startswith(f"{variable}=") for problem in problems)
+    return "" if wrong else environ.get(variable, "").strip()
 
 
 def _routes(file: str) -> tuple[Routes | None, list[Problem]]:
@@ -141,11 +147,12 @@ def _credentials(settings: Settings, environ: Mapping[str, str], routes: Routes,
 
 def _keys(file: str) -> list[Problem]:
     """Returns what is wrong with the keys file."""
+    mistakes: list[Mistake] = []
     try:
-        read_keys(Path(file))
+        read_keys(Path(file), mistakes)
     except KeysError as error:
-        return [_located(str(error), file)]
-    return []
+        return [*_problems(mistakes, file), _located(str(error), file)]
+    return _problems(mistakes, file)
 
 
 def _line_of(file: str, word: str) -> int:

@@ -4,6 +4,7 @@ The requests go through the router's own strict HTTP client, so an error has the
 of the connections sends its next request when the response before it has ended (a closed loop).
 """
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Measured:
     """By their kind."""
     tokens: int = 0
     """Events that carry output."""
+    interrupted: bool = False
+    """Whether Ctrl-C ended it."""
 
     def add(self, other: "Measured") -> None:
         """Add another load's."""
@@ -65,6 +68,7 @@ class Measured:
         self.first_output += other.first_output
         self.errors += other.errors
         self.tokens += other.tokens
+        self.interrupted |= other.interrupted
 
 
 def target(base: str, path: str, body: bytes, headers: tuple[tuple[str, str], ...], timeout_s: float) -> Target:
@@ -83,15 +87,22 @@ def target(base: str, path: str, body: bytes, headers: tuple[tuple[str, str], ..
 
 
 def run(target: Target, bounds: Bounds, on_end: Callable[[], None]) -> Measured:
-    """Send the load, and call `on_end` after every request. Returns what was measured."""
+    """Send the load, and call `on_end` after every request. Returns what was measured, until Ctrl-C if that comes."""
     load = _Load(target, bounds, on_end)
     began = monotonic()
     senders = [gevent.spawn(load.send) for _ in range(bounds.connections)]
+
+    def interrupt() -> None:
+        load.measured.interrupted = True
+        gevent.killall(senders, block=False)
+
+    on_signal = gevent.signal_handler(signal.SIGINT, interrupt)
     try:
         gevent.joinall(senders, timeout=bounds.seconds, raise_error=True)
         load.stop()
         gevent.joinall(senders, timeout=target.timeout_s, raise_error=True)
     finally:
+        on_signal.cancel()
         gevent.killall(senders)
         load.close()
     load.measured.seconds = monotonic() - began

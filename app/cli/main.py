@@ -4,15 +4,23 @@ import logging
 import os
 import sys
 from importlib import import_module, metadata
+from io import TextIOWrapper
 from typing import Any
 
 import click
 
+from app.cli.output import INTERRUPTED, print_json_line
 from app.compiled import form
 from app.errors import RouterError
 
 COMMANDS = ("run", "check", "routes", "endpoints", "top", "explain", "keys", "bench", "replay", "completion")
 """In the order in which the help lists them. Each is `command` in the module of its name, imported when it is used."""
+
+_WANTS_JSON = "app.cli.wants_json"
+
+
+class _Interrupted(click.ClickException):
+    exit_code = INTERRUPTED
 
 
 class _Commands(click.Group):
@@ -31,11 +39,23 @@ class _Commands(click.Group):
             ctx.fail(f"there is no command {args[0]!r}: there are {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_WANTS_JSON] = "--json" in args  # a command that is called wrongly has no options that were parsed
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Where it fails, standard output has a JSON document all the same if JSON is asked for."""
         try:
             return super().invoke(ctx)
-        except RouterError as error:
-            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            error: click.ClickException = _Interrupted("interrupted")
+        except click.ClickException as raised:
+            error = raised
+        except RouterError as raised:
+            error = click.ClickException(str(raised))
+        if ctx.meta[_WANTS_JSON]:
+            print_json_line({"error": error.format_message()})
+        raise error
 
 
 def version() -> str:
@@ -57,7 +77,7 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 def cli(context: click.Context) -> None:
     """An inference router with one exact concurrency cap. Settings come from the environment.
 
-    Exit codes: 0 it is as it should be, 1 it is not, 2 the command was called wrongly.
+    Exit codes: 0 it is as it should be, 1 it is not, 2 the command was called wrongly, 130 it was interrupted.
     """
     _log_to_stderr()
     context.obj = dict(os.environ)  # here alone does the command line read it
@@ -78,4 +98,7 @@ def _log_to_stderr() -> None:
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # the lines of a table are not in every character set
     cli(prog_name="inference-router")

@@ -9,7 +9,7 @@ import click
 from app.cli.access_log import LogError, read_log
 from app.cli.output import json_option, print_json, print_table
 from app.cli.replay_report import report
-from app.cli.replay_router import replay_router
+from app.cli.replay_router import not_modelled, replay_router
 from app.cli.simulation import Simulation
 
 _VARIABLES = {"cap": "MAX_CONCURRENCY", "queue_size": "QUEUE_SIZE", "queue_timeout_ms": "QUEUE_TIMEOUT_MS"}
@@ -56,7 +56,9 @@ def command(  # noqa: PLR0913, PLR0917  # the options
             "queue_timeout_ms": router.settings.queue_timeout_ms,
             "seed": seed,
         }
-    made = {"settings": settings, "other_lines": read.other_lines, **report(read.requests, results)}
+        left_out = not_modelled(router.models.registry.routes)
+    figures = report(read.requests, results)
+    made = {"settings": settings, "other_lines": read.other_lines, "not_modelled": left_out, **figures}
     if as_json:
         print_json(made)
     else:
@@ -78,6 +80,7 @@ def _print(made: dict[str, Any]) -> None:
             ("Endpoint", "Requests", "Failed", "Most in flight", "Mean in flight"),
             [tuple(endpoint.values()) for endpoint in after["endpoints"]],
         )
+    click.echo(f"Not modelled: {'; '.join(made['not_modelled'])}. A request takes as long inside its model as it did.")
 
 
 def _rows(names: Sequence[str], before: dict[str, Any], after: dict[str, Any]) -> list[tuple[object, ...]]:

@@ -20,15 +20,36 @@ from app.config.routes_source import read_file
 from app.config.settings import load_settings
 from app.errors import RoutesError
 
+_OF_CALLERS = ("KEYS_FILE", "JWT_", "TENANT_HEADER", "TRUSTED_PROXIES", "TLS_")
+"""How the variables begin that say who may connect, and how: nobody does, and their files may be elsewhere."""
+
+
+def not_modelled(routes: Routes) -> list[str]:
+    """Returns what these routes would do and a replay does not, in words."""
+    models = routes.models
+    several = any(len(version.endpoints) > 1 for model in models for version in model.versions)
+    by_key = sorted({model.balancing for model in models} & {"session", "prefix", "prefix_hash"})
+    found = {
+        "retries": several,
+        "fallbacks to other models": any(model.fallback for model in models),
+        "waits for an endpoint (no_endpoint_wait_s)": any(model.no_endpoint_wait_s for model in models),
+        f"keys and prompts, which are not in a log ({', '.join(by_key)})": bool(by_key),
+        "loads that endpoints report (least_load)": any(model.balancing == "least_load" for model in models),
+        "health checks": any(version.endpoints for model in models for version in model.versions),
+        "limits of tenants": True,
+    }
+    return [words for words, concerns in found.items() if concerns]
+
 
 @contextmanager
 def replay_router(environ: Mapping[str, str], requests: Sequence[Logged]) -> Iterator[Router]:
-    """Yields the router of this environment. Credentials are left out: nothing is sent.
+    """Yields the router of this environment. Credentials and keys are left out: nothing is sent, and nobody connects.
 
     A version whose endpoints would be discovered has those that the requests of its model had. Raises a RouterError.
     """
     with TemporaryDirectory() as folder:
-        environ = {**environ, "INITIAL_HEALTH": "healthy", "WEB_CONCURRENCY": "1", "PROMETHEUS_MULTIPROC_DIR": ""}
+        environ = {name: value for name, value in environ.items() if not name.startswith(_OF_CALLERS)}
+        environ |= {"INITIAL_HEALTH": "healthy", "WEB_CONCURRENCY": "1", "PROMETHEUS_MULTIPROC_DIR": ""}
         given = environ.get("ROUTES_FILE", "").strip()
         if given:
             routes = parse_routes(read_file(Path(given)), given)

@@ -8,8 +8,8 @@ What is assumed:
 - A request takes as long inside the model as it did, on whichever endpoint and with however many beside it. One that
   was rejected takes as long as a random one of the same model.
 - A client that left leaves again, after the same time.
-- An endpoint that failed a request fails it again; another endpoint serves it. Nothing is retried, and no health is
-  checked. No key is known: `session`, `prefix` and `prefix_hash` balance as without one.
+- An endpoint that failed a request fails it again; another endpoint serves it.
+- What `replay_router.not_modelled` lists does not happen: retries, fallbacks, health checks and more.
 """
 
 import heapq

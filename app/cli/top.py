@@ -1,6 +1,5 @@
 """`top`: the figures of a running router, once a second, in the terminal."""
 
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -9,7 +8,7 @@ import click
 
 from app.cli import endpoints
 from app.cli.admin import Admin, admin_option
-from app.cli.output import console, json_option, print_json_line, shown, table
+from app.cli.output import console, json_option, moves_cursor, print_json_line, shown, table
 
 _TIMES = {"queue": "in the queue", "first_token": "to the first token", "in_model": "in the model"}
 _BAR = 40
@@ -37,7 +36,7 @@ def command(count: int | None, admin: Admin, as_json: bool) -> None:
 
 def _show(events: Iterator[dict[str, Any]]) -> None:
     terminal = console()
-    if not sys.stdout.isatty():
+    if not moves_cursor():
         for event in events:
             terminal.print(picture(event))
         return
@@ -67,7 +66,7 @@ def picture(event: dict[str, Any]) -> Any:
                 for model in event.get("models", ())
             ],
         ),
-        table(endpoints.COLUMNS, endpoints.rows(event.get("endpoints", ()))),
+        table(endpoints.COLUMNS, endpoints.rows(sorted(event.get("endpoints", ()), key=_is_used))),
     )
 
 
@@ -91,6 +90,11 @@ def _head(event: dict[str, Any]) -> Iterator[Any]:
             values = ", ".join(f"{name} {seconds * 1000:,.0f} ms" for name, seconds in found.items())
             yield Text(f"time {words}: {values}")
     yield Text(f"{shown(event.get('time'))}, {shown(event.get('pod'))}, {shown(event.get('workers'))} workers", "dim")
+
+
+def _is_used(endpoint: dict[str, Any]) -> bool:
+    """Whether it gets requests. The others come first: a screen may be too small for all."""
+    return endpoint.get("state") in ("healthy", "unknown")
 
 
 def _rates(figures: dict[str, Any]) -> tuple[float | None, ...]:

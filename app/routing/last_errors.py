@@ -46,6 +46,8 @@ class LastErrors:
     def of(self, shared_id: int) -> LastError | None:
         """Returns the last error of the endpoint with this id, None if there was none."""
         at = shared_id * _WORDS
+        if not self._words[at]:  # as with most: a word is read at once, and no lock is worth to see it a moment later
+            return None
         with self._lock:
             when, length = self._words[at], self._words[at + 1]
             content = bytes(self._bytes[(at + 2) * 8 : (at + 2) * 8 + length])

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
-from tests.support.command_line import COMMAND, environ_of, run
+from tests.support.command_line import COMMAND, Commands, environ_of
 from tests.support.router import ROOT, Router, free_port, until
 from tests.support.upstream import Reply, Seen, Upstream
 
@@ -28,6 +28,13 @@ MANUAL = (ROOT / "docs/cli.md").read_text()
 COMMANDS = re.findall(r"^    (inference-router .+)$", MANUAL, re.MULTILINE)
 """Every command that the manual shows; `run`, which does not end, stands with its settings and is not among them."""
 LIVE = {"in_flight": 1, "limit": 2, "queued": 3, "requests_per_s": 4.5, "models": [], "endpoints": []}
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Commands]:
+    """Runs commands."""
+    with Commands() as running_commands:
+        yield running_commands
 
 
 class Running(NamedTuple):
@@ -106,7 +113,7 @@ def test_log_is_json_where_nobody_reads_it(start: Callable[..., Router]) -> None
     assert "listening  http" not in router.log()
 
 
-def test_keys_of_the_command_line_open_a_router(start: Callable[..., Router], tmp_path: Path) -> None:
+def test_keys_of_the_command_line_open_a_router(start: Callable[..., Router], tmp_path: Path, run: Commands) -> None:
     """The lines of `keys new` are a file that the router takes, and what `keys digest` prints opens its pages."""
     secret, _, lines = run("keys", "new", "--tenant", "t", "--expires", "2130-01-31").out.partition("\n")
     file, admin = tmp_path / "keys.toml", f"127.0.0.1:{free_port()}"
@@ -152,7 +159,7 @@ def ask(running: Running, model: str, request_id: str) -> int:
     return requests.post(f"{running.url}/v1/chat/completions", json=body, headers=headers, timeout=20).status_code
 
 
-def test_routes_and_endpoints_of_a_running_router(running: Running) -> None:
+def test_routes_and_endpoints_of_a_running_router(running: Running, run: Commands) -> None:
     """They are asked for at the admin listener, which the environment names, and shown as table and as JSON."""
     shown = run("routes", ROUTER_ADMIN_URL=running.admin)
     assert shown.code == 0
@@ -162,7 +169,7 @@ def test_routes_and_endpoints_of_a_running_router(running: Running) -> None:
     assert (endpoint["url"], endpoint["models"]) == (running.model_server, ["llama"])
 
 
-def test_endpoint_is_drained_and_used_again(running: Running) -> None:
+def test_endpoint_is_drained_and_used_again(running: Running, run: Commands) -> None:
     """Its state changes for all workers, by its id; an id that is not served is an error of one line."""
     one = ("--admin", running.admin, "--json")
     (endpoint,) = run("endpoints", *one).json()["endpoints"]
@@ -175,7 +182,7 @@ def test_endpoint_is_drained_and_used_again(running: Running) -> None:
     assert "404" in wrong.err
 
 
-def test_request_is_explained_in_words(running: Running) -> None:
+def test_request_is_explained_in_words(running: Running, run: Commands) -> None:
     """What became of it, its times and its attempts; a request that nobody knows is an error."""
     assert ask(running, "llama", "explained-1") == 200
     done = run("explain", "explained-1", "--admin", running.admin)
@@ -187,7 +194,7 @@ def test_request_is_explained_in_words(running: Running) -> None:
     assert (unknown.code, unknown.out) == (1, "")
 
 
-def test_router_that_is_not_there_is_one_line() -> None:
+def test_router_that_is_not_there_is_one_line(run: Commands) -> None:
     """It says where it was looked for, and how to say where it is."""
     done = run("routes", "--admin", f"http://127.0.0.1:{free_port()}")
     assert (done.code, done.out) == (1, "")
@@ -196,7 +203,7 @@ def test_router_that_is_not_there_is_one_line() -> None:
     assert "Traceback" not in done.err
 
 
-def test_admin_key_is_sent_and_not_shown() -> None:
+def test_admin_key_is_sent_and_not_shown(run: Commands) -> None:
     """As a bearer token, from the environment; what the router says of a wrong one is passed on without it."""
     with Upstream(lambda seen, reply: reply.send(401, b'{"detail": "the key is wrong"}')) as server:
         done = run("routes", "--admin", server.url, ROUTER_ADMIN_KEY="SECRET")
@@ -220,7 +227,7 @@ def live(*events: dict[str, object]) -> Iterator[str]:
         yield server.url
 
 
-def test_top_shows_each_event_once() -> None:
+def test_top_shows_each_event_once(run: Commands) -> None:
     """As a picture where nobody can move the cursor, as one line of JSON for programs, and no more than wanted."""
     with live(LIVE, {**LIVE, "in_flight": 2}, LIVE) as url:
         lines = run("top", "--count", 2, "--json", "--admin", url).out.splitlines()
@@ -228,12 +235,14 @@ def test_top_shows_each_event_once() -> None:
         shown = run("top", "--count", 1, "--admin", url)
         ended = run("top", "--count", 9, "--json", "--admin", url)
     assert re.search(r"in flight +1 of 2 .*queued 3", shown.out)
-    assert (ended.code, len(ended.out.splitlines())) == (1, 3)
+    *figures, error = ended.out.splitlines()
+    assert (ended.code, len(figures)) == (1, 3)
     assert "the router ended the stream" in ended.err
+    assert "the router ended the stream" in json.loads(error)["error"]
     assert "4.5 requests" in shown.out
 
 
-def test_top_of_a_running_router(running: Running) -> None:
+def test_top_of_a_running_router(running: Running, run: Commands) -> None:
     """Its load, its models and its endpoints, as the status page has them."""
     event = json.loads(run("top", "--count", 1, "--json", "--admin", running.admin).out)
     assert (event["limit"], [model["name"] for model in event["models"]]) == (2, ["llama", "slow"])
@@ -242,7 +251,7 @@ def test_top_of_a_running_router(running: Running) -> None:
     assert re.search(rf"{running.model_server} +llama +", shown)
 
 
-def test_replay_of_the_routers_own_log_agrees_with_it(running: Running) -> None:
+def test_replay_of_the_routers_own_log_agrees_with_it(running: Running, run: Commands) -> None:
     """A burst over a model's limit: the same requests are rejected again, and none with another limit."""
     before = running.log.stat().st_size
     with ThreadPoolExecutor(8) as clients:
@@ -261,7 +270,7 @@ def test_replay_of_the_routers_own_log_agrees_with_it(running: Running) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_of_the_manual_work(command: str, running: Running) -> None:
+def test_commands_of_the_manual_work(command: str, running: Running, run: Commands) -> None:
     """Each is run as it stands there, with a real router at the addresses that it names."""
     assert ask(running, "llama", "517160bde25c27867df3e0d1ec5fccfd") == 200
     until(lambda: b"router.access" in running.log.read_bytes(), "the request is in the log")

@@ -26,11 +26,12 @@ class Ran(NamedTuple):
 
 
 _SERVER = """
-import json, sys
+import json, os, sys
 from click.testing import CliRunner
 from app.cli.main import cli
 for line in sys.stdin:
     asked = json.loads(line)
+    os.chdir(asked["cwd"])
     done = CliRunner(env=asked["environ"]).invoke(cli, asked["arguments"], input=asked["stdin"])
     if done.exc_info and not isinstance(done.exception, SystemExit) and done.exception:
         raise done.exception
@@ -60,12 +61,13 @@ class Commands:
     def __exit__(self, *_: object) -> None:
         self._process.communicate(timeout=20)
 
-    def __call__(self, *arguments: object, stdin: str = "", **settings: object) -> Ran:
+    def __call__(self, *arguments: object, cwd: Path = ROOT, stdin: str = "", **settings: object) -> Ran:
         """Run a command to its end."""
         assert self._process.stdin
         assert self._process.stdout
         asked = {
             "arguments": [str(argument) for argument in arguments],
+            "cwd": str(cwd),
             "stdin": stdin,
             "environ": {name: str(value) for name, value in settings.items()},
         }

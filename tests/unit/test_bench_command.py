@@ -1,16 +1,20 @@
 """`bench`: what it sends, what it measures, and when it ends."""
 
 import json
+import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 
 from app.cli.quantiles import histogram, quantile
-from tests.support.command_line import Commands
+from tests.support.command_line import COMMAND, Commands, environ_of
+from tests.support.router import ROOT
 from tests.support.upstream import Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow
@@ -131,6 +135,28 @@ def test_duration_ends_it(bench: Callable[..., Any]) -> None:
     assert said["succeeded"] == said["requests"] > 0
 
 
+def test_ctrl_c_ends_it_with_the_figures_until_then() -> None:
+    """What was measured is not lost, in JSON too; the request in progress is left, and the other server's turn."""
+    hangs, never = threading.Event(), threading.Event()
+
+    def answer(seen: Seen, reply: Reply) -> None:
+        if len(server.seen) > 5:
+            hangs.set()
+            never.wait(20)
+        reply.send()
+
+    with Upstream(answer) as server:
+        words = ["bench", server.url, "--direct", server.url, "--connections", "1", "--duration", "60", "--json"]
+        with subprocess.Popen([*COMMAND, *words], cwd=ROOT, env=environ_of(), stdout=PIPE, stderr=PIPE) as process:
+            assert hangs.wait(20)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        never.set()
+    assert (process.returncode, err) == (130, b"interrupted: the figures are those until then\n")
+    said = json.loads(out)
+    assert (said["server"]["succeeded"], said["server"]["errors"], said["direct"]["requests"]) == (5, {}, 0)
+
+
 def test_ratio_of_two_servers(bench: Callable[..., Any]) -> None:
     """Both are asked equally often, in turns, and the ratio says how much slower the first one is."""
     asked: list[str] = []
@@ -158,11 +184,11 @@ def test_ratio_of_two_servers(bench: Callable[..., Any]) -> None:
 def test_table_and_histogram_for_people(commands: Commands) -> None:
     """Latencies, errors and a bar for each range of times."""
     with Upstream() as server:
-        done = commands("bench", server.url, "--requests", 30, "--connections", 2)
+        done = commands("bench", server.url, "--requests", 30, "--connections", 2, FORCE_COLOR=1)
     assert done.code == 0
     assert "latency, ms: p99" in done.out
     assert "█" in done.out
-    assert done.err == ""  # the progress is for terminals
+    assert done.err == ""  # the progress is for terminals, whatever has colours
 
 
 def test_quantiles_and_histogram() -> None:

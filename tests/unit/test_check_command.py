@@ -90,6 +90,35 @@ ca_file = "{pem}"
     assert "SECRET" not in done.output
 
 
+def test_every_mistake_of_the_keys_file_is_told_beside_wrong_settings(tmp_path: Path) -> None:
+    """Not the first one only, each with its line; a wrong variable hides none; nothing that only follows is told."""
+    keys = tmp_path / "keys.toml"
+    keys.write_text(
+        """[[tenants]]
+name = "t"
+models = []
+[[tenants]]
+name = 5
+[[keys]]
+id = "a"
+sha256 = "SECRET"
+tenant = "t"
+SECRET-member = 1
+[[keys]]
+id = "a"
+tenant = ""
+expires = "2030-02-31T00:00:00Z"
+"""
+    )
+    done = checked("--json", KEYS_FILE=keys, MAX_CONCURRENCY="many")
+    errors = json.loads(done.stdout)["errors"]
+    assert [error["line"] for error in errors] == [None, 3, 5, 8, 10, 11, 12, 13, 14]
+    assert {error["file"] for error in errors} == {None, str(keys)}
+    assert "SECRET" not in done.output
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [{}] * 200}))
+    assert len(json.loads(checked("--json", KEYS_FILE=tmp_path / "keys.json").stdout)["errors"]) == 101
+
+
 def test_mistakes_for_programs(file: Path) -> None:
     """File, line and message of each, and nothing else on standard output."""
     document = json.loads(checked("--routes", file, "--json").stdout)

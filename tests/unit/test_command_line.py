@@ -9,14 +9,16 @@ import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from rich.console import Console
 
-from app.cli import main
+from app.cli import main, output
 from app.cli.output import shown
 from app.config.keys_file import read_keys
 from tests.support.command_line import environ_of, run
@@ -80,6 +82,56 @@ def test_wrong_use_is_2_and_one_line(words: tuple[str, ...], said: str) -> None:
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+    for_programs = CliRunner().invoke(main.cli, [*words, "--json"])
+    assert (for_programs.exit_code, for_programs.stderr) == (2, done.stderr)
+    assert said in json.loads(for_programs.stdout)["error"]
+
+
+def test_error_of_a_command_is_json_where_json_is_asked_for() -> None:
+    """Standard output holds one JSON document whatever happens; the exit code tells what it is."""
+    for words in (["routes", "--admin", "http://127.0.0.1:9"], ["replay", __file__]):
+        done = CliRunner().invoke(main.cli, [*words, "--json"])
+        assert done.exit_code == 1
+        assert done.stderr == f"Error: {json.loads(done.stdout)['error']}\n"
+
+
+def test_ctrl_c_is_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a command is about, it ends with one line, and with the code that shells know."""
+
+    def get(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("app.cli.admin.Admin.get", get)
+    done = CliRunner().invoke(main.cli, ["routes", "--json"])
+    assert (done.exit_code, done.stderr) == (130, "Error: interrupted\n")
+    assert json.loads(done.stdout) == {"error": "interrupted"}
+
+
+@pytest.mark.slow
+def test_character_set_without_dashes_is_no_error() -> None:
+    """A dash or a bar that a terminal or a file can't have is a question mark there."""
+    done = run("check", environ={"PYTHONIOENCODING": "ascii"})
+    assert (done.code, "Traceback" in done.err) == (0, False)
+    assert "KEYS_FILE" in done.out
+
+
+@pytest.mark.parametrize(("width", "fits"), [(110, True), (70, False)])
+def test_narrow_terminal_gets_cells_below_each_other(width: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No word is broken into columns of two letters: each cell has a line of its own with its column's name."""
+    url = "http://model-server-7.models.svc.cluster.local:8000"
+    screen = StringIO()
+    monkeypatch.setattr(output, "console", lambda **_: Console(file=screen, width=width, force_terminal=True))
+    output.print_table(("Id", "Endpoint", "State", "Why"), [(7, url, "unhealthy", "its health checks fail")])
+    said = re.sub("\x1b\\[[0-9;]*m", "", screen.getvalue())
+    assert url in said
+    assert ("Endpoint: http" in said, "State: unhealthy" in said) == (not fits, not fits)
+    assert max(map(len, said.splitlines())) <= width
+
+
+def test_row_is_one_line_in_a_pipe() -> None:
+    """`grep` finds a whole row, however long it is."""
+    shown_rows = CliRunner().invoke(main.cli, ["check"], env={"CORS_ORIGINS": "https://a" + ",https://b" * 60}).stdout
+    assert re.search(r"CORS_ORIGINS +https://a(, https://b){60} +set", shown_rows)
 
 
 @pytest.mark.slow

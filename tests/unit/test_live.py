@@ -4,12 +4,16 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import gevent
 import pytest
+from falcon import testing
 
 from app.api import live
 from app.api.live import LiveFeed
+from app.api.live_facts import LiveFacts
 from app.observability.metrics import Metrics, SharedState
 from tests.support.local_router import LocalRouter
 
@@ -118,3 +122,29 @@ def test_members_of_an_event_are_documented(tmp_path: Path) -> None:
     section = (Path(__file__).parents[2] / "docs" / "status-page.md").read_text().partition("| Member | Is |")[2]
     named = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
     assert sorted(event) == sorted(re.findall(r"`(\w+)`", " ".join(named)))
+
+
+def test_page_that_is_closed_is_logged_as_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The stream has no other end than its reader's: its line has the status 200, and none is written for errors."""
+    for wanted, expected in (("all", [("/admin/live", 200)]), ("errors", [])):
+        with LocalRouter(tmp_path / wanted, ADMIN_BIND="127.0.0.1:1", ACCESS_LOG=wanted) as local:
+            body = local.application(testing.create_environ("/admin/live", port=1), testing.StartResponseMock())
+            assert b"retry" in next(iter(body))
+            body.close()  # type: ignore[attr-defined]  # the outermost layer's has it
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "router.access" in line]
+        assert [(line["path"], line["status"]) for line in lines] == expected
+
+
+def test_first_rejection_is_looked_for_at_once() -> None:
+    """Its explanation is in the next event, however lately the page was opened; without one no record is read."""
+    looked = []
+
+    def newest(wanted: object, most: int) -> list[dict[str, Any]]:
+        looked.append(most)
+        return []
+
+    facts = LiveFacts(Mock(), Mock(newest=newest), Mock())
+    facts._latest_rejections(0)
+    assert not looked
+    facts._latest_rejections(1)
+    assert len(looked) == 1

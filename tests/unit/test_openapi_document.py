@@ -6,10 +6,12 @@ from typing import Any
 from unittest.mock import patch
 
 import falcon
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from app.api import listed_paths, openapi
 from app.config.settings import load_settings
+from app.errors import Overload
 from tests.support.credentials import digest_of, key, write_keys
 from tests.support.local_router import LocalRouter
 
@@ -80,3 +82,16 @@ def test_document_needs_a_key_as_other_paths_do(tmp_path: Path) -> None:
     """It tells which paths there are, which is nobody's business who may use none."""
     with LocalRouter(tmp_path, KEYS_FILE=write_keys(tmp_path / "k.json", key("secret"))) as local:
         assert local.ask("GET", "/openapi.json").status == 401
+
+
+def test_what_a_rejection_says_of_its_limit_is_described() -> None:
+    """Each form of errors has the members of the limit, none of which other errors have; the wait may be unknown."""
+    schemas = document()["components"]["schemas"]
+    for name in ("Problem", "ErrorOfV2", "ErrorOfOpenAI", "ErrorOfAnthropic"):
+        schema = schemas[name]["properties"]["error"] if "OpenAI" in name or "Anthropic" in name else schemas[name]
+        for overload in (Overload("tenant", 3, 3, 1, 20), Overload("router", 3, 3)):
+            assert overload._asdict().keys() <= schema["properties"].keys()
+            assert not overload._asdict().keys() & set(schema["required"])
+            jsonschema.validate(overload._asdict(), {"properties": schema["properties"]})
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"limit_scope": "pod"}, {"properties": schema["properties"]})

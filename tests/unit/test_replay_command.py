@@ -164,6 +164,31 @@ def test_discovered_endpoints_are_those_of_the_log_and_credentials_are_not_neede
 
 
 @pytest.mark.slow
+def test_what_is_not_modelled_is_said(replay: Callable[..., Any], commands: Commands, tmp_path: Path) -> None:
+    """Each thing that these routes would do and a replay does not; none that they don't ask for."""
+    routes = ROUTES + 'balancing = "prefix"\nno_endpoint_wait_s = 5\nfallback = ["other"]\n'
+    routes += '[[models]]\nname = "other"\nendpoints = ["http://c:1"]\n'
+    said = replay([line(0, 10)], routes=routes)["not_modelled"]
+    wanted = ("retries", "fallbacks", "no_endpoint_wait_s", "(prefix)", "health checks", "limits of tenants")
+    assert len(said) == len(wanted)
+    assert all(any(word in one for one in said) for word in wanted), said
+    plain = '[[models]]\nname = "llama"\nprotocol = "simulated"\n'
+    assert replay([line(0, 10)], routes=plain)["not_modelled"] == ["limits of tenants"]
+    (tmp_path / "routes.toml").write_text(plain)
+    shown = commands("replay", write(tmp_path, [line(0, 10)]), "--routes", tmp_path / "routes.toml")
+    assert "Not modelled: limits of tenants." in shown.out
+
+
+def test_files_of_callers_are_not_needed(commands: Commands, tmp_path: Path) -> None:
+    """The log of one machine is replayed on another, which has neither its keys nor its certificates."""
+    (tmp_path / "routes.toml").write_text(ROUTES)
+    tokens = {"JWT_ISSUER": "https://i", "JWT_AUDIENCE": "a", "JWT_JWKS": "/none"}
+    files: dict[str, Any] = {"KEYS_FILE": "/none.toml", "TLS_CERT_FILE": "/none.pem", **tokens}
+    log = write(tmp_path, [line(0, 10)])
+    done = commands("replay", log, "--routes", tmp_path / "routes.toml", "--json", **files)
+    assert done.code == 0, done.err
+
+
 def test_model_that_is_gone_is_told(replay: Callable[..., Any]) -> None:
     """Requests for a model that the new routes lack are counted as such, and nothing fails."""
     figures = replay([line(0, 10), line(1, 10, model="old")])["replay"]

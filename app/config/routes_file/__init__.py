@@ -55,10 +55,8 @@ def _check_key(source: Source, path: Path, key: object) -> None:
     try:
         check_key(source, path, key, source.line((*path, key if isinstance(key, str) else "")))
     except RoutesError as error:
-        if source.mistakes is None:
-            raise
         text = str(error).partition(": ")[2]
-        source.mistakes.append(Mistake((*path, str(key)), source.line(path), text, error))
+        source.collect(Mistake((*path, str(key)), source.line(path), text, error))
 
 
 def check_values(source: Source, value: object, path: Path) -> None:

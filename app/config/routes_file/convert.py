@@ -89,6 +89,11 @@ def _stand_in(source: Source) -> str:
     return f"\0{len(source.mistakes or ())}"
 
 
+def is_stand_in(text: str) -> bool:
+    """Whether a text stands for a value that is missing or wrong."""
+    return text.startswith("\0")
+
+
 def _got(kind: ValueType, value: object) -> str:
     """What the value is instead, where it is of another type than the member."""
     expected = str if kind.base is Literal else kind.base

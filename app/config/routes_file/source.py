@@ -49,11 +49,14 @@ class Source(NamedTuple):
 
         `missing`: the member that the table at this path lacks.
         """
-        error = self.error(path, problem)
-        if self.mistakes is None or len(self.mistakes) >= MOST_MISTAKES:
-            raise error
         about = (*path, missing) if missing else path
-        self.mistakes.append(Mistake(about, self.line(path), f"{self.shown(path)} {problem}", error))
+        self.collect(Mistake(about, self.line(path), f"{self.shown(path)} {problem}", self.error(path, problem)))
+
+    def collect(self, mistake: Mistake) -> None:
+        """Raise the mistake's error, or collect the mistake."""
+        if self.mistakes is None or len(self.mistakes) >= MOST_MISTAKES:
+            raise mistake.error
+        self.mistakes.append(mistake)
 
     def error(self, path: Path, problem: str) -> RoutesError:
         """An error of one line about the member at this path."""
