@@ -3,8 +3,8 @@
 The convention, which CONTRIBUTING.md tells its readers:
 
 - ```console: lines after `$ ` are commands, the lines below a command what it prints. `...` stands for what varies: in
-  a line for any text, alone in a line for any lines. Times may differ too. Without such lines, what it prints does not
-  matter.
+  a line for any text, alone in a line for any lines. Times may differ too, and the widths of columns. Without such
+  lines, what it prints does not matter.
 - ```sh: a command in each line, without what they print.
 - A block of any other language is the file that the paragraph before it ends with, as in: Write `routes.toml`:
 """
@@ -22,15 +22,18 @@ from markdown_it.token import Token
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = tuple(
     str(path.relative_to(ROOT))
-    for path in sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("ops/*/*.md")])
+    for path in sorted(
+        [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("ops/*/*.md")]
+    )
 )
 """The documents with commands in them. CHANGELOG.md has none: what it says was so once."""
 
 _PROMPT = "$ "
 _VARIES = re.compile(r'\.\.\.|(?<=Ms":)\d+|(?<=_ms":)\d+|(?<=dur=)[\d.]+|\b\d+(\.\d+)?(?= m?s\b)')
 """Dots, and numbers of milliseconds or seconds."""
-_STYLE = re.compile(r"\x1b\[[\d;]*m")
-_FILE = re.compile(r"`([\w./-]+)`:$")
+_STYLE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
+_RUNS = re.compile("([ ─█])\\1+")
+_FILE = re.compile(r"`([\w./-]+\.\w+)`:$")
 
 
 class Command(NamedTuple):
@@ -54,12 +57,14 @@ class Command(NamedTuple):
 
     def shows(self, printed: str) -> bool:
         """Whether this output is the one that the document shows."""
-        return bool(re.fullmatch(_pattern(self.shown.splitlines()), _tidy(printed), re.DOTALL))
+        return bool(re.fullmatch(_pattern(tidy(self.shown).splitlines()), tidy(printed), re.DOTALL))
 
     def shows_part_of(self, printed: str) -> bool:
         """Whether every line that the document shows is in this output, in order: of what goes on and on."""
-        pattern = _pattern([line for shown in self.shown.splitlines() for line in ("...", shown)] + ["..."])
-        return bool(re.fullmatch(pattern, _tidy(printed), re.DOTALL))
+        pattern = _pattern(
+            [line for shown in tidy(self.shown).split("\n")[:-1] if shown for line in ("...", shown)] + ["..."]
+        )
+        return bool(re.fullmatch(pattern, tidy(printed), re.DOTALL))
 
 
 class Block(NamedTuple):
@@ -81,7 +86,9 @@ class Block(NamedTuple):
         """The commands in it, in order."""
         if self.language == "console":
             return list(_transcript(self))
-        return [Command(self.document, self.line, text, "") for text in _commands_of(self.text.splitlines())] * (self.language == "sh")
+        return [Command(self.document, self.line, text, "") for text in _commands_of(self.text.splitlines())] * (
+            self.language == "sh"
+        )
 
 
 @cache
@@ -111,21 +118,21 @@ def inline_code_of(name: str) -> tuple[str, ...]:
 
 def _pattern(shown: list[str]) -> str:
     """The expression for these lines. A line of dots alone is any number of whole lines."""
-    return "".join("(?:[^\n]*\n)*?" if line.strip() == "..." else _line_pattern(line) for line in shown)
+    return "".join("(?:[^\n]*\n)*?" if line == "..." else _line_pattern(line) for line in shown)
 
 
 def _line_pattern(line: str) -> str:
     parts, end = [], 0
-    for found in _VARIES.finditer(line := line.rstrip()):
+    for found in _VARIES.finditer(line):
         parts += [re.escape(line[end : found.start()]), "[^\n]*" if found[0] == "..." else "[\\d.]+"]
         end = found.end()
     return "".join([*parts, re.escape(line[end:]), "\n"])
 
 
-def _tidy(printed: str) -> str:
-    """Output without styles, blanks at the ends of lines, and empty lines at its ends."""
-    plain = _STYLE.sub("", printed)
-    return "\n".join(line.rstrip() for line in plain.splitlines()).strip("\n") + "\n"
+def tidy(printed: str) -> str:
+    """Output without styles, and without what makes tables as wide as their cells, as those with other ports are."""
+    plain = _RUNS.sub(r"\1", _STYLE.sub("", printed))
+    return "\n".join(line.strip() for line in plain.splitlines()).strip("\n") + "\n"
 
 
 def _file_before(tokens: list[Token], at: int) -> str:

@@ -22,7 +22,7 @@ _YOURS = {"YOUR-COPY-OF": "ops/k8s/overlays"}
 """What stands for a reader's own folder in a path, and a folder of the checkout that is alike."""
 
 
-class Exception_(NamedTuple):  # noqa: N801  # Exception is taken
+class Kind(NamedTuple):
     """A kind of command that is not run."""
 
     pattern: str
@@ -30,7 +30,7 @@ class Exception_(NamedTuple):  # noqa: N801  # Exception is taken
     check: Callable[[str], None]
 
 
-def exception_of(text: str) -> Exception_ | None:
+def kind_of(text: str) -> Kind | None:
     """The kind of command that this is, or None: it is run."""
     return next((one for one in NOT_RUN if re.match(one.pattern, text)), None)
 
@@ -72,13 +72,15 @@ def _module_takes(text: str) -> None:
     assert find_spec(module), module
     options = [word for word in words if word.startswith("--")]
     if options:
-        shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+        shown = subprocess.run(
+            [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         assert not shown.returncode, shown.stderr
         assert [option for option in options if option not in shown.stdout] == []
 
 
 def _only_the_cluster_is_missing(text: str) -> None:
-    """kubectl understands it and gets as far as the API server, which there is none of; kustomize renders its folder."""
+    """kubectl understands it and gets as far as the API server, which there is none of; kustomize takes its folder."""
     for yours, ours in _YOURS.items():
         text = text.replace(yours, ours)
     folder = re.search(r"-k (\S+)", text)
@@ -127,13 +129,13 @@ def _dockerfile_exists(text: str) -> None:
 
 
 NOT_RUN = [
-    Exception_(r"(python3 -m venv|pip install|\. \S+/activate$)", "it installs for minutes", _extras_exist),
-    Exception_(
+    Kind(r"(python3 -m venv|pip install|\. \S+/activate$)", "it installs for minutes", _extras_exist),
+    Kind(
         r"make (?!run\b)", "it runs for minutes, or changes the checkout; tests/unit/test_packaging.py", _target_exists
     ),
-    Exception_(r"\S*python -m tests\.", "a measurement takes minutes", _module_takes),
-    Exception_(r"kubectl ", "there is no cluster", _only_the_cluster_is_missing),
-    Exception_(r"helm ", "there is no cluster, and no Helm but its library", _chart_takes),
-    Exception_(r"docker build ", "there is no registry to build from", _dockerfile_exists),
-    Exception_(r"(\w+=\S+ )?vllm serve ", "there is no GPU", _is_shell),
+    Kind(r"\S*python -m tests\.", "a measurement takes minutes", _module_takes),
+    Kind(r"kubectl ", "there is no cluster", _only_the_cluster_is_missing),
+    Kind(r"helm ", "there is no cluster, and no Helm but its library", _chart_takes),
+    Kind(r"docker build ", "there is no registry to build from", _dockerfile_exists),
+    Kind(r"(\w+=\S+ )?vllm serve ", "there is no GPU", _is_shell),
 ]

@@ -125,4 +125,4 @@ class Shell:
         dump = self._notes / "environ"
         self.run(f"pwd -P > {dump}-folder; env -0 > {dump}")
         pairs = (pair.split("=", 1) for pair in dump.read_text().split("\0") if "=" in pair)
-        return Path(Path(f"{dump}-folder").read_text().rstrip("\n")), {name: value for name, value in pairs}
+        return Path(Path(f"{dump}-folder").read_text().rstrip("\n")), dict(pairs)

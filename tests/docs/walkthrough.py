@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import requests
 
-from tests.docs.documents import ROOT, Block, Command, blocks_of
-from tests.docs.not_run import exception_of
+from tests.docs.documents import ROOT, Block, Command, blocks_of, tidy
+from tests.docs.not_run import kind_of
 from tests.docs.terminal import Running, Shell
 from tests.support.router import free_port, until
 from tests.support.upstream import Reply, Seen, Upstream
@@ -40,7 +40,7 @@ ENVIRON = {
     "WEB_CONCURRENCY": "2",
     "GRACEFUL_TIMEOUT_S": "10",
     "POD_NAME": "router-0",
-    "TERM": "dumb",
+    "TERM": "xterm",
     "LANG": "C.UTF-8",
 }
 _DEFAULT_ROUTER = "localhost:8080"
@@ -50,6 +50,7 @@ _BOUND = re.compile(r"\bBIND=(\S+?:(\d+))")
 _MODEL_SERVER_PORTS = {str(port) for port in range(8000, 8010)}
 _PATIENCE_S = 10.0
 _READY_S = 40.0
+_MOST_PRINTED = 4000
 
 
 class Server(NamedTuple):
@@ -62,10 +63,9 @@ class Server(NamedTuple):
     def is_ready(self) -> bool:
         """Whether it serves, and has printed what the document shows. Raises AssertionError if it has ended."""
         printed = self.running.terminal.text
-        assert self.running.process.poll() is None, f"{self.command.place}: {self.command.text}\n{printed}"
-        if self.address and not _responds(self.address, "/readyz"):
-            return False
-        return bool(printed) and self.command.shows_part_of(printed)
+        assert self.running.process.poll() is None, "it has ended"
+        serves = _responds(self.address, "/readyz") if self.address else bool(printed)
+        return serves and self.command.shows_part_of(printed)
 
 
 class Walkthrough:
@@ -93,7 +93,7 @@ class Walkthrough:
             if block.file:
                 self._write(block)
             for command in block.commands():
-                if exception_of(command.text) is None:
+                if kind_of(command.text) is None:
                     self._do(command)
         self._wait_ready()
 
@@ -110,10 +110,11 @@ class Walkthrough:
     def _do(self, command: Command) -> None:
         text, shown = (self._with_ports(part) for part in (_instead(command.text), command.shown))
         command = command._replace(text=text, shown=shown)
+        if command.text.startswith("curl") or not SERVES.match(command.text):
+            self._wait_ready()  # routers and model servers may start at the same time
         if SERVES.match(command.text):
             self._serve(command)
         else:
-            self._wait_ready()
             self._run(command)
 
     def _write(self, block: Block) -> None:
@@ -133,7 +134,7 @@ class Walkthrough:
             if as_shown or not LOOKS.match(command.text) or time.monotonic() > deadline:
                 break
             time.sleep(0.1)
-        assert as_shown, f"{command.place}: exit code {code}\n$ {command.text}\n{printed}\nshown is\n{command.shown}"
+        assert as_shown, f"exit code {code} of {_described(command, printed)}"
 
     def _serve(self, command: Command) -> None:
         folder, environ = self._shell.state()
@@ -157,11 +158,14 @@ class Walkthrough:
             try:
                 until(server.is_ready, "it serves and shows what the document shows", _READY_S)
             except AssertionError as error:
-                raise AssertionError(
-                    f"{server.command.place}: {error}\n$ {server.command.text}\n{server.running.terminal.text}"
-                    f"\nshown is\n{server.command.shown}"
-                ) from error
+                described = _described(server.command, server.running.terminal.text)
+                raise AssertionError(f"{error}: {described}") from None
         self._unready.clear()
+
+
+def _described(command: Command, printed: str) -> str:
+    """A command of a document, what it has printed, and what the document shows."""
+    return f"{command.place}\n$ {command.text}\n{tidy(printed)[:_MOST_PRINTED]}\n--- shown is\n{command.shown}"
 
 
 def _model_servers(blocks: tuple[Block, ...]) -> list[str]:
