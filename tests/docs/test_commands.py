@@ -1,7 +1,6 @@
 """Every command of the documents works, and prints what they show."""
 
 import re
-from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,19 +10,20 @@ import pytest
 from app.cli.main import cli
 from tests.docs.documents import NAMES, Command, commands_of, inline_code_of
 from tests.docs.not_run import NOT_RUN, Kind, kind_of
-from tests.docs.walkthrough import Walkthrough
+from tests.docs.walkthrough import follow
 
 COMMANDS = {name: commands_of(name) for name in NAMES}
+TUTORIAL = "docs/tutorial.md"
+"""It takes as long as all the others, so test_tutorial.py follows it at the same time."""
 RUN = [name for name, commands in COMMANDS.items() if any(kind_of(one.text) is None for one in commands)]
 LEFT_OUT = [one for commands in COMMANDS.values() for one in commands if kind_of(one.text) is not None]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", sorted({*RUN} - {TUTORIAL}))
 def test_document_can_be_followed(name: str, tmp_path: Path) -> None:
     """Each command runs as it stands there, in order, with the files of the document; output that is shown comes."""
-    with ExitStack() as resources:
-        Walkthrough(name, tmp_path, resources).follow()
+    follow(name, tmp_path)
 
 
 @pytest.mark.slow

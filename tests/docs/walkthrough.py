@@ -68,7 +68,13 @@ class Server(NamedTuple):
         return serves and self.command.shows_part_of(printed)
 
 
-class Walkthrough:
+def follow(name: str, folder: Path) -> None:
+    """Do all that a document says. Raises AssertionError if something comes out otherwise."""
+    with ExitStack() as resources:
+        _Walkthrough(name, folder, resources).follow()
+
+
+class _Walkthrough:
     """What is there while a document is followed."""
 
     def __init__(self, name: str, folder: Path, resources: ExitStack) -> None:
