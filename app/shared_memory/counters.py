@@ -96,13 +96,15 @@ class InflightCounters:
     ) -> None:
         """Give each of these names an id if it has none, for the routes that follow generation `published`.
 
-        A new id is one that was never used, or else the one given up longest ago; `reset` makes the shared state forget
-        what it kept under it. `appear` is called for every name that generation `published` did not have, except of the
-        first routes, where no name is newer than another. Raises RoutesError, with nothing changed, if there are too
-        many names. The lock is held.
+        A new id is one that was never used, or else the one given up longest ago. New names get theirs in order, so the
+        ids of the first routes, which operators see, are in the order of the file. `reset` makes the shared state
+        forget what it kept under an id. `appear` is called for every name that generation `published` did not have,
+        except of the first routes, where no name is newer than another. Raises RoutesError, with nothing changed, if
+        there are too many names. The lock is held.
         """
-        wanted = {name_hash(name) for name in names}
-        missing = sorted(wanted - set(self._names))
+        wanted = dict.fromkeys(map(name_hash, names))
+        known = set(self._names)
+        missing = [name for name in wanted if name not in known]
         given_up = (
             shared_id
             for shared_id, name in enumerate(self._names)

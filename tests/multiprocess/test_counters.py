@@ -56,6 +56,12 @@ def _row_of(limiter: Limiter) -> int:
     return limiter._slot
 
 
+def test_first_names_get_their_ids_in_order(ledger: Ledger) -> None:
+    """Operators name an endpoint by its id, and find the ids in the order of the routes file after every start."""
+    names = _names(0, 9)[::-1]
+    assert ledger.publish(names) == {name: number for number, name in enumerate(names)}
+
+
 def test_totals_are_over_all_processes_and_by_place(ledger: Ledger) -> None:
     """Four processes count at two ids: each sees the sum of all, and nothing of the other place."""
     parent, added, looked = ledger.parent, Barrier(), Barrier()
