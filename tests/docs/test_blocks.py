@@ -13,7 +13,7 @@ import yaml
 from app.config.keys_file import parse_keys
 from app.config.routes_file import parse_routes
 from tests.docs.documents import NAMES, ROOT, Block, blocks_of
-from tests.support.ops import K8S, kustomize
+from tests.support.ops import CHART, K8S, chart, kustomize
 
 COMMANDS = ("console", "sh")
 FOREIGN = {
@@ -61,13 +61,15 @@ def test_toml_is_read_by_the_router(block: Block) -> None:
 
 @pytest.mark.parametrize("block", of("yaml"), ids=lambda block: block.place)
 def test_yaml_is_read_by_what_it_is_for(block: Block, tmp_path: Path) -> None:
-    """It is a routes file, a keys file, a part of a kustomization, or of another program."""
+    """It is a routes file, a keys file, values of the chart, a part of a kustomization, or of another program."""
     documents = [each for each in yaml.safe_load_all(block.text) if each]
     first = next(iter(documents[0]))
     if first == "models":
         assert parse_routes(block.text, "routes.yaml").models
     elif first in ("keys", "tenants"):
         assert parse_keys(block.text, "keys.yaml").keys
+    elif documents[0].keys() <= yaml.safe_load((CHART / "values.yaml").read_text()).keys():
+        assert chart(documents[0])
     elif first not in FOREIGN:
         _build(documents[0])
 
