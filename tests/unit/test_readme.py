@@ -269,10 +269,11 @@ def test_documented_defaults_are_what_an_empty_environment_gives() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_variables_named_in_prose_exist(document: Path) -> None:
-    """A variable named in any document is a setting, the build's, the system's, OpenTelemetry's, or its reader's own."""
+    """A variable that a document names is a setting, the build's, the system's, OpenTelemetry's, or the reader's."""
     text = document.read_text()
     named = set(re.findall(r"`(?!OTEL_)([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|BIND|HOSTNAME|PATH)\b", text))
-    assert named - set(re.findall(r"^\$ export (\w+)=", text, re.MULTILINE)) <= {field.name.upper() for field in msgspec.structs.fields(Settings)} | {
+    named -= set(re.findall(r"^\$ export (\w+)=", text, re.MULTILINE))
+    assert named <= {field.name.upper() for field in msgspec.structs.fields(Settings)} | {
         "HOSTNAME",
         "PATH",
         "ROUTER_ADMIN_KEY",
