@@ -62,9 +62,11 @@ def _parse(words: list[str]) -> None:
         assert found is not None, words
         command = found
     try:
-        command.make_context("inference-router", rest, resilient_parsing=True)
+        command.make_context("inference-router", rest)
     except click.NoSuchOption as error:
         raise AssertionError(f"{words}: {error}") from error
+    except (click.ClickException, click.exceptions.Exit):
+        pass  # it lacks an argument, or is --help
 
 
 def test_transcript_is_compared() -> None:
