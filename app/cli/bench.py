@@ -1,5 +1,6 @@
 """`bench`: how fast a router, or any server of the same API, responds."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,13 +20,23 @@ _CHAT = "/v1/chat/completions"
 _DEFAULT_S = 10.0
 
 
+class _Seconds(click.FloatRange):
+    """A range that has no NaN, which no comparison excludes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return seconds
+
+
 @click.command
 @click.argument("url")
 @click.option("--direct", metavar="URL", help="A model server behind the router: prints how the two compare.")
 @click.option("--requests", type=click.IntRange(min=1), help="End after so many requests to each server.")
 @click.option(
     "--duration",
-    type=click.FloatRange(min=0, min_open=True, max=86_400),
+    type=_Seconds(min=0, min_open=True, max=86_400),
     help=f"End after so many seconds for each server. Default: {_DEFAULT_S:g}, without --requests.",
 )
 @click.option("--connections", type=click.IntRange(1, 10_000), default=10, show_default=True, help="At the same time.")
@@ -35,7 +46,7 @@ _DEFAULT_S = 10.0
 @click.option("--stream/--no-stream", default=False, help="Whether the response is asked for as a stream of events.")
 @click.option("--body", type=click.File("rb"), help="A file with the body to send, in place of the last three.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header to send; repeatable.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 3600), default=60.0, show_default=True)
+@click.option("--timeout", "timeout_s", type=_Seconds(0.1, 3600), default=60.0, show_default=True)
 @json_option
 def command(url: str, direct: str | None, as_json: bool, **options: Any) -> None:
     """Send requests to URL and show how long they took: to the end, and to the first token.

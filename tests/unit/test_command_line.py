@@ -71,6 +71,8 @@ def test_every_command_prints_json_on_demand_and_has_help(words: tuple[str, ...]
         (("bench", "127.0.0.1:1"), "a URL must begin with http:// or https://"),
         (("bench", "http://127.0.0.1:1", "-H", "x"), "NAME:VALUE"),
         (("bench", "http://127.0.0.1:1", "-H", "x: a\r\nb: c"), "printable"),
+        (("bench", "http://127.0.0.1:1", "--duration", "nan"), "is no number"),
+        (("bench", "http://127.0.0.1:1", "--timeout", "nan"), "is no number"),
         (("replay", "/nowhere"), "No such file"),
         (("completion", "tcsh"), "'tcsh' is not one of"),
         (("keys", "new"), "--tenant"),

@@ -8,6 +8,7 @@ from unittest.mock import patch
 import falcon
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from app.api import listed_paths, openapi
 from app.config.settings import load_settings
@@ -21,6 +22,15 @@ CERTIFICATES = {"TLS_CERT_FILE": "/c.pem", "TLS_CLIENT_CA_FILE": "/ca.pem"}
 def document(**settings: str) -> Any:
     """The document of a router with these settings."""
     return openapi.document(load_settings(settings, 1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"KEYS_FILE": "/k.toml", "ADMIN_BIND": "h:9090", "ADMIN_KEY_SHA256": digest_of("x"), **CERTIFICATES}],
+)
+def test_document_is_one_of_openapi_3_1(settings: dict[str, str]) -> None:
+    """It keeps the schema that the OpenAPI Initiative publishes for documents of this version."""
+    assert list(OPENAPI_31_VALIDATOR.iter_errors(document(**settings))) == []
 
 
 @pytest.mark.parametrize("settings", [{}, {"ADMIN_BIND": "127.0.0.1:9090"}], ids=["one listener", "ADMIN_BIND"])
