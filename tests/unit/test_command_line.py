@@ -18,7 +18,7 @@ import yaml
 from click.testing import CliRunner
 from rich.console import Console
 
-from app.cli import main, output
+from app.cli import main, output, top
 from app.cli.output import shown
 from app.config.keys_file import read_keys
 from tests.support.command_line import environ_of, run
@@ -128,6 +128,27 @@ def test_narrow_terminal_gets_cells_below_each_other(width: int, fits: bool, mon
     assert url in said
     assert ("Endpoint: http" in said, "State: unhealthy" in said) == (not fits, not fits)
     assert max(map(len, said.splitlines())) <= width
+
+
+def test_endpoints_out_of_use_come_first_in_top() -> None:
+    """A screen may be too small for all of them."""
+    states = ("healthy", "unknown", "ejected", "healthy", "draining")
+    endpoints = [{"url": f"http://{at}", "state": state} for at, state in enumerate(states)]
+    screen = Console(file=StringIO(), width=200, record=True)
+    screen.print(top.picture({"endpoints": endpoints}))
+    assert re.findall(r"http://(\d)", screen.export_text()) == ["2", "4", "0", "1", "3"]
+
+
+@pytest.mark.parametrize(("term", "moves"), [("dumb", False), ("xterm", True)])
+def test_dumb_terminal_gets_one_picture_after_the_other(
+    term: str, moves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the cursor can't be moved, `top` would show nothing, and a progress bar would be many lines."""
+    monkeypatch.setenv("TERM", term)
+    terminal = StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(output, "_stream", lambda **_: terminal)
+    assert output.moves_cursor() is moves
 
 
 def test_row_is_one_line_in_a_pipe() -> None:
