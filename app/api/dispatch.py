@@ -12,12 +12,13 @@ import gevent
 
 from app.admission.limiter import Limiter
 from app.api import failover
+from app.api.balancing_key import balancing_key
 from app.api.body import read_body
 from app.api.exchange import ENVIRON_KEY, Exchange
 from app.api.health import check_draining
 from app.api.stream_meter import StreamMeter, TailMeter, count_whole, meter_of
 from app.config import route_schema
-from app.errors import ModelNotAllowed, ModelNotFound, ProtocolMismatch
+from app.errors import ModelNotAllowed, ModelNotFound, NoEndpoint, ProtocolMismatch
 from app.http_fields import Headers
 from app.native import monotonic
 from app.observability.token_metrics import TokenMetrics
@@ -25,7 +26,6 @@ from app.protocols.adapters import served_elsewhere, speaks
 from app.protocols.calls import Reply
 from app.protocols.interfaces import ClientRequest, Operation, ParsedRequest, ProtocolAdapter
 from app.protocols.problem import phrase
-from app.routing import prefix_history
 from app.routing.endpoint_wait import EndpointWait, lacks_endpoints
 from app.routing.registered_model import RegisteredModel
 from app.routing.registry import ModelRegistry
@@ -39,7 +39,6 @@ PIN = "X-Model-Version"
 """The header by which a request asks for a version of its model."""
 _LARGE_BODY_BYTES = 1 << 18
 """After a body over this length was read, which takes up to 20 ns a byte, other requests have a turn."""
-_PREFIX_HASH_BYTES = 256
 _MULTIPLE_CHOICES = HTTPStatus.MULTIPLE_CHOICES.value  # a member of an enumeration is looked up by a call
 _PIN_KEY = "HTTP_" + PIN.upper().replace("-", "_")
 
@@ -146,13 +145,24 @@ class Dispatcher:
         model: RegisteredModel,
         deadline: float = inf,
     ) -> Reply:
-        """Send the request to the model, in the way of its route."""
-        key = _balancing_key(req, model.route, prompt)
-        headers = partial(self._headers, req, exchange, model.route)
-        target = model.model
-        if exchange.trace is not None or deadline != inf:
-            target = target.under(deadline, exchange.trace)
-        return request.send(target, headers, key, version, exchange.attempts)
+        """Send the request to the model, in the way of its route.
+
+        Another process may publish routes after the last look at them, and a pool chooses no endpoint that newer routes
+        lack. If they lack all of its endpoints, the request was sent nowhere, and the model is looked up again.
+        """
+        while True:
+            key = balancing_key(req, model.route, prompt)
+            headers = partial(self._headers, req, exchange, model.route)
+            target = model.model
+            if exchange.trace is not None or deadline != inf:
+                target = target.under(deadline, exchange.trace)
+            try:
+                return request.send(target, headers, key, version, exchange.attempts)
+            except NoEndpoint:
+                newer = self.registry.renewed(model)
+                if newer is model:
+                    raise
+                model = newer
 
     def _fail_over(  # noqa: PLR0913, PLR0917  # see `_send`
         self,
@@ -253,20 +263,6 @@ class Dispatcher:
             credentials=route.forward_credentials,
             trace_sample_ratio=self.trace_sample_ratio,
         )
-
-
-def _balancing_key(req: falcon.Request, route: route_schema.Model, prompt: Sequence[bytes | memoryview]) -> bytes:
-    """Returns what the model's balancing policy keeps together."""
-    if route.balancing == "prefix":
-        return prefix_history.beginnings(prompt, route.prefix_bytes or prefix_history.DEFAULT_BYTES)
-    if route.balancing == "prefix_hash":
-        length = route.prefix_bytes or _PREFIX_HASH_BYTES
-        return b",".join(part[:length] for part in prompt)[:length]
-    if route.balancing == "session":
-        header = req.get_header(route.session_header) if route.session_header else None
-        cookies = req.get_cookie_values(route.session_cookie) if route.session_cookie and not header else None
-        return (header or (cookies or [""])[0]).encode()
-    return b""
 
 
 def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float, tokens: TokenMetrics | None) -> None:

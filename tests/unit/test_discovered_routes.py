@@ -21,13 +21,16 @@ from app.net.tls_files import TlsFiles
 from app.routing.attempt import Attempt
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.outlier_detection import Outcome
+from app.routing.registered_model import RegisteredModel
 from app.routing.remote_model import RemoteModel
 from app.shared_memory.counters import MAX_IDS
 from tests.support.certificates import certificate, write_pair
 from tests.support.routed_router import RoutedRouter
 from tests.support.scripted_server import ScriptedServer, answer_and_close
+from tests.support.upstream import Upstream
 
 KEY = "dns m.test:8000"
+QUIET = {"interval_s": 0}
 
 
 def urls(first: int, count: int) -> tuple[str, ...]:
@@ -385,3 +388,31 @@ def test_sources_of_each_version() -> None:
     assert (a.dns, b.service, b.port, c.endpoints[0].url, d.dns) == (
         *("M.test:80", "ns/b", "8000", "http://c", "_http._tcp.d"),
     )
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_routes_that_change_just_before_the_choice_fail_no_request(tmp_path: Path, fallback: bool) -> None:
+    """Another process publishes between the last look at the routes and the choice, and no endpoint is as before."""
+    spare = {"name": "spare", "protocol": "openai", "endpoints": ["http://127.0.0.1:1"], "health_check": QUIET}
+    with Upstream() as old, Upstream() as new:
+
+        def routes(url: str) -> list[dict[str, Any]]:
+            more = {"fallback": ["spare"], "fallback_on": ["upstream_broken"]} if fallback else {}
+            return [{"name": "m", "endpoints": [url], "health_check": QUIET, **more}, spare]
+
+        with RoutedRouter(tmp_path, *routes(old.url)) as local:
+            look = local.registry.renewed
+
+            def renewed(model: RegisteredModel) -> RegisteredModel:
+                found = look(model)
+                if not changed:
+                    changed.append(True)
+                    local.publish(*routes(new.url))
+                return found
+
+            changed: list[bool] = []
+            local.registry.renewed = renewed  # type: ignore[method-assign]
+            response = local.ask("POST", "/v1/chat/completions", '{"model":"m","messages":[]}')
+            assert response.status == 200
+            assert (len(old.seen), len(new.seen)) == (0, 1)
+            assert local.router.limiter.snapshot() == (0, 0)
