@@ -14,6 +14,7 @@ from falcon import testing
 from app.api import live
 from app.api.live import LiveFeed
 from app.api.live_facts import LiveFacts
+from app.api.records_query import Wanted
 from app.observability.metrics import Metrics, SharedState
 from tests.support.local_router import LocalRouter
 
@@ -128,7 +129,9 @@ def test_page_that_is_closed_is_logged_as_no_error(tmp_path: Path, capsys: pytes
     """The stream has no other end than its reader's: its line has the status 200, and none is written for errors."""
     for wanted, expected in (("all", [("/admin/live", 200)]), ("errors", [])):
         with LocalRouter(tmp_path / wanted, ADMIN_BIND="127.0.0.1:1", ACCESS_LOG=wanted) as local:
-            body = local.application(testing.create_environ("/admin/live", port=1), testing.StartResponseMock())
+            body = local.application(
+                testing.create_environ("/admin/live", port=1, host="127.0.0.1"), testing.StartResponseMock()
+            )
             assert b"retry" in next(iter(body))
             body.close()  # type: ignore[attr-defined]  # the outermost layer's has it
         lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "router.access" in line]
@@ -139,8 +142,8 @@ def test_first_rejection_is_looked_for_at_once() -> None:
     """Its explanation is in the next event, however lately the page was opened; without one no record is read."""
     looked = []
 
-    def newest(wanted: object, most: int) -> list[dict[str, Any]]:
-        looked.append(most)
+    def newest(wanted: Wanted) -> list[dict[str, Any]]:
+        looked.append(wanted)
         return []
 
     facts = LiveFacts(Mock(), Mock(newest=newest), Mock())

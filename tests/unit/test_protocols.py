@@ -75,6 +75,7 @@ class Registry(ModelRegistry):
 
     def __init__(self) -> None:
         self.recorders = {name: Recorder(name) for name in ("openai", "v2", "toy")}
+        self._connections = {}
         models = [
             RegisteredModel(model, routes.Model(name=name, protocol=name, versions=()))
             for name, model in self.recorders.items()
