@@ -4,7 +4,7 @@ PYTHON ?= python3
 BENCH ?= limiter metrics goodput balancing
 FUZZ_SECONDS ?= 600
 # Test files that run at the same time: most tests wait more than they compute.
-AT_ONCE ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
+AT_ONCE ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # What is run on the compiled form: the native module beside its twin, and the behaviour of what is compiled.
 COMPILED_TESTS ?= tests/unit/test_compiled.py tests/unit/test_native.py tests/multiprocess $(addprefix tests/e2e/test_, \
 	$(addsuffix .py, cap clients drain endpoint_states failover responses streaming tokens \

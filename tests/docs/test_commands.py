@@ -56,13 +56,14 @@ def test_commands_in_the_text_exist(name: str) -> None:
 def _parse(words: list[str]) -> None:
     """Have click parse a command, which may lack arguments, or have words such as ID where a number is."""
     command: click.Command = cli
+    context = click.Context(cli, **cli.context_settings)  # a command remembers the help option of its first context
     rest = list(words)
     while rest and isinstance(command, click.Group) and not rest[0].startswith("-"):
-        found = command.get_command(click.Context(command), rest.pop(0))
+        found = command.get_command(context, rest.pop(0))
         assert found is not None, words
         command = found
     try:
-        command.make_context("inference-router", rest)
+        command.make_context("inference-router", rest, parent=context)
     except click.NoSuchOption as error:
         raise AssertionError(f"{words}: {error}") from error
     except (click.ClickException, click.exceptions.Exit):
