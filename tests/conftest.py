@@ -10,6 +10,8 @@ from app.compiled import form
 from tests.support import forks
 
 _MANY_DESCRIPTORS = 200
+_left_open = [0]
+"""How many the collector left open, each time."""
 _ELSEWHERE = {"pure": "compiled", "compiled": "pure"}
 """The marker of the tests that run on the other form only."""
 
@@ -28,6 +30,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
+def pytest_collection_finish() -> None:
+    """Have the collector leave alone what stays: thousands of tests and modules, which it would traverse often."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_table_is_left_open() -> Iterator[None]:
     """Close the shared tables of a test: each has 64 eventfds, and a process has only so many descriptors."""
@@ -42,6 +50,12 @@ def few_descriptors_are_open() -> Iterator[None]:
     select(2), which tests use, takes descriptors below 1024 only.
     """
     yield
-    if len(os.listdir("/proc/self/fd")) > _MANY_DESCRIPTORS:
+    if _descriptors() > _left_open[-1] + _MANY_DESCRIPTORS:
         gc.unfreeze()  # of a router whose hooks were called
         gc.collect()
+        gc.freeze()
+        _left_open.append(_descriptors())
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))

@@ -114,6 +114,7 @@ def test_record_that_is_being_written_is_none(parent: Parent) -> None:
     middle.close()
 
 
+@pytest.mark.slow
 def test_reader_takes_no_torn_record(parent: Parent) -> None:
     """While two workers write as fast as they can, every record that is taken has one content."""
     ready = Barrier()

@@ -65,6 +65,7 @@ def routed(tmp_path: Path) -> Iterator[Routed]:
         yield local
 
 
+@pytest.mark.slow
 def test_10_000_addresses_pass_through_512_counters(routed: Routed) -> None:
     """Sets of 200 in which 100 change each time, while requests run on for several changes: every endpoint has a
     counter of its own, which begins at 0, and none is counted under another one's."""

@@ -113,6 +113,7 @@ _VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(max_size=60) | _VALUES.map(json.dumps), st.sampled_from(["k.toml", "k.yaml", "k.json"]))
 @example("keys: [{sk-secret-of-mine: 1}]", "k.yaml")

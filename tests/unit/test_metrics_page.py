@@ -212,6 +212,7 @@ def test_files_may_change_between_scrapes(folder: Folder, name: str, change: Cal
     folder.check()
 
 
+@pytest.mark.slow
 def test_files_may_grow_between_scrapes(folder: Folder) -> None:
     """What was appended is on the next page, also in files over a megabyte and in series longer than a piece."""
     folder.check()
@@ -261,6 +262,7 @@ def test_number_counts_once_it_is_used(folder: Folder) -> None:
     folder.check()
 
 
+@pytest.mark.slow
 def test_every_prefix_of_a_file_is_a_page(folder: Folder) -> None:
     """A scrape may see a series of which only the first numbers were appended, for the first time or again."""
     path = folder.path / "histogram_0.db"
@@ -319,6 +321,7 @@ def alive(*kinds: type) -> int:
     return sum(isinstance(each, kinds) for each in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded(folder: Folder) -> None:
     """Files, endpoints and formats may change for ever: only what is there now is kept."""
     others = alive(Run, Series, Lines)

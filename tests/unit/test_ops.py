@@ -11,6 +11,8 @@ import yaml
 
 from tests.support.ops import K8S, OPS, ROOT, Object, kustomize, one, overlay, with_component
 
+pytestmark = pytest.mark.slow  # it runs kubectl, Helm or promtool
+
 OVERLAYS = ("base", "overlays/dev", "overlays/production")
 GUIDE = ROOT / "docs/kubernetes.md"
 KINDS = {

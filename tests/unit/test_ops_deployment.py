@@ -17,6 +17,8 @@ import requests
 from app.config.settings import Settings, load_settings
 from tests.support.ops import ROOT, Object, one, overlay
 
+pytestmark = pytest.mark.slow  # it runs kubectl, Helm or promtool
+
 GUIDE = ROOT / "docs/kubernetes.md"
 OLDEST = "1.30"  # the first Kubernetes that has every field used without a feature gate
 

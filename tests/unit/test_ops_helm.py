@@ -13,6 +13,8 @@ import yaml
 from app.config.settings import Settings, load_settings
 from tests.support.ops import CHART, ROOT, NotRendered, Object, chart, charts, one, overlay, with_component
 
+pytestmark = pytest.mark.slow  # it runs kubectl, Helm or promtool
+
 PRODUCTION = {
     "image": {"repository": "registry.example.com/router", "tag": "0.1.0"},
     "modelServers": [{"deployment": "model-server", "model": "my-model", "requestsPerPod": 24, "maxReplicas": 8}],

@@ -14,6 +14,8 @@ from tests.support.certificates import certificate, write_pair
 from tests.support.local_router import LocalRouter
 from tests.support.ops import OPS, ROOT, Object, one, overlay
 
+pytestmark = pytest.mark.slow  # it runs kubectl, Helm or promtool
+
 ADAPTER_RULE = OPS / "prometheus/adapter-rule.yaml"
 ALERTS = OPS / "prometheus/alerts.yaml"
 ALERTS_TEST = OPS / "prometheus/alerts.test.yaml"

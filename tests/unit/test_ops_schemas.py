@@ -19,6 +19,8 @@ import yaml
 
 from tests.support.ops import ROOT, Object, chart, one, overlay, with_component
 
+pytestmark = pytest.mark.slow  # it runs kubectl, Helm or promtool
+
 CRDS = ROOT.parent / "shared/crds"
 CUSTOM = {"PodMonitor": "podmonitors.yaml", "ScaledObject": "scaledobjects.yaml"}
 OLDEST = "1.30"  # the first Kubernetes that has every field used without a feature gate

@@ -94,6 +94,7 @@ def test_many_pieces_are_not_looked_through_again_and_again() -> None:
     assert len(reader._begun) < 100
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.text() | st.integers(),

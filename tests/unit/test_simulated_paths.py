@@ -114,6 +114,7 @@ def test_triton_describes_its_models() -> None:
     assert respond("/v1/messages/batches", b"", "GET")[0] == 404
 
 
+@pytest.mark.slow
 def test_long_texts_are_read_once() -> None:
     """A long query before many documents takes time in proportion to the body, not to the product of both."""
     body = {"query": "word " * 200_000, "documents": ["x"] * 100_000}
@@ -131,6 +132,7 @@ VALUES = st.recursive(
 MEMBERS = sorted({name for body in GOOD.values() for name in body} | {"data_1", "queries", "items", "text", "n"})
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(GOOD)), st.dictionaries(st.sampled_from(MEMBERS), VALUES, max_size=5))
 @effort(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_body_raises(path: str, members: dict[str, Any]) -> None:

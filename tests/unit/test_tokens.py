@@ -210,6 +210,7 @@ def test_huge_and_nested_tokens_are_refused(verifier: Verify, issuer: Issuer) ->
     refused(checks, nested)
 
 
+@pytest.mark.slow
 @effort(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
 @given(st.data())
 def test_any_token_is_accepted_or_refused(verifier: Verify, issuer: Issuer, data: st.DataObject) -> None:
