@@ -303,7 +303,7 @@ def test_ejected_endpoint_says_why_and_until_when(tmp_path: Path, admin_of: Admi
         record = admin.explained("nowhere")
         assert (record["error"], record["outcome"]) == ("no_endpoint", "failed")
         assert record["candidates"] == [{"endpoint": failing.url, "inflight": 0, "load": None, "out": "ejected"}]
-        assert record["explanation"].endswith(f"no endpoint of m could be chosen: {failing.url} was ejected")
+        assert f"no endpoint of m could be chosen: {failing.url} was ejected" in record["explanation"]
 
 
 def test_drained_endpoint_gets_no_new_request_of_any_worker(tmp_path: Path, admin_of: AdminOf) -> None:
@@ -362,7 +362,7 @@ def test_endpoint_that_comes_back_does_not_drain(tmp_path: Path, admin_of: Admin
         router, admin = admin_of(ROUTES_FILE=routes(tmp_path, model(one.url)))
         assert admin.change(one.url, "drain").status_code == 200
         assert chat(router, "nowhere").status_code == 503
-        assert admin.explained("nowhere")["explanation"].endswith(f"{one.url} was draining")
+        assert f"{one.url} was draining" in admin.explained("nowhere")["explanation"]
         assert requests.get(f"{router.url}/readyz", timeout=20).status_code == 503
         assert 'router_model_usable{model="m"} 0' in metrics_of(admin)
         (event,) = [each for each in router.events() if each["event"] == "endpoint drains"]
