@@ -6,14 +6,13 @@ It runs for every request, so it does as little as it can: it stores words (test
 from app.api.exchange import Exchange
 from app.errors import Overload
 from app.native import store_id
-from app.observability.request_record import CODE_NUMBERS, FALLBACKS, SCOPES, UNKNOWN_MS, attempt_code
+from app.observability.request_record import CODE_NUMBERS, FALLBACKS, MOST_ATTEMPTS, SCOPES, UNKNOWN_MS, attempt_code
 from app.protocols.calls import Attempts
 from app.routing.attempt_record import PoolMembers
 from app.shared_memory.request_ring import RequestRing
 from app.shared_memory.table import name_hash
 
 _MOST_NAMES = 4096
-_MOST_ATTEMPTS = 4
 _SCOPES = {scope: number for number, scope in enumerate(SCOPES)}
 _FALLBACKS = {reason: number for number, reason in enumerate(FALLBACKS)}
 
@@ -93,7 +92,7 @@ class RequestRecorder:
     def _store_attempts(self, at: int, attempts: Attempts) -> int:
         """Store the attempts, and what the last choice has seen. Returns the flags that tell of them."""
         words, doubles = self._ring.words, self._ring.doubles
-        count = min(len(attempts), _MOST_ATTEMPTS)
+        count = min(len(attempts), MOST_ATTEMPTS)
         place = at + 35
         for attempt in attempts if count == len(attempts) else attempts[-count:]:
             words[place] = attempt.endpoint_hash

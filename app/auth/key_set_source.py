@@ -19,8 +19,8 @@ import gevent
 import structlog
 
 from app.auth.key_set import KeySet, public_keys
-from app.auth.keys_publisher import state_of
 from app.auth.layouts import KEY_SET, MAX_KEY_SET_BYTES
+from app.config.text_file import state_of
 from app.errors import KeysError
 from app.observability.auth_metrics import AuthMetrics
 from app.shared_memory.shared_document import SharedDocument

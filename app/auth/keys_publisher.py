@@ -16,6 +16,7 @@ from app.admission.tenant_limit import OTHER
 from app.auth.layouts import API_KEYS
 from app.config.keys_file import read_keys
 from app.config.keys_schema import Keys
+from app.config.text_file import state_of
 from app.errors import KeysError, RoutesError
 from app.observability.auth_metrics import AuthMetrics
 from app.shared_memory.counters import InflightCounters
@@ -86,12 +87,3 @@ def tenants_in(keys: Keys) -> Iterable[str]:
     """Returns the tenants that are counted apart: those that are listed, else those of the keys; and OTHER."""
     listed = [tenant.name for tenant in keys.tenants] or [key.tenant for key in keys.keys]
     return dict.fromkeys((*listed, OTHER))
-
-
-def state_of(file: Path) -> object:
-    """Returns what differs once the file, or a symlink above it, was written or replaced."""
-    try:
-        stat = file.stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size

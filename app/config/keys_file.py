@@ -22,6 +22,7 @@ from app.config.routes_file.source import Mistake, Path, Source
 from app.config.routes_file.toml import read_toml
 from app.config.routes_file.value_types import members
 from app.config.routes_file.yaml import read_yaml
+from app.config.text_file import read_text
 from app.errors import KeysError, RoutesError
 
 MAX_FILE_BYTES = 1 << 20
@@ -32,16 +33,7 @@ _QUOTED = re.compile(r"'[^']{5,}'")
 
 def read_keys(file: pathlib.Path, mistakes: list[Mistake] | None = None) -> Keys:
     """Returns what the file says now. Raises KeysError. `mistakes`: see `parse_keys`."""
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(MAX_FILE_BYTES + 1)
-        text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise KeysError(f"{file}: can't be read: {reason}") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise KeysError(f"{file}: must have at most {MAX_FILE_BYTES} bytes")
-    return parse_keys(text, str(file), mistakes)
+    return parse_keys(read_text(file, MAX_FILE_BYTES, KeysError), str(file), mistakes)
 
 
 def parse_keys(text: str, name: str, mistakes: list[Mistake] | None = None) -> Keys:

@@ -10,6 +10,7 @@ from app.config.base_urls import without_roots
 from app.config.route_schema import Endpoint, Model, Routes, Version
 from app.config.routes_file import parse_routes
 from app.config.settings import Settings
+from app.config.text_file import read_text, state_of
 from app.errors import RoutesError
 from app.net.tls_files import BrokenTlsFiles, TlsContext, TlsFiles, client_context
 
@@ -45,13 +46,13 @@ class RoutesSource:
             routes = self._from_settings()
             return Document(routes, (None,) * len(endpoints_of(routes)))
         # The state is noted before the file is read: a change in between causes one read too many, never one too few.
-        self._seen = {**self._seen, self._file: _state(self._file)}
+        self._seen = {**self._seen, self._file: state_of(self._file)}
         routes = parse_routes(read_file(self._file), str(self._file))
         holders = credential_holders(routes)
         for holder in holders:
             check_tls_files(holder)
         secrets = {Path(holder.credential_file) for holder in holders if holder.credential_file is not None}
-        self._seen = {self._file: self._seen[self._file], **{file: _state(file) for file in secrets}}
+        self._seen = {self._file: self._seen[self._file], **{file: state_of(file) for file in secrets}}
         return Document(routes, tuple(self.credential(holder) for holder in holders))
 
     def changed(self) -> bool:
@@ -59,7 +60,7 @@ class RoutesSource:
 
         A replaced symlink of a folder above it counts too: Kubernetes updates a ConfigMap in that way.
         """
-        return any(_state(file) != seen for file, seen in self._seen.items())
+        return any(state_of(file) != seen for file, seen in self._seen.items())
 
     def credential(self, holder: Endpoint | Version) -> str | None:
         """The credential for an endpoint. Raises RoutesError, whose message does not contain it."""
@@ -140,23 +141,6 @@ def waiting_as(model: Model) -> str:
     return f"waiting {model.name}"
 
 
-def _state(file: Path) -> object:
-    try:
-        stat = file.stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
 def read_file(file: Path, max_bytes: int = _MAX_FILE_BYTES) -> str:
     """Returns the text of a file. Raises RoutesError."""
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(max_bytes + 1)
-        text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise RoutesError(f"{file}: can't be read: {reason}") from None
-    if len(content) > max_bytes:
-        raise RoutesError(f"{file}: must have at most {max_bytes} bytes")
-    return text
+    return read_text(file, max_bytes, RoutesError)
