@@ -96,20 +96,27 @@ def test_newest_record_of_an_id_is_found(rings: Rings) -> None:
     ids=["one that there is not", "a thousand"],
 )
 def test_looking_through_full_rings_holds_up_no_request(rings: Rings, look: Callable[[RequestRecords], bool]) -> None:
-    """Other greenlets have their turns meanwhile: the longest wait for one is a small part of the work."""
+    """Other greenlets have their turns meanwhile: the longest wait for one is a small part of the work.
+
+    Of three looks the best one counts: a pass of the collector, or another virtual machine, can only make one longer.
+    """
     rings.fill()
+    assert min(_longest_turn(lambda: look(rings.records)) for _ in range(3)) < 1 / 4
+
+
+def _longest_turn(look: Callable[[], bool]) -> float:
+    """Returns the longest time for which a look kept another greenlet waiting, as a part of what the look took."""
     turns: list[float] = []
 
     def others() -> None:
         while True:
-            turns.append(time.process_time())
+            turns.append(time.thread_time())
             gevent.sleep(0.0001)
 
     watching = gevent.spawn(others)
     gevent.sleep(0.01)
-    before, began = len(turns), time.process_time()
-    assert look(rings.records)
-    took = time.process_time() - began
+    before, began = len(turns), time.thread_time()
+    assert look()
+    ended = time.thread_time()
     watching.kill()
-    seen = [began, *turns[before:], began + took]
-    assert max(after - one for one, after in pairwise(seen)) < took / 4
+    return max(after - one for one, after in pairwise([began, *turns[before:], ended])) / (ended - began)
