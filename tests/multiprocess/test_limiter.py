@@ -15,40 +15,16 @@ from app.admission.limiter import Limiter
 from app.admission.permit import Permit, Ticket
 from app.errors import LimitReached, NoFreeSlot, QueueFull, QueueTimeout
 from app.shared_memory.table import SLOTS
+from tests.multiprocess.pressed import LIMIT, press
 from tests.support.forks import Barrier, KernelCount, Parent, acquire, die_at
 from tests.support.router import until
 
 
 def test_cap_holds_and_is_reached_over_processes() -> None:
     """4 processes that admit as fast as they can: never more inside than the cap, and the cap is reached."""
-    parent, count, start = Parent(limit=3), KernelCount(3), Barrier()
-    full_read, full_write = os.pipe()
-
-    def work(limiter: Limiter) -> None:
-        start.arrive()
-        seen_full = False
-        for _ in range(3000):
-            try:
-                permit = acquire(limiter)
-            except LimitReached:
-                continue
-            count.enter()
-            if not seen_full and count.free() == 0:
-                seen_full = True
-                os.write(full_write, b"!")
-            os.sched_yield()
-            count.leave()
-            permit.release()
-
-    for _ in range(4):
-        parent.fork(work)
-    start.wait_arrived(4)
-    start.lift(4)
-    parent.reap_all()
-    os.set_blocking(full_read, False)
-    assert os.read(full_read, 8), "the cap was never reached"
+    parent = Parent(limit=LIMIT)
+    press(parent, lambda limiter: lambda: acquire(limiter).release)
     assert parent.taken() == 0
-    assert count.free() == 3
 
 
 def test_newest_permit_is_the_last_one() -> None:

@@ -10,7 +10,8 @@ from app.admission.limiter import Limiter
 from app.admission.model_limit import ModelLimit, ModelLimits
 from app.errors import ModelLimitReached
 from app.shared_memory.counters import InflightCounters
-from tests.support.forks import Barrier, KernelCount, Parent
+from tests.multiprocess.pressed import LIMIT, press
+from tests.support.forks import Barrier, Parent
 
 PLACE = 5
 
@@ -33,35 +34,8 @@ def _limit(parent: Parent, slot: int | None, limit: int, place: int = PLACE) -> 
 
 def test_limit_holds_and_is_reached_over_processes(parent: Parent) -> None:
     """4 processes that admit as fast as they can: never more inside than the limit, and the limit is reached."""
-    count, start = KernelCount(3), Barrier()
-    full_read, full_write = os.pipe()
-
-    def work(limiter: Limiter) -> None:
-        limit = _limit(parent, limiter._slot, 3)
-        start.arrive()
-        seen_full = False
-        for _ in range(3000):
-            try:
-                leave = limit.acquire()
-            except ModelLimitReached:
-                continue
-            count.enter()
-            if not seen_full and count.free() == 0:
-                seen_full = True
-                os.write(full_write, b"!")
-            os.sched_yield()
-            count.leave()
-            leave()
-
-    for _ in range(4):
-        parent.fork(work)
-    start.wait_arrived(4)
-    start.lift(4)
-    parent.reap_all()
-    os.set_blocking(full_read, False)
-    assert os.read(full_read, 8), "the limit was never reached"
+    press(parent, lambda limiter: _limit(parent, limiter._slot, LIMIT).acquire)
     assert InflightCounters(parent.table).total(PLACE) == 0
-    assert count.free() == 3
 
 
 def test_model_that_is_full_refuses_at_once_and_takes_nothing(parent: Parent) -> None:

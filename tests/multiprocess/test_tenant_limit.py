@@ -18,7 +18,8 @@ from app.config.keys_schema import Keys, Tenant
 from app.errors import TenantLimitReached
 from app.shared_memory.counters import InflightCounters
 from app.shared_memory.shared_document import SharedDocument, Superseded
-from tests.support.forks import Barrier, KernelCount, Parent
+from tests.multiprocess.pressed import LIMIT, Admit, press
+from tests.support.forks import Barrier, Parent
 
 METRICS: Any = None
 """For a publisher that is not to count anything."""
@@ -72,41 +73,21 @@ class Slow(InflightCounters):
 
 def test_limit_holds_and_is_reached_over_processes_while_files_change(parent: Parent) -> None:
     """4 processes admit as fast as they can, while other tenants come and go: never more inside than the limit."""
-    publish(parent, t=3)
-    count, start = KernelCount(3), Barrier()
-    full_read, full_write = os.pipe()
+    publish(parent, t=LIMIT)
 
-    def work(limiter: Limiter) -> None:
+    def admit_in(limiter: Limiter) -> Admit:
         limits = limits_of(parent, limiter._slot)
         limits._counters = Slow(limits._counters)
-        start.arrive()
-        seen_full = False
-        for _ in range(2000):
-            try:
-                leave = limits.acquire("t")
-            except TenantLimitReached:
-                continue
-            count.enter()
-            if not seen_full and count.free() == 0:
-                seen_full = True
-                os.write(full_write, b"!")
-            os.sched_yield()
-            count.leave()
-            leave()
+        return partial(limits.acquire, "t")
 
-    for _ in range(4):
-        parent.fork(work)
-    start.wait_arrived(4)
-    start.lift(4)
-    for number in range(60):
-        publish(parent, t=3, **{f"other{number}": 1})
-        os.sched_yield()
-    parent.reap_all()
-    os.set_blocking(full_read, False)
-    assert os.read(full_read, 8), "the limit was never reached"
+    def change_files() -> None:
+        for number in range(60):
+            publish(parent, t=LIMIT, **{f"other{number}": 1})
+            os.sched_yield()
+
+    press(parent, admit_in, change_files)
     limits = limits_of(parent, parent.slots.claim().slot)
     assert set(limits.inflight().values()) == {0}
-    assert count.free() == 3
 
 
 def test_new_limit_holds_from_its_publication(parent: Parent) -> None:

@@ -5,15 +5,15 @@ import json
 import time
 from collections.abc import Mapping
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from tests.support.http_server import HttpServer, QuietConnections
 
 ISSUER = "https://issuer.test"
 AUDIENCE = "router"
@@ -100,7 +100,7 @@ def encoded(value: object) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
-class KeySetServer:
+class KeySetServer(HttpServer):
     """Serves a key set, and counts how often it was asked."""
 
     def __init__(self, issuer: Issuer) -> None:
@@ -109,7 +109,7 @@ class KeySetServer:
         self.down = False
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietConnections, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked += 1
                 content = b"" if outer.down else outer.issuer.key_set()
@@ -118,20 +118,5 @@ class KeySetServer:
                 self.end_headers()
                 self.wfile.write(content)
 
-            def log_request(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/jwks"
-        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+        super().__init__(Handler)
+        self.url += "/jwks"

@@ -8,16 +8,16 @@ import ipaddress
 import json
 import ssl
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from tests.support.certificates import certificate
+from tests.support.http_server import HttpServer, QuietConnections
 
 Object = dict[str, Any]
 
@@ -45,7 +45,7 @@ def status(code: int, reason: str, retry_after_s: int | None = None) -> Object:
     }
 
 
-class KubernetesApi:
+class KubernetesApi(HttpServer):
     """`with KubernetesApi(folder) as api:` serves the Service `ns/llm`."""
 
     def __init__(self, folder: Path) -> None:
@@ -64,21 +64,11 @@ class KubernetesApi:
         self.rotate_token("first")
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(QuietConnections, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer._serve(self)
 
-            def log_message(self, *args: object) -> None:
-                """Say nothing."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                """Clients hang up at any moment."""
-
+        super().__init__(Handler)
         authority = certificate("authority", [])
         own = certificate("api", [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))], authority)
         (folder / "ca.crt").write_bytes(authority[0].public_bytes(serialization.Encoding.PEM))
@@ -90,23 +80,12 @@ class KubernetesApi:
         )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(folder / "api.pem")
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
-        self.port: int = self._server.server_address[1]
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
         self.environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(self.port)}
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.end_watches()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+        super().__exit__(*failure)
 
     def rotate_token(self, token: str) -> None:
         """Let only this token in from now on, and give it to the pod."""

@@ -4,9 +4,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import NamedTuple, Self
+from http.server import BaseHTTPRequestHandler
+from typing import NamedTuple
+
+from tests.support.http_server import HttpServer, QuietConnections
 
 
 class Seen(NamedTuple):
@@ -69,7 +70,7 @@ def send_empty(seen: Seen, reply: Reply) -> None:
     reply.send()
 
 
-class Upstream:
+class Upstream(HttpServer):
     """`with Upstream(answer) as upstream:` serves on a free port, or on `port`, with a thread for each connection."""
 
     def __init__(self, answer: Answer = send_empty, port: int = 0, host: str = "127.0.0.1") -> None:
@@ -83,10 +84,7 @@ class Upstream:
         self._changed = threading.Condition()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # or the body would wait for the head's acknowledgement, which is delayed
-
+        class Handler(QuietConnections, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path in ("/v1/models", "/v2/health/ready"):  # the router's health check
                     outer.checks += 1
@@ -115,20 +113,7 @@ class Upstream:
             def do_DELETE(self) -> None:
                 self.do_POST()
 
-            def log_message(self, *args: object) -> None:
-                """Say nothing."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 256
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                """The router may hang up at any moment."""
-
-        self._server = Server((host, port), Handler)
-        self.port = self._server.server_address[1]
-        self.url = f"http://{host}:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        super().__init__(Handler, port, host)
 
     @staticmethod
     def _read_body(handler: BaseHTTPRequestHandler) -> bytes:
@@ -140,17 +125,6 @@ class Upstream:
             handler.rfile.readline()
         handler.rfile.readline()
         return b"".join(chunks)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
 
     def reset(self, answer: Answer) -> None:
         """Serve another test: answer so from now on, and forget what was seen. Waits until nothing is answered."""
