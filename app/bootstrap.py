@@ -15,12 +15,13 @@ from app.admission import model_limit, model_traffic, tenant_limit
 from app.admission.demand import DemandMeter
 from app.admission.limiter import Limiter
 from app.admission.model_traffic import TrafficCounts
-from app.api.admin import AdminApi
-from app.api.admin_access import access_to
-from app.api.application import create_app, records_of
+from app.api.admin.access import access_to
+from app.api.admin.live import LiveFeed
+from app.api.admin.live_facts import LiveFacts
+from app.api.admin.records import RequestRecords
+from app.api.admin.resources import AdminApi
+from app.api.application import create_app
 from app.api.dispatch import Dispatcher
-from app.api.live import LiveFeed
-from app.api.live_facts import LiveFacts
 from app.auth import layouts as auth_layouts
 from app.auth.building import Auth, build_auth
 from app.config.listener_tls import listener_tls
@@ -85,6 +86,7 @@ class Router:
     metrics_directory: MetricsDirectory
     models: Models
     auth: Auth
+    admin: AdminApi
     live: LiveFeed
     tracing: "Tracing | None"
     tls: TlsContext | None
@@ -127,8 +129,8 @@ def _build_parts(
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
     tls = listener_tls(settings)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth, tls)
-    admin = _admin_api(settings, limiter, models)
-    live = LiveFeed(metrics, read_state, LiveFacts(admin, records_of(admin, ring), drain).read)
+    admin = _admin_api(settings, limiter, models, ring)
+    live = LiveFeed(metrics, read_state, LiveFacts(admin, drain).read)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -147,6 +149,7 @@ def _build_parts(
         metrics_directory=metrics_directory,
         models=models,
         auth=auth,
+        admin=admin,
         live=live,
         tracing=traced,
         tls=tls,
@@ -171,8 +174,9 @@ def _metrics(directory: MetricsDirectory, slots: Slots, metric_files: MetricFile
     return Metrics(directory.path)
 
 
-def _admin_api(settings: Settings, limiter: Limiter, models: Models) -> AdminApi:
-    return AdminApi(access_to(settings), settings, models.registry, models.store, limiter, models.endpoints)
+def _admin_api(settings: Settings, limiter: Limiter, models: Models, ring: RequestRing) -> AdminApi:
+    records = RequestRecords(ring, models.registry)
+    return AdminApi(access_to(settings), settings, models.registry, models.store, limiter, models.endpoints, records)
 
 
 def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path

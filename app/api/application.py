@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from itertools import chain
 from typing import Any
 from wsgiref.types import WSGIApplication
 
 import falcon
 
 from app.api import listed_paths, own_paths
-from app.api.admin import AdminApi, ConfigResource, EndpointsResource, QueueResource, RoutesResource
-from app.api.admin_access import AdminAccess, access_to
-from app.api.admin_requests import RequestRecords, RequestsResource
+from app.api.admin import routes
+from app.api.admin.live import LiveFeed
+from app.api.admin.resources import AdminApi
 from app.api.authentication import Authentication
 from app.api.cors import with_cors
 from app.api.dispatch import Dispatcher
@@ -20,14 +19,12 @@ from app.api.exact_paths import ExactRouter
 from app.api.exchange import Exchange
 from app.api.health import HealthzResource, Readiness, ReadyzResource
 from app.api.listed_paths import ListedPaths
-from app.api.live import LiveFeed, LiveResource
 from app.api.metrics_page import MetricsResource
 from app.api.openai import ModelsResource
 from app.api.openapi import OpenApiResource
 from app.api.operations import OperationResource
 from app.api.outermost import with_exchange
 from app.api.request_recorder import RequestRecorder
-from app.api.status_page import StatusPageResource
 from app.api.v2 import ModelReadyResource, ServerResource
 from app.api.v2_models import RepositoryIndexResource, StatisticsResource
 from app.auth.authenticator import Authenticator
@@ -54,8 +51,8 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
 ) -> WSGIApplication:
     """Returns the router's application. `read_state` returns what the gauges of `/metrics` say.
 
-    Without `ring` no records of requests are written. Without `admin`, or ADMIN_BIND, there is no admin API, and
-    without `live` no status page. `authenticator` finds the caller of a request; without it, everyone may use the
+    Without `ring` no records of requests are written. Without `admin` and `live`, or ADMIN_BIND, there is no admin API
+    and no status page. `authenticator` finds the caller of a request; without it, everyone may use the
     router.
     """
     router = ExactRouter(ListedPaths(dispatcher).find)
@@ -77,10 +74,8 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     errors.register(listed_paths.TEMPLATE, openai.ADAPTER.error_body)
     statistics = StatisticsResource(dispatcher.registry, metrics, settings.admin_port)
     _add_own_routes(app, errors, dispatcher, readiness, statistics)
-    if admin is not None and ring is not None and settings.admin_bind is not None:
-        _add_admin_routes(app, admin, ring)
-    if live is not None and settings.admin_bind is not None:
-        _add_status_page(app, live, access_to(settings))
+    if admin is not None and live is not None and settings.admin_bind is not None:
+        routes.add_routes(app, admin, live)
     return with_cors(with_exchange(app, _recorder(settings, metrics, ring)), settings.cors_origins)
 
 
@@ -105,34 +100,6 @@ def _add_authentication(
     if authenticator is not None or digests:
         preflight = bool(settings.cors_origins)
         app.add_middleware(Authentication(authenticator, digests, metrics.auth, router, allows_preflight=preflight))
-
-
-def _add_status_page(app: _App, live: LiveFeed, access: AdminAccess) -> None:
-    app.add_route("/", StatusPageResource(access))
-    app.add_route("/admin/live", LiveResource(live, access))
-
-
-def _add_admin_routes(app: _App, admin: AdminApi, ring: RequestRing) -> None:
-    """Add the admin API. Every resource asks `admin.access` first."""
-    endpoints, requests = EndpointsResource(admin), RequestsResource(admin.access, records_of(admin, ring))
-    for template, resource, suffix in (
-        ("/admin/config", ConfigResource(admin), None),
-        ("/admin/routes", RoutesResource(admin), None),
-        ("/admin/endpoints", endpoints, None),
-        ("/admin/endpoints/{shared_id:int}/drain", endpoints, "drain"),
-        ("/admin/endpoints/{shared_id:int}/undrain", endpoints, "undrain"),
-        ("/admin/queue", QueueResource(admin), None),
-        ("/admin/requests", requests, None),
-        ("/admin/requests/{request_id:path}", requests, "one"),
-    ):
-        app.add_route(template, resource, suffix=suffix)
-
-
-def records_of(admin: AdminApi, ring: RequestRing) -> RequestRecords:
-    """Returns the records of requests, with the names of the routes that are served."""
-    operations = chain.from_iterable(adapter.operations for adapter in adapters.PROTOCOLS)
-    labels = [infer.ROUTE, *(operation.route for operation in operations)]
-    return RequestRecords(ring, admin.registry, lambda: iter(labels))
 
 
 def _add_operations(

@@ -16,7 +16,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from app.http_fields import FIELD_NAME, Headers
 
 _NEVER = "/admin/"
-"""Below this path no page of another origin may do anything, whatever the setting says (admin_access.py)."""
+"""Below this path no page of another origin may do anything, whatever the setting says (admin/access.py)."""
 _PREFIX = "access-control-"
 _ALLOWED = "Access-Control-Allow-Origin"
 _EXPOSED = "Retry-After, Server-Timing, X-Request-Id, Inference-Header-Content-Length, *"

@@ -12,7 +12,7 @@ import falcon
 import structlog
 from falcon.routing import CompiledRouter
 
-from app.api.admin_access import NOT_HERE
+from app.api.admin.access import NOT_HERE
 from app.api.exchange import ENVIRON_KEY
 from app.errors import (
     AuthenticationUnavailable,

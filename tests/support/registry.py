@@ -7,9 +7,9 @@ from wsgiref.types import WSGIApplication
 
 from msgspec import Raw, UnsetType
 
+from app.api.admin.live import LiveFeed
 from app.api.application import create_app
 from app.api.dispatch import Dispatcher
-from app.api.live import LiveFeed
 from app.bootstrap import Router, shared_state
 from app.config import route_schema
 from app.errors import ModelNotFound
@@ -109,4 +109,4 @@ def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication
     )
     live = LiveFeed(router.metrics, read_state, router.live.facts)
     authenticator = router.auth.authenticator
-    return create_app(settings, dispatcher, router.metrics, read_state, live=live, authenticator=authenticator)
+    return create_app(settings, dispatcher, router.metrics, read_state, None, router.admin, live, authenticator)

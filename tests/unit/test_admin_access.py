@@ -4,7 +4,7 @@ import falcon
 import pytest
 from falcon.testing import create_req
 
-from app.api.admin_access import AdminAccess, is_own_name
+from app.api.admin.access import AdminAccess, is_own_name
 
 OWN = (
     "127.0.0.1:9090",

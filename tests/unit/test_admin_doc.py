@@ -7,8 +7,8 @@ from unittest.mock import patch
 
 import falcon
 
-from app.api import explanation
-from app.api.admin_requests import RequestRecords
+from app.api.admin import explanation
+from app.api.admin.records import RequestRecords
 from app.observability.request_record import MOST_ATTEMPTS, MOST_CANDIDATES
 from app.shared_memory.request_ring import RECORD_BYTES, RECORDS
 from tests.support.local_router import LocalRouter
@@ -47,7 +47,7 @@ def test_members_of_a_record_are_documented(tmp_path: Path) -> None:
     """Each has its row; so has every state of an endpoint, and every number is the code's."""
     with LocalRouter(tmp_path) as local:
         local.ask("POST", "/infer", '{"prompt": "x"}', {"X-Request-Id": "documented"})
-        records = RequestRecords(local.router.ring, local.router.models.registry, lambda: iter(()))
+        records = RequestRecords(local.router.ring, local.router.models.registry)
         shown = records.find("documented")
     assert shown is not None
     members = {name for names, _ in rows("Member") for name in re.findall(r"`(\w+)`", names)}

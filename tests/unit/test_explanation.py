@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.api import explanation
-from app.api.explanation import explanation_of, outcome_of
+from app.api.admin import explanation
+from app.api.admin.explanation import explanation_of, outcome_of
 from app.observability import request_record
 
 RECORD: dict[str, Any] = {

@@ -11,10 +11,10 @@ import gevent
 import pytest
 from falcon import testing
 
-from app.api import live
-from app.api.live import LiveFeed
-from app.api.live_facts import LiveFacts
-from app.api.records_query import Wanted
+from app.api.admin import live
+from app.api.admin.live import LiveFeed
+from app.api.admin.live_facts import LiveFacts
+from app.api.admin.records_query import Wanted
 from app.observability.metrics import Metrics, SharedState
 from tests.support.local_router import LocalRouter
 
@@ -146,7 +146,7 @@ def test_first_rejection_is_looked_for_at_once() -> None:
         looked.append(wanted)
         return []
 
-    facts = LiveFacts(Mock(), Mock(newest=newest), Mock())
+    facts = LiveFacts(Mock(records=Mock(newest=newest)), Mock())
     facts._latest_rejections(0)
     assert not looked
     facts._latest_rejections(1)

@@ -5,7 +5,7 @@ import re
 import falcon
 import pytest
 
-from app.api.records_query import Wanted, wanted_by
+from app.api.admin.records_query import Wanted, wanted_by
 
 UNDERSTOOD = {
     "": Wanted(),

@@ -8,9 +8,9 @@ from typing import Any
 import gevent
 import pytest
 
-from app.api.admin_requests import RequestRecords
+from app.api.admin.records import RequestRecords
+from app.api.admin.records_query import Wanted
 from app.api.exchange import Exchange
-from app.api.records_query import Wanted
 from app.api.request_recorder import RequestRecorder
 from app.shared_memory.request_ring import RECORD_WORDS, RECORDS, RequestRing
 from tests.support.forks import Parent
@@ -25,7 +25,7 @@ class Rings:
     def __init__(self, parent: Parent, local: LocalRouter) -> None:
         self.ring = RequestRing(parent.table)
         self.recorder = RequestRecorder(self.ring)
-        self.records = RequestRecords(self.ring, local.router.models.registry, lambda: iter(()))
+        self.records = RequestRecords(self.ring, local.router.models.registry)
 
     def record(self, slot: int, request_id: str, total_s: float = 1.0, **members: Any) -> None:
         """Leave a record in this worker's ring."""

@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from app.api import status_page
+from app.api.admin import status_page
 from tests.support.local_router import LocalRouter
 
 ROOT = Path(__file__).parents[2]

@@ -1,40 +1,38 @@
-"""GET /admin/requests and /admin/requests/{id}: the records of the last requests of all workers, from any of them."""
+"""The records of the last requests of all workers, from any of them, as GET /admin/requests shows them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from heapq import nlargest
 from typing import Any
 
-import falcon
 import gevent
 
-from app.api.admin import respond
-from app.api.admin_access import AdminAccess
-from app.api.explanation import explanation_of, outcome_of
-from app.api.records_query import Wanted, wanted_by
+from app.api.admin.explanation import explanation_of, outcome_of
+from app.api.admin.records_query import Wanted
 from app.native import monotonic
 from app.observability import request_record
 from app.observability.request_record import RequestRecord
 from app.observability.turns import Turns
+from app.protocols import adapters, infer
 from app.routing.candidates import seen_of
 from app.routing.registry import ModelRegistry
-from app.shared_memory.request_ring import RECORDS, RequestRing
+from app.shared_memory.request_ring import RequestRing
 from app.shared_memory.table import name_hash
 
 _LOOKS = 3
 _LOOK_AGAIN_S = 0.05
 """A client may have its whole response some moments before the record of its request is written."""
+_ROUTES = (infer.ROUTE, *(operation.route for adapter in adapters.PROTOCOLS for operation in adapter.operations))
+"""The labels of all routes but the listed paths."""
 
 
 class RequestRecords:
     """The records, with names in the place of hashes."""
 
-    def __init__(self, ring: RequestRing, registry: ModelRegistry, routes: Callable[[], Iterator[str]]) -> None:
-        """`routes` yields the labels of the routes that there are."""
+    def __init__(self, ring: RequestRing, registry: ModelRegistry) -> None:
         self._ring = ring
         self._registry = registry
-        self._routes = routes
 
     def newest(self, wanted: Wanted) -> list[dict[str, Any]]:
         """Returns the records that are wanted, the newest first, as they are shown. Other greenlets run meanwhile."""
@@ -105,7 +103,7 @@ class RequestRecords:
     def _names(self) -> Mapping[int, str]:
         routes = self._registry.routes
         urls = (e.url for model in routes.models for version in model.versions for e in version.endpoints)
-        names = [*(model.name for model in routes.models), *urls, *self._routes(), *self._registry.listed_paths()]
+        names = [*(model.name for model in routes.models), *urls, *_ROUTES, *self._registry.listed_paths()]
         return {name_hash(name): name for name in names}
 
 
@@ -152,29 +150,3 @@ def _ended(found: tuple[int, RequestRecord]) -> float:
 def _name(hashed: int, names: Mapping[int, str]) -> str | None:
     """Returns the name with this hash; of one that is served no more, the hash."""
     return (names.get(hashed) or f"gone:{hashed & (1 << 64) - 1:016x}") if hashed else None
-
-
-class RequestsResource:
-    """See the module's opening line."""
-
-    def __init__(self, access: AdminAccess, records: RequestRecords) -> None:
-        self._access = access
-        self._records = records
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._access.check(req)
-        respond(resp, {"requests": self._records.newest(wanted_by(req.query_string))})
-
-    on_head = on_get
-
-    def on_get_one(self, req: falcon.Request, resp: falcon.Response, request_id: str) -> None:
-        self._access.check(req)
-        found = self._records.find(request_id)
-        if found is None:
-            raise falcon.HTTPNotFound(
-                description="there is no record of this request: it is in progress, or it had no credential that is "
-                f"accepted, or it is not among the last {RECORDS} inference requests of its worker"
-            )
-        respond(resp, found)
-
-    on_head_one = on_get_one

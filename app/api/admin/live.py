@@ -15,7 +15,7 @@ import gevent
 import msgspec
 from gevent.event import Event
 
-from app.api.admin_access import AdminAccess
+from app.api.admin.access import AdminAccess
 from app.api.exchange import ENVIRON_KEY
 from app.observability import live_figures
 from app.observability.live_figures import LiveFigures

@@ -11,7 +11,7 @@ from importlib.resources import files
 
 import falcon
 
-from app.api.admin_access import AdminAccess
+from app.api.admin.access import AdminAccess
 
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
@@ -21,7 +21,7 @@ class StatusPageResource:
 
     def __init__(self, access: AdminAccess) -> None:
         self._access = access
-        self._page = files("app.api").joinpath("status.html").read_bytes()
+        self._page = files("app.api.admin").joinpath("status.html").read_bytes()
         self._headers = {
             "Content-Security-Policy": policy(self._page.decode()),
             "Cache-Control": "no-cache",

@@ -4,10 +4,9 @@ import time
 from importlib import metadata
 from typing import Any
 
-from app.api.admin import AdminApi, endpoint_shown
-from app.api.admin_requests import RequestRecords
-from app.api.explanation import explanation_of
-from app.api.records_query import Wanted
+from app.api.admin.explanation import explanation_of
+from app.api.admin.records_query import Wanted
+from app.api.admin.resources import AdminApi, endpoint_shown
 from app.compiled import form
 from app.observability.metrics import SharedState
 from app.shared_memory.drain import Drain
@@ -20,9 +19,8 @@ _LOOK_AGAIN_S = 4.0
 class LiveFacts:
     """Reads them, in one worker."""
 
-    def __init__(self, api: AdminApi, records: RequestRecords, drain: Drain) -> None:
+    def __init__(self, api: AdminApi, drain: Drain) -> None:
         self._api = api
-        self._records = records
         self._drain = drain
         self._build = {"version": metadata.version("inference-router"), "form": form()}
         self._rejections: list[dict[str, Any]] = []
@@ -55,6 +53,6 @@ class LiveFacts:
         now = time.monotonic()
         if rejected != self._rejected_before and now - self._looked_at >= _LOOK_AGAIN_S:
             self._looked_at, self._rejected_before = now, before
-            found = self._records.newest(Wanted(rejected=True, most=_REJECTIONS))
+            found = self._api.records.newest(Wanted(rejected=True, most=_REJECTIONS))
             self._rejections = [{**record, "explanation": explanation_of(record)} for record in found]
         return self._rejections

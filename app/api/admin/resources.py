@@ -1,4 +1,4 @@
-"""The admin API: settings, routes, endpoints and the queue as they are now, over all workers, from any of them."""
+"""The admin API: settings, routes, endpoints, the queue and the last requests, over all workers, from any of them."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -8,7 +8,9 @@ import msgspec
 import structlog
 
 from app.admission.limiter import Limiter
-from app.api.admin_access import AdminAccess
+from app.api.admin.access import AdminAccess
+from app.api.admin.records import RequestRecords
+from app.api.admin.records_query import wanted_by
 from app.api.exchange import ENVIRON_KEY
 from app.config import route_schema
 from app.config.settings import Settings
@@ -16,6 +18,7 @@ from app.config.shown_settings import shown_settings
 from app.routing.endpoint_report import EndpointReport, EndpointReports
 from app.routing.registry import ModelRegistry
 from app.routing.route_store import RouteStore
+from app.shared_memory.request_ring import RECORDS
 
 _log = structlog.get_logger("router.admin")
 
@@ -29,9 +32,10 @@ class AdminApi(NamedTuple):
     store: RouteStore
     limiter: Limiter
     endpoints: EndpointReports
+    records: RequestRecords
 
 
-def respond(resp: falcon.Response, document: object) -> None:
+def _respond(resp: falcon.Response, document: object) -> None:
     """Respond with a document that nobody may keep: it is true for a moment only."""
     resp.content_type = falcon.MEDIA_JSON
     resp.set_header("Cache-Control", "no-store")
@@ -46,7 +50,7 @@ class ConfigResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._api.access.check(req)
-        respond(resp, {"settings": shown_settings(self._api.settings)})
+        _respond(resp, {"settings": shown_settings(self._api.settings)})
 
     on_head = on_get
 
@@ -67,7 +71,7 @@ class RoutesResource:
             "stale": bool(api.store.stale[0]),
             "models": [_model(model) for model in api.registry.routes.models],
         }
-        respond(resp, document)
+        _respond(resp, document)
 
     on_head = on_get
 
@@ -105,7 +109,7 @@ class EndpointsResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._api.access.check(req)
-        respond(resp, {"endpoints": [endpoint_shown(report) for report in self._api.endpoints.all()]})
+        _respond(resp, {"endpoints": [endpoint_shown(report) for report in self._api.endpoints.all()]})
 
     on_head = on_get
 
@@ -122,7 +126,7 @@ class EndpointsResource:
             raise falcon.HTTPNotFound(description=f"no endpoint that is served has the id {shared_id}")
         event = "endpoint drains" if draining else "endpoint is in use again"
         _log.warning(event, endpoint=report.url, client=req.remote_addr, request_id=req.env[ENVIRON_KEY].request_id)
-        respond(resp, endpoint_shown(report))
+        _respond(resp, endpoint_shown(report))
 
 
 def endpoint_shown(report: EndpointReport) -> dict[str, Any]:
@@ -151,7 +155,7 @@ class QueueResource:
             "expected_wait_ms": limiter.expected_wait_ms(queued) if in_flight >= limiter.limit or queued else 0,
             "models": list(self._models()),
         }
-        respond(resp, document)
+        _respond(resp, document)
 
     on_head = on_get
 
@@ -166,3 +170,28 @@ class QueueResource:
                 "queued": state.queued,
                 "rejected": state.rejected,
             }
+
+
+class RequestsResource:
+    """GET /admin/requests and /admin/requests/{id}: the records of the last requests."""
+
+    def __init__(self, api: AdminApi) -> None:
+        self._api = api
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._api.access.check(req)
+        _respond(resp, {"requests": self._api.records.newest(wanted_by(req.query_string))})
+
+    on_head = on_get
+
+    def on_get_one(self, req: falcon.Request, resp: falcon.Response, request_id: str) -> None:
+        self._api.access.check(req)
+        found = self._api.records.find(request_id)
+        if found is None:
+            raise falcon.HTTPNotFound(
+                description="there is no record of this request: it is in progress, or it had no credential that is "
+                f"accepted, or it is not among the last {RECORDS} inference requests of its worker"
+            )
+        _respond(resp, found)
+
+    on_head_one = on_get_one

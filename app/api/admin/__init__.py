@@ -1,0 +1,1 @@
+"""What the admin listener serves: the admin API, the records of requests, and the status page."""
