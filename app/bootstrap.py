@@ -127,9 +127,8 @@ def _build_parts(
     auth, traced = build_auth(settings, table, tenant_counters, metrics.auth), tracing.load(environ, metrics)
     endpoint_wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
-    tls = listener_tls(settings)
+    tls, admin = listener_tls(settings), _admin_api(settings, limiter, models, ring)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth, tls)
-    admin = _admin_api(settings, limiter, models, ring)
     live = LiveFeed(metrics, read_state, LiveFacts(admin, drain).read)
     return Router(
         settings=settings,
