@@ -12,6 +12,7 @@ sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # the import fai
 
 from app.errors import SettingsError  # noqa: E402
 from app.server.fd_limits import reserve_connections  # noqa: E402
+from app.server.worker_context import CUT_OFF_S  # noqa: E402
 from app.wsgi import start  # noqa: E402
 
 server = start()
@@ -28,7 +29,7 @@ except SettingsError as error:
 bind = settings.binds
 backlog = 4096
 keepalive = settings.keepalive_s
-graceful_timeout = settings.graceful_timeout_s
+graceful_timeout = settings.graceful_timeout_s + CUT_OFF_S
 timeout = 30  # seconds without a heartbeat until a worker counts as hung; it limits no request
 preload_app = True
 limit_request_line = 8190  # the most that gunicorn allows, and what RFC 9112 section 3 recommends at least

@@ -87,6 +87,18 @@ class Draining(RouterError):
     code = "draining"
 
 
+class CutOff(RouterError):
+    """The router stopped before the response was complete: the request outlasted `GRACEFUL_TIMEOUT_S`."""
+
+    code = "cut_off"
+
+
+class ResponseStalled(RouterError):
+    """Only in records: the client took no more of its response for `STALL_TIMEOUT_S`, so the router hung up."""
+
+    code = "response_stalled"
+
+
 class Rejected(RouterError):
     """Overload: the request was rejected and never reached a model.
 

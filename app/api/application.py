@@ -189,6 +189,7 @@ def _log_access(log: Any, exchange: Exchange) -> None:
             **({"model": exchange.model} if exchange.model else {}),
             **({"endpoint": endpoint} if endpoint else {}),
             **({"rejection": exchange.rejection} if exchange.rejection else {}),
+            **({"error": exchange.error} if exchange.error else {}),
             **({} if exchange.caller is None else exchange.caller.logged()),
             client=exchange.client_address,
             request_id=exchange.request_id,

@@ -3,8 +3,12 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 
+import falcon
+from gevent import GreenletExit
+
 from app.api import forms, responses
 from app.api.dispatch import Dispatcher
+from app.errors import CutOff
 from app.protocols.interfaces import Kind, Operation, ProtocolAdapter
 
 _HANDLERS: dict[Kind, Callable[..., None]] = {
@@ -23,4 +27,15 @@ class OperationResource:
     ) -> None:
         for operation in operations:
             handle = partial(_HANDLERS[operation.kind], dispatcher, adapter, operation)
-            setattr(self, f"on_{operation.method.lower()}", handle)
+            setattr(self, f"on_{operation.method.lower()}", partial(_handle, handle))
+
+
+def _handle(handle: Callable[..., None], req: falcon.Request, resp: falcon.Response, /, **params: str) -> None:
+    """Handle a request. One that a drain no longer waits for is still told so: its greenlet has a second to go on.
+
+    A drain stops a greenlet once, by a GreenletExit, of which Falcon makes no response.
+    """
+    try:
+        handle(req, resp, **params)
+    except GreenletExit:
+        raise CutOff("the router stops, and waits no longer for this request") from None

@@ -4,18 +4,23 @@ The exchange ends after the last byte, when the server closes the response, or a
 has to be the outermost layer: Falcon closes no stream on HEAD, nor when a middleware raises.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from gevent import GreenletExit
+
 from app.api.exchange import ENVIRON_KEY, Exchange
-from app.errors import ClientGone, UpstreamError
+from app.errors import ClientGone, CutOff, ResponseStalled, UpstreamError
 from app.http_fields import Headers
 
 CLIENT_CLOSED_REQUEST = 499
 """Status counted for a client that left before its response was complete (nginx's convention; nobody receives it)."""
 BROKEN_OFF = 502
 """Status counted for a response that its model server broke off after its head had been sent."""
+CUT_OFF = 503
+"""Status counted for a response that a drain cut off after its head had been sent."""
 
 
 def with_exchange(application: WSGIApplication, on_end: Callable[[Exchange], None]) -> WSGIApplication:
@@ -77,6 +82,8 @@ class _ResponseBody:
         if on_end is None:
             return
         exchange = self._exchange
+        # WSGI tells `close` nothing. But a server calls it in a `finally`, so what ended the response is handled now.
+        reason = sys.exception()
         try:
             close_pieces = getattr(self.pieces, "close", None)
             if close_pieces is not None:
@@ -84,10 +91,27 @@ class _ResponseBody:
         finally:
             exchange.release(self._complete)
             if not self._complete and not exchange.endless:
-                exchange.status = CLIENT_CLOSED_REQUEST
+                _end_early(exchange, reason)
             on_end(exchange)
 
     def abandon(self, error: BaseException) -> None:
         """End the exchange of an application that raised instead of returning a response."""
-        self._complete = not isinstance(error, ClientGone)
+        self._complete = not isinstance(error, (ClientGone, GreenletExit))
         self.close()
+
+
+def _end_early(exchange: Exchange, reason: BaseException | None) -> None:
+    """Set status and error of an exchange whose response is incomplete, and has not failed in the application.
+
+    What the application raises makes a response complete (`__iter__`). So a TimeoutError is that of a write to the
+    client. The kernel's own has an errno: it gave up a connection whose other side is no longer there.
+    """
+    exchange.status = CLIENT_CLOSED_REQUEST
+    if isinstance(reason, GreenletExit):
+        exchange.status, exchange.error = CUT_OFF, CutOff.code
+    elif isinstance(reason, TimeoutError) and reason.errno is None:
+        exchange.error = ResponseStalled.code
+    else:
+        return
+    if exchange.trace is not None:
+        exchange.trace.failed(exchange.error)

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from app.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, UpstreamError, UpstreamUnreachable
+from gevent import GreenletExit
+
+from app.errors import BodyStalled, BodyTooLarge, ClientGone, CutOff, InvalidRequest, UpstreamError, UpstreamUnreachable
 from app.protocols.calls import BodyStream
 from app.routing.outlier_detection import Outcome
 
@@ -22,6 +24,8 @@ def outcome_of(error: BaseException, leaving: Outcome, rest: BodyStream | None) 
         return Outcome.FAILURE, error.code
     if isinstance(error, (ClientGone, GeneratorExit)):
         return leaving, "499"
+    if isinstance(error, GreenletExit):  # thrown by a drain: the endpoint may still be at work
+        return Outcome.ABANDONED, CutOff.code
     return Outcome.ABANDONED, "500"
 
 

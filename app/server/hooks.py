@@ -143,6 +143,7 @@ class Hooks:
                 connection_counts=router.connection_counts,
                 upkeep=self._upkeep.run,
                 before_exit=self._before_exit,
+                graceful_timeout_s=float(settings.graceful_timeout_s),
                 stall_timeout_s=float(settings.stall_timeout_s),
                 upload_timeout_s=float(settings.upload_timeout_s),
                 script_name=router.script_name,

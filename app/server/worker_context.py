@@ -6,6 +6,10 @@ from typing import Any, NamedTuple
 
 from app.shared_memory.connection_counts import ConnectionCounts
 
+CUT_OFF_S = 2
+"""How much longer than its worker the arbiter waits: the worker stops what still runs, each request tells its client,
+and is counted and logged. Then the arbiter kills."""
+
 
 class WorkerContext(NamedTuple):
     """What a worker needs of its server. The defaults are for an application that has none."""
@@ -18,6 +22,8 @@ class WorkerContext(NamedTuple):
     """Called with every heartbeat."""
     before_exit: Callable[[float], object] = lambda seconds: None
     """Called when the worker has served its last request, with the seconds that are left to it."""
+    graceful_timeout_s: float | None = None
+    """How long a drain waits for requests; None: as long as gunicorn's arbiter does."""
     stall_timeout_s: float = 30.0
     """How long a client may neither send nor take anything while it should."""
     upload_timeout_s: float = 300.0

@@ -137,9 +137,9 @@ class Router:
         body = {"prompt": prompt, **kwargs.pop("members", {})}
         return requests.post(f"{self.url}/infer", json=body, timeout=60, **kwargs)
 
-    def metrics(self) -> dict[str, float]:
-        """Every sample of one scrape, by its name and labels as written."""
-        page = requests.get(f"{self.url}/metrics", timeout=20)
+    def metrics(self, port: int | None = None) -> dict[str, float]:
+        """Every sample of one scrape, by its name and labels as written. `port`: that of the admin listener."""
+        page = requests.get(f"http://127.0.0.1:{port or self.port}/metrics", timeout=20)
         assert page.status_code == 200, page.text
         samples = re.findall(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", page.text, re.MULTILINE)
         return {name: float(value) for name, value in samples}

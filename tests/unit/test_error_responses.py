@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import falcon
+import gevent
 import pytest
 from falcon import testing
 from msgspec import UNSET, Raw, UnsetType
@@ -29,6 +30,7 @@ ERRORS: list[tuple[errors.RouterError, int, str, str | None]] = [
     (errors.QueueFull("why", 60), 429, "queue_full", "60"),
     (errors.QueueTimeout("why", 7), 429, "queue_timeout", "7"),
     (errors.Draining("why"), 503, "draining", None),
+    (errors.CutOff("why"), 503, "cut_off", None),
     (errors.ModelNotFound("why"), 404, "model_not_found", None),
     (errors.ResponseNotFound("why"), 404, "response_not_found", None),
     (errors.ProtocolMismatch("why"), 400, "protocol_mismatch", None),
@@ -55,6 +57,7 @@ NO_ANSWERS = {
     errors.NoFreeSlot,
     errors.SharedStateMismatch,
     errors.Rejected,
+    errors.ResponseStalled,
     errors.MalformedRequest,  # answered before there is a request; see tests/e2e/test_endpoints.py
 }
 
@@ -133,6 +136,12 @@ def test_error_becomes_its_problem(
     assert assert_problem(answer, status, code) == "why"
     assert answer.headers.get("retry-after") == retry_after
     assert "x-request-id" in answer.headers
+
+
+def test_greenlet_that_is_stopped_still_answers(server: Server) -> None:
+    """A drain that no longer waits throws a GreenletExit, which is no error of the model: the client is told why."""
+    server.raises = gevent.GreenletExit()
+    assert "the router stops" in assert_problem(server.ask("POST", "/infer"), 503, "cut_off")
 
 
 def test_every_error_has_its_answer_here() -> None:

@@ -1,5 +1,6 @@
 """An exchange releases what it holds exactly once, however it ends, and calls on_end once."""
 
+import errno
 import gc
 import re
 import socket
@@ -181,6 +182,34 @@ def raising(error: BaseException) -> Callable[[Stage], None]:
     return ending
 
 
+def write(stage: Stage, raises: BaseException | None = None) -> None:
+    """What a server does, which closes the body in a `finally`. `raises`: what its write to the client raises."""
+    answer = stage.call()
+    try:
+        for _ in answer:
+            if raises is not None:
+                raise raises
+    finally:
+        answer.close()
+
+
+def failing_write(error: BaseException) -> Callable[[Stage], None]:
+    """A server whose write to the client fails."""
+
+    def ending(stage: Stage) -> None:
+        with pytest.raises(type(error)):
+            write(stage, error)
+
+    return ending
+
+
+def stop_in_iteration(stage: Stage) -> None:
+    """The greenlet is stopped while the next piece of the body is waited for."""
+    stage.body = Body(raises=gevent.GreenletExit())
+    with pytest.raises(gevent.GreenletExit):
+        write(stage)
+
+
 ENDINGS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "read to the end": (read_to_the_end, 200),
     "closed twice": (close_twice, 200),
@@ -191,9 +220,21 @@ ENDINGS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "nothing to read": (answer_nothing, 200),
     "application raises": (raising(Broken()), 500),
     "application exits": (raising(SystemExit()), 500),
-    "greenlet is stopped": (raising(gevent.GreenletExit()), 500),
+    "greenlet is stopped": (raising(gevent.GreenletExit()), 503),
+    "greenlet is stopped in the body": (stop_in_iteration, 503),
+    "greenlet is stopped in a write": (failing_write(gevent.GreenletExit()), 503),
+    "client does not read": (failing_write(TimeoutError()), 499),
+    "client's kernel is gone": (failing_write(TimeoutError(errno.ETIMEDOUT, "")), 499),
+    "client resets": (failing_write(ConnectionResetError()), 499),
     "client is gone": (raising(ClientGone()), 499),
 }
+
+
+ERRORS = {
+    **dict.fromkeys([name for name in ENDINGS if name.startswith("greenlet is stopped")], "cut_off"),
+    "client does not read": "response_stalled",
+}
+"""Of the endings that have one of their own."""
 
 
 @pytest.mark.parametrize("name", ENDINGS)
@@ -203,6 +244,7 @@ def test_everything_comes_back_exactly_once(name: str, stage: Stage) -> None:
     ending(stage)
     assert stage.given_back()
     assert stage.statuses == [status]
+    assert stage.ended[0].error == ERRORS.get(name)
     assert getattr(stage.body, "closed", 1) == (0 if stage.raises else 1)
     permit = acquire(stage.limiter)
     with pytest.raises(LimitReached):  # the only permit is one permit still

@@ -133,6 +133,20 @@ EXPLAINED = [
         {"status": 503, "error": "draining", "total_ms": 1.0},
         "failed: draining (status 503) after 1 ms, the server is shutting down and takes no new requests",
     ),
+    (
+        {"status": 503, "error": "cut_off", "attempts": [tried(A, "cut_off")]},
+        (
+            "failed: cut_off (status 503) after 340 ms, the router stopped before the response was complete: the "
+            f"request outlasted `GRACEFUL_TIMEOUT_S`, it was with {A} for 12 ms"
+        ),
+    ),
+    (
+        {"status": 499, "error": "response_stalled", "attempts": [tried(A, "200")]},
+        (
+            "the client left: after 340 ms, response_stalled: it took no more of its response for STALL_TIMEOUT_S, so "
+            f"the router hung up, {A} gave 200 after 12 ms"
+        ),
+    ),
     ({"status": 404}, "not served: the router serves no such request (status 404)"),
     (
         {"status": 400, "attempts": [tried(A, "400")]},

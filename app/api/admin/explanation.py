@@ -18,7 +18,8 @@ _ENDED = {
     "upstream_broken": "broke off, or its response was not HTTP,",
 }
 """What an endpoint did, by the code of the attempt. Else the code is the status of its response."""
-_ROUTERS_499 = "499"
+_NOT_ITS_OWN = ("499", "cut_off")
+"""Outcomes of attempts that were the client's or the router's doing."""
 
 
 def outcome_of(record: Mapping[str, Any]) -> str:
@@ -82,6 +83,7 @@ def _failed(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _left(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"after {_seconds(record['total_ms'])}"
+    yield from _stalled(record)
     waited = record["rejection"] is None and not record["attempts"] and record["queue_ms"] > 0
     if not waited or record["model_ms"]:
         yield from _way(record, record["attempts"])
@@ -89,6 +91,12 @@ def _left(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"while it waited for an endpoint of {record['model']}"
     else:
         yield f"while it waited: {_limit(record)}, {_requests(record['ahead'])} ahead when it came"
+
+
+def _stalled(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yields that it did not leave by itself."""
+    if record["error"] == "response_stalled":
+        yield "response_stalled: it took no more of its response for STALL_TIMEOUT_S, so the router hung up"
 
 
 def _invalid(record: Mapping[str, Any]) -> Iterator[str]:
@@ -152,7 +160,7 @@ def _attempts(attempts: list[Mapping[str, Any]]) -> Iterator[str]:
         endpoint, outcome, after = attempt["endpoint"], attempt["outcome"], f"after {_seconds(attempt['ms'])}"
         if endpoint is None:
             continue  # a choice that found none, which is said where it is the reason
-        if outcome == _ROUTERS_499:
+        if outcome in _NOT_ITS_OWN:
             yield f"it was with {endpoint} for {_seconds(attempt['ms'])}"
         elif outcome in _ENDED:
             yield f"{endpoint} {_ENDED[outcome]} {after}"

@@ -1,0 +1,147 @@
+"""Requests that the router itself ends early: each is recorded and logged as what it was, and blames nobody."""
+
+import json
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support.clients import CHAT, read_to_end
+from tests.support.router import Router, free_port, until
+from tests.support.upstream import Reply, Seen, Upstream
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., Router]
+Serve = Callable[..., Upstream]
+EVENT = b"data: {}\n\n"
+VERSIONS = ("1.1", "1.0")
+"""Of HTTP. Requests of the older one take the way of gunicorn's parser and response."""
+
+
+def record_of(admin_port: int, request_id: str) -> dict[str, Any]:
+    """The record of a request that has ended, or will have in a moment."""
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        answer = requests.get(f"http://127.0.0.1:{admin_port}/admin/requests/{request_id}", timeout=20)
+        found[:] = [answer.json()] if answer.status_code == 200 else []
+        return bool(found)
+
+    until(is_there, "the record is written")
+    return found[0]
+
+
+@contextmanager
+def asking(router: Router, version: str = "1.1", receive_buffer: int | None = None) -> Iterator[socket.socket]:
+    """A connection on which a completion was asked for, with the request id `id`."""
+    body = json.dumps({"model": "m", "messages": []}).encode()
+    head = f"POST {CHAT} HTTP/{version}\r\nHost: x\r\nX-Request-Id: id\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.socket() as sock:
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.settimeout(20)
+        sock.connect(("127.0.0.1", router.port))
+        sock.sendall(head.encode() + body)
+        yield sock
+
+
+class Endless:
+    """A model server whose responses do not end: it sends as many events, and then waits until it is hung up on."""
+
+    def __init__(self, events: int) -> None:
+        self._events = events
+        self.hung_up = threading.Event()
+
+    def __call__(self, seen: Seen, reply: Reply) -> None:
+        if self._events:
+            reply.begin()
+        for _ in range(self._events):
+            reply.chunk(EVENT)
+        assert reply.wait_hung_up()
+        self.hung_up.set()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("events", [0, 1])
+def test_request_that_a_reload_no_longer_waits_for_is_cut_off(
+    events: int, version: str, start: Start, serve: Serve
+) -> None:
+    """The worker goes after GRACEFUL_TIMEOUT_S. A client that has nothing yet is told so, and a stream ends. In record,
+    metrics and log it is `cut_off`, and neither a failure of the endpoint nor a client that left."""
+    endless = Endless(events)
+    upstream = serve(endless)
+    admin_port = free_port()
+    router = start(
+        BACKENDS=upstream.url,
+        MODEL_REF="m",
+        GRACEFUL_TIMEOUT_S=1,
+        WEB_CONCURRENCY=1,
+        ADMIN_BIND=f"127.0.0.1:{admin_port}",
+    )
+    with asking(router, version) as client:
+        upstream.wait_seen(1)
+        begun = b""
+        while events and EVENT not in begun:
+            begun += client.recv(65536)
+        router.signal(signal.SIGHUP)
+        answer = begun + read_to_end(client)
+    assert endless.hung_up.wait(20)
+    if events:
+        assert b" 200 OK\r\n" in answer
+        assert not answer.endswith(b"0\r\n\r\n"), "it does not look complete"
+    else:
+        assert b" 503 Service Unavailable\r\n" in answer
+        assert b"connection: close\r\n" in answer.lower()
+        assert b'"code":"cut_off"' in answer.replace(b" ", b"")
+    record = record_of(admin_port, "id")
+    assert (record["status"], record["error"], record["outcome"]) == (503, "cut_off", "failed")
+    assert [each["outcome"] for each in record["attempts"]] == ["cut_off"]
+    assert "the router stopped before the response was complete" in record["explanation"]
+    counted = router.metrics(admin_port)
+    assert counted[f'router_requests_total{{code="503",model="m",route="{CHAT}"}}'] == 1
+    assert counted[f'router_endpoint_requests_total{{code="cut_off",endpoint="{upstream.url}"}}'] == 1
+    (endpoint,) = requests.get(f"http://127.0.0.1:{admin_port}/admin/endpoints", timeout=20).json()["endpoints"]
+    assert endpoint["last_error"] is None
+    (line,) = [each for each in router.events() if each.get("request_id") == "id"]
+    assert (line["status"], line["error"]) == (503, "cut_off")
+
+
+def test_request_that_a_drain_no_longer_waits_for_is_cut_off(start: Start, serve: Serve) -> None:
+    """The same as a shutdown sees it: the client gets the 503, and the log has the last word."""
+    endless = Endless(0)
+    upstream = serve(endless)
+    router = start(BACKENDS=upstream.url, MODEL_REF="m", GRACEFUL_TIMEOUT_S=1)
+    with asking(router) as client:
+        upstream.wait_seen(1)
+        router.signal(signal.SIGTERM)
+        assert read_to_end(client).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert router.wait_exit() == 0
+    (line,) = [each for each in router.events() if each.get("request_id") == "id"]
+    assert (line["status"], line["error"], line["endpoint"]) == (503, "cut_off", upstream.url)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_client_that_stalls_in_its_response_is_named(version: str, start: Start, serve: Serve) -> None:
+    """A client that reads nothing any more is hung up on after STALL_TIMEOUT_S. That it did not leave by itself is in
+    record, explanation and log; the status stays that of clients who leave."""
+    upstream = serve(lambda _, reply: reply.send(body=b"x" * 20_000_000))
+    admin_port = free_port()
+    router = start(
+        BACKENDS=upstream.url,
+        MODEL_REF="m",
+        STALL_TIMEOUT_S=1,
+        ADMIN_BIND=f"127.0.0.1:{admin_port}",
+    )
+    with asking(router, version, receive_buffer=4096):
+        record = record_of(admin_port, "id")
+    assert (record["status"], record["error"], record["outcome"]) == (499, "response_stalled", "client_left")
+    assert "it took no more of its response for STALL_TIMEOUT_S" in record["explanation"]
+    until(lambda: any(each.get("request_id") == "id" for each in router.events()), "it is logged")
+    (line,) = [each for each in router.events() if each.get("request_id") == "id"]
+    assert (line["status"], line["error"]) == (499, "response_stalled")
