@@ -26,7 +26,7 @@ from app.auth import layouts as auth_layouts
 from app.auth.building import Auth, build_auth
 from app.config.listener_tls import listener_tls
 from app.config.settings import Settings
-from app.net.tls_files import TlsContext, validities
+from app.net.tls_files import TlsContext, stale_files, validities
 from app.observability import metric_files as metric_files_module
 from app.observability import tracing
 from app.observability.metric_files import MetricFiles
@@ -46,6 +46,7 @@ from app.routing import (
 from app.routing.building import Models, build_models
 from app.routing.endpoint_wait import EndpointWait
 from app.routing.registry import ModelRegistry
+from app.routing.route_store import RouteStore
 from app.shared_memory import connection_counts as connection_counts_module
 from app.shared_memory import counters as counters_module
 from app.shared_memory import drain as drain_module
@@ -128,7 +129,7 @@ def _build_parts(
     endpoint_wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
     tls, admin = listener_tls(settings), _admin_api(settings, limiter, models, ring)
-    read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth, tls)
+    read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth, tls, models.store)
     live = LiveFeed(metrics, read_state, LiveFacts(admin, drain).read)
     return Router(
         settings=settings,
@@ -239,9 +240,11 @@ def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
     registry: ModelRegistry,
     auth: Auth | None = None,
     tls: TlsContext | None = None,
+    routes: RouteStore | None = None,
 ) -> SharedState:
     """What the gauges say now. `tls` is that of the listener."""
     inflight, queued = limiter.snapshot()
+    contexts = tls_contexts(tls, registry)
     return SharedState(
         inflight=inflight,
         queued=queued,
@@ -255,5 +258,7 @@ def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
         waiting=dict(registry.waiting()),
         tenants={} if auth is None else auth.inflight(),
         stale_keys={} if auth is None else auth.stale(),
-        certificates=validities(tls_contexts(tls, registry)),
+        stale_tls_files=stale_files(contexts),
+        certificates=validities(contexts),
+        routes_are_stale=routes is not None and bool(routes.stale[0]),
     )

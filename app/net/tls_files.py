@@ -49,6 +49,8 @@ class TlsContext:
         self.current = _made(files, make)
         self.validity = _validity(files)
         """When its certificate is valid; None if it has none."""
+        self.is_stale = False
+        """Whether the files, as they were read last, can't be used: `current` is made of older ones."""
 
     def renew(self) -> bool:
         """Make it again if a file has changed. Returns whether it did. Raises BrokenTlsFiles, once for each change."""
@@ -60,16 +62,27 @@ class TlsContext:
         except BrokenTlsFiles:
             if seen == _states(self.files):
                 self._seen = seen
+                self.is_stale = True
                 raise
             return False
         # Noted before the files were read: a change since then is seen by the next look.
         self._seen, self.current, self.validity = seen, made, _validity(self.files)
+        self.is_stale = False
         return True
 
 
 def validities(contexts: Iterable[TlsContext]) -> dict[str, Validity]:
     """Returns when the certificates are valid that these contexts show to the other side, by their files."""
     return {context.files.certificate: context.validity for context in contexts if context.validity is not None}
+
+
+def stale_files(contexts: Iterable[TlsContext]) -> dict[str, bool]:
+    """Returns whether older files are in use than those on disk, by the certificate, or else by the authorities."""
+    found: dict[str, bool] = {}
+    for context in contexts:
+        name = context.files.certificate or context.files.authorities
+        found[name] = context.is_stale or found.get(name, False)
+    return found
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:

@@ -34,7 +34,8 @@ from app.observability.metric_series import Sample
 from app.observability.metric_text import Format, Lines, accepted_format
 from app.observability.metric_totals import MetricFilesReader
 from app.observability.model_gauges import ModelGauges, ModelState
-from app.observability.tls_metrics import CERTIFICATE_NOT_AFTER, CERTIFICATE_NOT_BEFORE, TlsMetrics
+from app.observability.route_metrics import DISCOVERED, DISCOVERY_RESULTS, RELOADED, RELOADS, ROUTES_STALE
+from app.observability.tls_metrics import CERTIFICATE_NOT_AFTER, CERTIFICATE_NOT_BEFORE, TLS_FILES_STALE, TlsMetrics
 from app.observability.token_metrics import TokenMetrics
 from app.observability.turns import Turns
 
@@ -46,7 +47,6 @@ OVERHEAD_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01
 REJECTIONS = ("limit_reached", "model_limit_reached", "queue_full", "queue_timeout", "tenant_limit_reached")
 RETRIES = ("stale_connection", "unreachable", "status_429", "status_502", "status_503")
 SPAN_RESULTS = ("exported", "failed", "dropped")
-RELOADS = ("ok", "refused")
 
 _PIECE_BYTES = 1 << 16
 """The page is sent in such pieces: to join and to copy megabytes would be a long turn of the event loop."""
@@ -125,17 +125,6 @@ SPANS = Family(
     "Spans of traced requests: exported, failed to be exported, or dropped because too many were waiting for that.",
     ("result",),
 )
-RELOADED = Family(
-    "counter",
-    "router_routes_reloads_total",
-    "Changed routes files, by what became of them: published (ok), or refused as invalid.",
-    ("result",),
-)
-DISCOVERED = Family(
-    "gauge", "router_discovered_endpoints", "Endpoints that discovery found, those in use now.", ("source",)
-)
-_ABOUT_RESULTS = "Lookups, lists and watches of discovery, by their result; after failed ones the last endpoints stay."
-DISCOVERY_RESULTS = Family("counter", "router_discovery_results_total", _ABOUT_RESULTS, ("source", "result"))
 _ABOUT_WAIT = "Requests that wait because their model has no endpoint at all, over all workers."
 WAITING_FOR_ENDPOINT = Family("gauge", "router_endpoint_wait_requests", _ABOUT_WAIT, ("model",))
 
@@ -159,6 +148,8 @@ class SharedState(NamedTuple):
     certificates: Mapping[str, Validity] = {}
     """By their files."""
     stale_keys: Mapping[str, bool] = {}
+    stale_tls_files: Mapping[str, bool] = {}
+    routes_are_stale: bool = False
 
 
 def keep_files_per_slot(directory: Path, slot: Callable[[], object], files: MetricFiles | None = None) -> None:
@@ -266,6 +257,7 @@ class _Gauges:
             (WORKERS, state.workers),
             (FILES_IN_MEMORY, state.metric_files_in_memory),
             (PERMITS_RECLAIMED, state.permits_reclaimed),
+            (ROUTES_STALE, state.routes_are_stale),
         ):
             metric = metric_of(family)
             yield metric, [(Lines(metric, {}, [family.name]), value)]
@@ -279,6 +271,7 @@ class _Gauges:
             (WAITING_FOR_ENDPOINT, list(state.waiting.items())),
             (TENANT_INFLIGHT, list(state.tenants.items())),
             (KEYS_STALE, list(state.stale_keys.items())),
+            (TLS_FILES_STALE, list(state.stale_tls_files.items())),
             (CERTIFICATE_NOT_BEFORE, [(file, valid.not_before) for file, valid in state.certificates.items()]),
             (CERTIFICATE_NOT_AFTER, [(file, valid.not_after) for file, valid in state.certificates.items()]),
             (ENDPOINT_LOAD_STALE, [(e.url, e.load_is_stale) for e in state.endpoints if e.load_is_stale is not None]),

@@ -18,6 +18,13 @@ RELOADED_FILES = Family(
     "Changed TLS files, by what became of them: loaded (ok), or refused, so that the old ones stay.",
     ("result",),
 )
+TLS_FILES_STALE = Family(
+    "gauge",
+    "router_tls_files_stale",
+    "Whether TLS files were refused when they were last read: older ones are in use. They are named by their "
+    "certificate, or else by their authorities.",
+    ("file",),
+)
 CERTIFICATE_NOT_BEFORE = Family(
     "gauge",
     "router_tls_certificate_not_before_timestamp_seconds",

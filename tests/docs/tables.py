@@ -20,7 +20,14 @@ from app.config.auth_settings import AuthSettings
 from app.config.routes_file.value_types import ValueType, members
 from app.config.settings import Settings
 from app.errors import RouterError
-from app.observability import auth_metrics, endpoint_gauges, model_gauges, tls_metrics, token_metrics
+from app.observability import (
+    auth_metrics,
+    endpoint_gauges,
+    model_gauges,
+    route_metrics,
+    tls_metrics,
+    token_metrics,
+)
 from app.observability import metrics as metrics_module
 from app.observability.metric_families import Family
 from app.protocols import anthropic, infer, openai, v2
@@ -41,7 +48,7 @@ from app.upstream import dialer, pool, resolver, response_head
 from tests.docs import demand
 from tests.support.malformed import MALFORMED
 
-_MODULES = (metrics_module, auth_metrics, endpoint_gauges, model_gauges, tls_metrics, token_metrics)
+_MODULES = (metrics_module, auth_metrics, endpoint_gauges, model_gauges, route_metrics, tls_metrics, token_metrics)
 FAMILIES = list(dict.fromkeys(one for module in _MODULES for one in vars(module).values() if isinstance(one, Family)))
 """Each once: a module may import those of another."""
 ROOT = Path(__file__).resolve().parents[2]

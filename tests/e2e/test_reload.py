@@ -49,7 +49,7 @@ def test_invalid_file_is_refused(start: Start, serve: Serve, routes: Routes) -> 
     router = start(ROUTES_FILE=str(path))
     path.write_text('{"models": [\n{"name": "m", "endpoints": ["nowhere"]}]}')
     until(lambda: "routes refused" in router.log(), "it is refused")
-    assert router.metrics()[RELOADS % "refused"] == 1
+    assert router.metrics()[RELOADS % "refused"] == router.metrics()["router_routes_stale"] == 1
     (event,) = [event for event in router.events() if event["event"].startswith("routes refused")]
     assert f"{path}:2: models[0].endpoints[0]" in event["reason"]
     assert chat(router).status_code == 200
@@ -57,10 +57,12 @@ def test_invalid_file_is_refused(start: Start, serve: Serve, routes: Routes) -> 
     router.signal(signal.SIGHUP)
     until(lambda: len(router.workers()) == 2 and not old_workers & set(router.workers()), "the workers are new")
     assert router.metrics()[RELOADS % "refused"] >= 2
+    assert router.metrics()["router_routes_stale"] == 1
     assert {chat(router).status_code for _ in range(10)} == {200}
     routes({"name": "n", "endpoints": [upstream.url]})
     until(lambda: chat(router, "n").status_code == 200, "a good one is taken again")
     assert chat(router, "m").status_code == 404
+    until(lambda: router.metrics()["router_routes_stale"] == 0, "which the metrics say")
 
 
 def test_config_map_is_swapped_by_its_symlink(start: Start, serve: Serve, tmp_path: Path) -> None:

@@ -78,6 +78,11 @@ class Watched:
         name = f'router_tls_certificate_not_after_timestamp_seconds{{file="{self.router.secret}/tls.crt"}}'
         return self._page()[name] == made[0].not_valid_after_utc.timestamp()
 
+    def stale(self) -> set[float]:
+        """What the workers say of whether older files are in use."""
+        name = f'router_tls_files_stale{{file="{self.router.secret}/tls.crt"}}'
+        return {self._page()[name] for _ in range(8)}
+
     def logged(self, event: str) -> list[dict[str, Any]]:
         """The lines of the log about this event."""
         return [line for line in self.router.events()[self._lines :] if line.get("event") == event]
@@ -289,13 +294,16 @@ def test_clients_authority_is_replaced_too(tls: Watched) -> None:
 def test_broken_files_change_nothing(tls: Watched, broken: str) -> None:
     """The last good files stay in use, which is logged and counted once; the next good ones are used."""
     (before,) = tls.served()
+    assert tls.stale() == {0}
     tls.router.mount(tls.router.new_certificate(), **{broken: b"-----BEGIN CERTIFICATE-----\n"})
     until(lambda: tls.logged("TLS files refused; the old ones stay in use"), "it is logged")
+    until(lambda: tls.stale() == {1}, "the metrics of every worker say it")
     assert tls.served() == {before}
     made = tls.router.new_certificate()
     tls.router.mount(made)
     until(partial(tls.serves, made), "they are used")
     until(lambda: tls.counted() == {"ok": 1, "refused": 1}, "both are counted")
+    until(lambda: tls.stale() == {0}, "all is well again")
     (line,) = tls.logged("TLS files refused; the old ones stay in use")
     assert str(tls.router.secret) in line["reason"]
 
@@ -310,6 +318,20 @@ def test_worker_that_is_forked_later_has_the_newest_files(tls: Watched) -> None:
         router.signal(signal.SIGKILL, pid)
     until(lambda: len(set(router.workers()) - set(former)) == 2 and router.ready(), "there are others")
     assert tls.served() == {pem_of(made)}
+
+
+def test_worker_that_is_forked_while_files_are_broken_says_so_too(tls: Watched) -> None:
+    """It begins with the files of before, as the arbiter has them, and shows that they are not those on disk."""
+    router = tls.router
+    router.mount(router.new_certificate(), key=b"")
+    until(lambda: tls.stale() == {1}, "the workers have seen it")
+    former = router.workers()
+    for pid in former:
+        router.signal(signal.SIGKILL, pid)
+    until(lambda: len(set(router.workers()) - set(former)) == 2 and router.ready(), "there are others")
+    assert tls.stale() == {1}
+    router.mount(router.new_certificate())
+    until(lambda: tls.stale() == {0}, "the new files are in use")
 
 
 def test_router_does_not_start_with_an_encrypted_key(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from app.observability import endpoint_gauges, model_gauges
 from app.observability import metrics as names
 from app.observability.metrics import SharedState
 from app.observability.model_gauges import ModelState
+from app.observability.route_metrics import DISCOVERED, ROUTES_STALE
 
 
 def library_page(folder: Path, state: SharedState, accept: str) -> bytes:
@@ -55,6 +56,7 @@ class _Gauges(Collector):
             yield GaugeMetricFamily(family.name, family.about, value)
         reclaimed = names.PERMITS_RECLAIMED
         yield CounterMetricFamily(reclaimed.name.removesuffix("_total"), reclaimed.about, state.permits_reclaimed)
+        yield GaugeMetricFamily(ROUTES_STALE.name, ROUTES_STALE.about, state.routes_are_stale)
         build = GaugeMetricFamily(names.BUILD_INFO.name, names.BUILD_INFO.about, labels=names.BUILD_INFO.labels)
         build.add_metric((metadata.version("inference-router"), form()), 1)
         yield build
@@ -62,7 +64,7 @@ class _Gauges(Collector):
             (endpoint_gauges.ENDPOINT_INFLIGHT, [(each.url, each.inflight) for each in state.endpoints]),
             (endpoint_gauges.ENDPOINT_UP, [(each.url, each.up) for each in state.endpoints]),
             (endpoint_gauges.ENDPOINT_DRAINING, [(each.url, each.draining) for each in state.endpoints]),
-            (names.DISCOVERED, state.discovered.items()),
+            (DISCOVERED, state.discovered.items()),
             (names.WAITING_FOR_ENDPOINT, state.waiting.items()),
             (
                 endpoint_gauges.ENDPOINT_LOAD_STALE,

@@ -63,6 +63,7 @@ FAMILIES = {
     "router_workers": "gauge",
     "router_build_info": "gauge",
     "router_metric_files_in_memory": "gauge",
+    "router_routes_stale": "gauge",
 }
 
 

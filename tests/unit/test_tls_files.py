@@ -14,7 +14,15 @@ from app.config.routes_source import RoutesSource
 from app.config.settings import load_settings
 from app.errors import RoutesError
 from app.net.certificate_validity import Validity, validity_of
-from app.net.tls_files import BrokenTlsFiles, TlsContext, TlsFiles, client_context, server_context, validities
+from app.net.tls_files import (
+    BrokenTlsFiles,
+    TlsContext,
+    TlsFiles,
+    client_context,
+    server_context,
+    stale_files,
+    validities,
+)
 from app.server.tls_handshake import certificate_name
 from tests.support.certificates import LOOPBACK, Made, certificate, key_of, mount_secret, pem_of, write_pair
 
@@ -107,8 +115,38 @@ def test_certificate_whose_key_is_yet_to_come_is_refused_until_it_comes(tmp_path
         context.renew()
     assert not context.renew(), "it is said once"
     assert context.current is before
+    assert stale_files([context]) == {str(certificate_file): True}
     key_file.write_bytes(key_of(other))
     assert context.renew()
+    assert stale_files([context]) == {str(certificate_file): False}
+
+
+def test_files_are_stale_until_they_can_be_used_again(tmp_path: Path) -> None:
+    """Also if it takes long, if the old ones come back, and if another context with the same certificate is in order.
+
+    Files without a certificate have the name of their authorities.
+    """
+    mount_secret(tmp_path, secret())
+    authorities = tmp_path / "authorities.crt"
+    authorities.write_bytes(pem_of(MADE))
+    files = TlsFiles(authorities=str(authorities))
+    contexts = [TlsContext(in_secret(tmp_path), server_context), TlsContext(files, client_context)]
+    certificate_name = contexts[0].files.certificate
+    assert stale_files(contexts) == {certificate_name: False, str(authorities): False}
+    authorities.write_bytes(b"")
+    with pytest.raises(BrokenTlsFiles):
+        contexts[1].renew()
+    for _ in range(3):
+        contexts[1].renew()
+        assert stale_files(contexts) == {certificate_name: False, str(authorities): True}
+    authorities.write_bytes(pem_of(MADE))
+    contexts[1].renew()
+    assert not any(stale_files(contexts).values())
+    mount_secret(tmp_path, {**secret(), "tls.key": b""})
+    with pytest.raises(BrokenTlsFiles):
+        contexts[0].renew()
+    contexts.append(TlsContext(TlsFiles(certificate_name, certificate_name), lambda _: client_context(TlsFiles())))
+    assert stale_files(contexts)[certificate_name] is True
 
 
 def test_halves_that_are_read_during_a_change_are_no_error(tmp_path: Path) -> None:
