@@ -28,7 +28,7 @@ from app.config.listener_tls import listener_tls
 from app.config.settings import Settings
 from app.net.tls_files import TlsContext, stale_files, validities
 from app.observability import metric_files as metric_files_module
-from app.observability import tracing
+from app.observability import request_record, tracing
 from app.observability.metric_files import MetricFiles
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.metrics_directory import MetricsDirectory, open_directory
@@ -228,7 +228,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             route_store.LAYOUT,
             created_responses.LAYOUT,
         ),
-        identity=f"MAX_CONCURRENCY={max_concurrency} QUEUE_SIZE={queue_size}",
+        identity=f"MAX_CONCURRENCY={max_concurrency} QUEUE_SIZE={queue_size} {request_record.NUMBERED}",
         inherited=inherited,
     )
 

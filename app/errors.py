@@ -283,7 +283,7 @@ class NoFreeSlot(RouterError):
 
 
 class SharedStateMismatch(RouterError):
-    """The shared memory handed over by the previous binary has another layout or other limits."""
+    """The shared memory handed over by the previous binary has another layout, other limits, or other codes."""
 
     code = "shared_state_mismatch"
 

@@ -60,6 +60,8 @@ POLICY_NAMES = ("", *POLICIES)
 POLICY_NUMBERS = {policy: number for number, policy in enumerate(POLICY_NAMES)}
 FALLBACKS = ("", *fallback_reasons.REASONS)
 assert len(FALLBACKS) <= 16
+NUMBERED = f"{CODES} {SCOPES} {POLICY_NAMES} {FALLBACKS}"
+"""What the numbers in records stand for. Programs that share records must agree on it."""
 
 
 def attempt_code(code: str) -> int:

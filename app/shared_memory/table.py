@@ -50,7 +50,7 @@ class SharedTable:
     def __init__(self, layouts: Iterable[Layout], *, identity: str = "", inherited: str | None = None) -> None:
         """Make the block, or adopt the one that `handover()` described to the previous program.
 
-        `identity` names what must be equal in both programs beside the layout, such as the limits. Raises
+        `identity` names what must be equal in both programs beside the layout: the limits, what numbers mean. Raises
         SharedStateMismatch if the block to adopt has another layout or identity.
         """
         layouts = tuple(layouts)
@@ -129,6 +129,6 @@ def name_hash(name: str) -> int:
 
 
 _MISMATCH = (
-    "the running server's shared memory has another layout or other limits than this program: "
-    "a binary upgrade (USR2) needs the same MAX_CONCURRENCY, QUEUE_SIZE and table; restart instead"
+    "the running server's shared memory has another layout, other numbers for errors, or other limits than this "
+    "program: a binary upgrade (USR2) needs the same MAX_CONCURRENCY, QUEUE_SIZE and table; restart instead"
 )

@@ -177,6 +177,16 @@ def test_upgrade_to_other_limits_is_refused() -> None:
     assert "Traceback" not in upgrade.stderr
 
 
+def test_upgrade_to_other_error_codes_is_refused() -> None:
+    """Records have numbers in place of the codes of errors. A program whose table of codes is another one would read
+    other errors in them, so it takes no ring over."""
+    changed = "from app import errors; errors.New = type('New', (errors.RouterError,), {'code': 'a_new_one'})"
+    upgrade = run_to_exit({}, {}, changed=changed)
+    assert upgrade.returncode != 0
+    assert "other numbers for errors" in upgrade.stderr
+    assert "Traceback" not in upgrade.stderr
+
+
 def test_worker_without_a_free_slot_fails_with_a_clear_line(start_gated: Start, gate: Gate) -> None:
     """More live workers than slots: the new one exits and says why; rows are never shared; the server lives."""
     router = start_gated(MAX_CONCURRENCY=3, WEB_CONCURRENCY=32)
