@@ -186,7 +186,7 @@ def test_effective_configuration_is_shown(tmp_path: Path) -> None:
     document: dict[str, Any] = json.loads(done.stdout)
     assert (done.exit_code, document["ok"]) == (0, True)
     settings = document["settings"]
-    assert (settings["QUEUE_SIZE"], settings["KV_ENDPOINTS"]) == (7, ["redis://u:***@h"])
+    assert (settings["QUEUE_SIZE"], settings["KV_ENDPOINTS"]) == (7, ["redis://***@h"])
     assert len(settings) == len(load_settings({}, 1).__struct_fields__)
     (model,) = document["routes"]["models"]
     assert (model["balancing"], model["timeouts"]["connect_s"]) == ("least_inflight", 5.0)

@@ -12,7 +12,7 @@ from app.config.kv_endpoints import mask_password
 from app.config.route_values import NAME_RULE
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings, load_settings
-from app.config.shown_settings import shown_settings
+from app.config.shown_settings import shown_setting, shown_settings
 from app.errors import SettingsError
 from tests.support.malformed import ODD_NAMES
 
@@ -535,6 +535,31 @@ def test_settings_are_shown_without_digests() -> None:
     settings = load_settings({"ADMIN_KEY_SHA256": "ab" * 32, "KEYS_FILE": "/keys.toml"}, 1)
     shown = shown_settings(settings)
     assert (shown["ADMIN_KEY_SHA256"], shown["KEYS_FILE"]) == ("***", "/keys.toml")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("redis://user:secret@host:6379/0", "redis://***@host:6379/0"),
+        ("redis://:se@cr/et@host", "redis://***@host"),
+        ("rediss://secret@host", "rediss://***@host"),
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("https://host/a@b", "https://***@b"),
+        ("router@host", "router@host"),
+        (("a", "redis://u:secret@b"), ["a", "redis://***@b"]),
+        (None, None),
+        (5, 5),
+    ],
+)
+def test_settings_are_shown_without_users_and_passwords_of_urls(value: object, shown: object) -> None:
+    """Whatever setting has a URL: what stands before its @ may be a password, or a token in the place of a user."""
+    assert shown_setting("SOME_URL", value) == shown
+
+
+def test_kv_endpoints_are_shown_without_passwords() -> None:
+    """Of the settings that there are, these may have some."""
+    settings = load_settings({"KV_ENDPOINTS": "a:1, redis://u:secret@b:6379/0, redis://secret@c"}, 1)
+    assert shown_settings(settings)["KV_ENDPOINTS"] == ["a:1", "redis://***@b:6379/0", "redis://***@c"]
 
 
 @pytest.mark.parametrize(
