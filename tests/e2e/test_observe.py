@@ -1,9 +1,12 @@
 """`make observe`: a router under load, its status page, and a Prometheus that has the rules."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import requests
@@ -43,3 +46,53 @@ def test_observe_shows_a_loaded_router_and_ends_by_ctrl_c() -> None:
             assert len(begun) == 2
         finally:
             process.terminate()  # it ends what it has started
+
+
+def started_in(folder: Path) -> dict[int, str]:
+    """The processes that have this folder in their arguments or their environment: their ids and command lines."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environ = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+        except OSError:
+            continue  # it has ended, or is another user's
+        if command and bytes(folder) in command + environ:
+            found[int(process.name)] = command.decode(errors="replace")
+    return found
+
+
+@pytest.mark.parametrize("way", ["SIGINT", "SIGTERM", "SIGHUP", "two signals", "closed pipe", "full device", "mute"])
+def test_observe_leaves_nothing_behind(way: str, tmp_path: Path) -> None:
+    """However it ends: no process of it goes on, and its folder is gone. That nobody reads what it says ends it too."""
+    folder, log = tmp_path / "folder", tmp_path / "log"
+    folder.mkdir()
+    command = [sys.executable, "-m", "tests.bench.observe", "60"]
+    reader, writer = os.pipe()
+    with log.open("wb") as errors, Path("/dev/full").open("wb") as full, open(writer, "wb") as pipe:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=full if way in ("full device", "mute") else pipe,
+            stderr=full if way == "mute" else errors,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
+    try:
+        with open(reader, encoding="utf-8") as told:
+            if way in ("closed pipe", "full device", "mute"):
+                told.close()
+            else:
+                assert len([told.readline() for _ in range(4)]) == 4
+                assert len(started_in(folder)) >= 4, "observe has started Prometheus, an arbiter and two workers"
+                for number in (signal.SIGTERM, signal.SIGINT) if way == "two signals" else (getattr(signal, way),):
+                    process.send_signal(number)
+                assert process.wait(30) == 0
+        process.wait(30)
+        until(lambda: not started_in(folder), f"all is gone: {started_in(folder)}")
+        assert not list(folder.iterdir())
+        assert way == "mute" or "router ready" in log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+        for pid in started_in(folder):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
