@@ -17,6 +17,8 @@ _QUANTILES = (0.5, 0.95, 0.99)
 _COLUMNS, _WIDTH, _HEIGHT = 3, 8, 7
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _TIMESTAMP = "_timestamp_seconds"
+_REQUESTS = ("Requests", "Inference requests")
+"""What a counter counts, its description says first."""
 _ROWS = {"gauge": "State", "counter": "Rates", "histogram": "Times"}
 
 
@@ -34,6 +36,17 @@ def queries(family: Family) -> list[tuple[str, str]]:
         f"sum by ({', '.join(('le', *family.labels))}) (rate({family.name}_bucket{{{_SELECTOR}}}[{RATE_INTERVAL}]))"
     )
     return [(f"histogram_quantile({q}, {buckets})", f"p{q * 100:g} {legend}".strip()) for q in _QUANTILES]
+
+
+def unit(family: Family) -> str:
+    """Returns Grafana's name for the unit of what the queries return. A rate is per second, of whatever is counted."""
+    if family.kind == "histogram" or family.name.endswith(_TIMESTAMP):
+        return "s"
+    if family.kind == "gauge":
+        return "short"
+    if family.name == "router_tokens_total":
+        return "suffix:tokens/s"
+    return "reqps" if family.about.startswith(_REQUESTS) else "ops"
 
 
 def dashboard() -> dict[str, Any]:
@@ -80,15 +93,13 @@ def dashboard() -> dict[str, Any]:
 
 def _panel(family: Family, place: dict[str, int]) -> dict[str, Any]:
     is_time = family.name.endswith(_TIMESTAMP)
-    seconds = family.kind == "histogram" or is_time
-    unit = "s" if seconds else "reqps" if family.name.endswith("requests_total") else "short"
     return {
         "type": "timeseries",
         "title": family.name.removeprefix("router_").removesuffix("_total").replace("_", " "),
         "description": family.about,
         "datasource": _DATASOURCE,
         "gridPos": place,
-        "fieldConfig": {"defaults": {"unit": unit} | ({} if is_time else {"min": 0}), "overrides": []},
+        "fieldConfig": {"defaults": {"unit": unit(family)} | ({} if is_time else {"min": 0}), "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [
             {"refId": chr(ord("A") + number), "datasource": _DATASOURCE, "expr": query, "legendFormat": legend}

@@ -28,6 +28,30 @@ def test_dashboard_is_the_one_that_the_metrics_make() -> None:
     assert len(places) == len(panels)
 
 
+def test_every_panel_has_the_unit_of_its_queries() -> None:
+    """A rate is so many per second, of requests, tokens or other events; times are seconds; the rest are numbers."""
+    units: dict[str, set[str]] = {}
+    for panel in json.loads(dashboard.FILE.read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            query = target["expr"]
+            kind = "time" if query.startswith("histogram_quantile(") or "time()" in query else "number"
+            kind = "rate" if "rate(" in query and kind == "number" else kind
+            units.setdefault(kind, set()).add(panel["fieldConfig"]["defaults"]["unit"])
+    assert units == {"time": {"s"}, "rate": {"reqps", "ops", "suffix:tokens/s"}, "number": {"short"}}
+    of_counters = {family.name: dashboard.unit(family) for family in FAMILIES if family.kind == "counter"}
+    assert {name for name, unit in of_counters.items() if unit == "ops"} == {
+        "router_discovery_results_total",
+        "router_jwks_refreshes_total",
+        "router_keys_reloads_total",
+        "router_permits_reclaimed_total",
+        "router_routes_reloads_total",
+        "router_tls_handshake_failures_total",
+        "router_tls_reloads_total",
+        "router_trace_spans_total",
+    }
+    assert [name for name, unit in of_counters.items() if unit.startswith("suffix:")] == ["router_tokens_total"]
+
+
 @pytest.fixture
 def names(tmp_path: Path) -> Iterator[None]:
     """A name server that knows one name, for discovery_conf."""
