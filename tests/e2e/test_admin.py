@@ -48,7 +48,8 @@ class Admin:
         return [self._ask(number, path) for number in range(CONNECTIONS)]
 
     def explained(self, request_id: str) -> dict[str, Any]:
-        """The record of a request, the same from every worker."""
+        """The record of a request, the same from every worker. A client has its response before it is written."""
+        until(lambda: self.get(f"/requests/{request_id}") != 404, "the record is written")
         first, *others = ({**each, "time": ""} for each in self.of_all(f"/requests/{request_id}"))
         assert all(other == first for other in others)
         return first
@@ -278,13 +279,18 @@ def test_fallback_and_a_stream_that_is_cut_are_explained(tmp_path: Path, admin_o
 
 
 def as_it_is_written(admin: Admin, request_id: str) -> Any:
-    """The record of a request, by a path that the client does not change."""
+    """The record of a request, by a path that the client does not change, once it is written."""
     request = requests.Request("GET", admin.url).prepare()
     request.url = f"{admin.url}/requests/{request_id}"
+    answers: list[requests.Response] = []
     with requests.Session() as session:
-        answer = session.send(request, timeout=20)
-        assert answer.status_code == 200
-        return answer.json()
+
+        def is_there() -> bool:
+            answers.append(session.send(request, timeout=20))
+            return answers[-1].status_code == 200
+
+        until(is_there, "the record is written")
+    return answers[-1].json()
 
 
 def test_ejected_endpoint_says_why_and_until_when(tmp_path: Path, admin_of: AdminOf) -> None:
@@ -312,9 +318,11 @@ def test_drained_endpoint_gets_no_new_request_of_any_worker(tmp_path: Path, admi
     with Holding() as drained, Holding() as other:
         served = model(drained.url, other.url)
         router, admin = admin_of(WEB_CONCURRENCY=3, MAX_CONCURRENCY=100, ROUTES_FILE=routes(tmp_path, served))
-        held = Crowd(lambda number: chat(router, user="hold").status_code).send(4)
-        drained.wait_seen(2)
-        other.wait_seen(2)
+        held = Crowd(lambda number: chat(router, user="hold").status_code)
+        for count in range(1, 5):  # one by one: workers that choose at the same moment may choose the same endpoint
+            held.send(1)
+            until(lambda: len(drained.seen) + len(other.seen) == count, "it is there")
+        assert len(drained.seen) == len(other.seen) == 2
         assert admin.change(drained.url, "drain").json()["state"] == "draining"
 
         def elsewhere() -> None:
