@@ -25,6 +25,7 @@ from app.api.dispatch import Dispatcher
 from app.auth import layouts as auth_layouts
 from app.auth.building import Auth, build_auth
 from app.config.listener_tls import listener_tls
+from app.config.routes_source import DOCUMENT_FORMAT
 from app.config.settings import Settings
 from app.net.tls_files import TlsContext, validities
 from app.observability import metric_files as metric_files_module
@@ -227,7 +228,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             route_store.LAYOUT,
             created_responses.LAYOUT,
         ),
-        identity=f"MAX_CONCURRENCY={max_concurrency} QUEUE_SIZE={queue_size}",
+        identity=f"MAX_CONCURRENCY={max_concurrency} QUEUE_SIZE={queue_size} {DOCUMENT_FORMAT}",
         inherited=inherited,
     )
 

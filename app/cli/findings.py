@@ -136,7 +136,7 @@ def _credentials(settings: Settings, environ: Mapping[str, str], routes: Routes,
     source, problems = RoutesSource(settings, environ), []
     for holder in credential_holders(routes):
         try:
-            source.credential(holder)
+            source.check_credential(holder)
         except RouterError as error:
             line = _line_of(file, holder.credential_env or holder.credential_file or "")
             problem = Problem(f"{file}:{line}: {error}", file, line)

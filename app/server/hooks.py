@@ -73,6 +73,17 @@ class Hooks:
             gunicorns_handler(number, frame)
 
         signal.signal(signal.SIGTERM, on_term)
+        self._look_every_second(arbiter)
+
+    def _look_every_second(self, arbiter: Arbiter) -> None:
+        """Give the arbiter a step more every second. gunicorn has no hook for that, so it follows one of its own."""
+        murder_workers = arbiter.murder_workers
+
+        def with_upkeep() -> None:
+            murder_workers()
+            self._upkeep.in_arbiter()
+
+        arbiter.murder_workers = with_upkeep
 
     def _log_ready(self) -> None:
         """Say what is served, in one event for machines or three lines for people, and what is open to everyone."""
@@ -107,7 +118,7 @@ class Hooks:
     def pre_fork(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Claim a slot for the worker that is about to be forked."""
         self._reclaim_forgotten()
-        self._upkeep.renew_tls()
+        self._upkeep.before_fork()
         try:
             claim = self._claims[worker] = self._router.slots.claim()
             self._router.drain.mark(claim.slot)

@@ -36,17 +36,36 @@ class Upkeep:
         self._step("close idle connections", router.models.registry.prune)
         self._leads = False
         self._step("elect a leader", self._elect)
-        self._step("renew certificates", self.renew_tls)
+        self._step("renew certificates", self._renew_tls)
+        self._step("read credentials", self._renew_credentials)
         if self._leads:
             self._lead()
         else:
             self._step("stop discovery", router.models.discovery.stop)
 
-    def renew_tls(self) -> None:
+    def _renew_tls(self) -> None:
         """Read the files of certificates again that have changed. The leader counts it."""
         router = self._router
         contexts = tls_contexts(router.tls, router.models.registry)
         tls_renewal.renew(contexts, router.metrics.tls if self._leads else None)
+
+    def _renew_credentials(self) -> None:
+        """Read the credentials again that have changed. The leader says so, and counts it as it does for routes."""
+        models = self._router.models
+        changed = models.registry.renew_credentials()
+        if changed and self._leads:
+            _log.info("credentials read again", sources=changed)
+            if not models.store.stale[0]:  # else the publisher counts it, once everything is valid
+                self._router.metrics.reloads["ok"].inc()
+
+    def before_fork(self) -> None:
+        """Read again what the worker that is about to be forked begins with. The arbiter calls this."""
+        self._step("renew certificates", self._renew_tls)
+        self.in_arbiter()
+
+    def in_arbiter(self) -> None:
+        """Take the arbiter's step of every second: what it has read by the time of a fork, the worker has."""
+        self._step("read credentials", self._router.models.heads.note)
 
     def _elect(self) -> None:
         self._leads = self._router.leader.leads()
