@@ -10,7 +10,8 @@ import pytest
 from app.config import credentials
 from app.config.credentials import Credentials, Reference, read_credential
 from app.config.routes_source import Document
-from app.errors import RoutesError
+from app.config.text_file import read_text
+from app.errors import RouterError, RoutesError
 from app.routing.remote_model import RemoteModel
 from app.server.upkeep import Upkeep
 from tests.support.routed_router import RoutedRouter
@@ -62,9 +63,13 @@ def test_variable_is_that_of_the_start() -> None:
 
 def test_file_is_read_again_only_when_it_has_changed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when its content has the same length; and what failed is tried every time."""
-    reads = []
-    read = credentials.read_text
-    monkeypatch.setattr(credentials, "read_text", lambda path, *others: reads.append(path) or read(path, *others))
+    reads: list[Path] = []
+
+    def read(path: Path, max_bytes: int, failed: type[RouterError]) -> str:
+        reads.append(path)
+        return read_text(path, max_bytes, failed)
+
+    monkeypatch.setattr(credentials, "read_text", read)
     reference, kept = Reference(None, str(file)), Credentials({})
     for _ in range(3):
         kept.renew([reference])
