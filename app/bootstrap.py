@@ -29,7 +29,7 @@ from app.config.routes_source import DOCUMENT_FORMAT
 from app.config.settings import Settings
 from app.net.tls_files import TlsContext, validities
 from app.observability import metric_files as metric_files_module
-from app.observability import tracing
+from app.observability import tracing, unused_log
 from app.observability.metric_files import MetricFiles
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.metrics_directory import MetricsDirectory, open_directory
@@ -93,6 +93,12 @@ class Router:
     tls: TlsContext | None
     """That of `BIND`, if it takes TLS."""
     application: WSGIApplication
+
+    def log_unused(self, *, always: bool = False) -> None:
+        """Warn of what has no effect, if the files that this process has read last say so and others did not before."""
+        keys = None if self.auth.publisher is None else self.auth.publisher.read
+        found = self.models.source.unused(keys, traced=self.tracing is not None)
+        unused_log.log_unused(self.table, found, always=always)
 
     def handover(self) -> str:
         """Let the next program that this process executes inherit the shared state. Returns `inherited` for it."""
@@ -227,6 +233,7 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             endpoint_pool.LAYOUT,
             route_store.LAYOUT,
             created_responses.LAYOUT,
+            unused_log.LAYOUT,
         ),
         identity=f"MAX_CONCURRENCY={max_concurrency} QUEUE_SIZE={queue_size} {DOCUMENT_FORMAT}",
         inherited=inherited,

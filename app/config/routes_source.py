@@ -11,10 +11,13 @@ from msgspec import structs
 
 from app.config.base_urls import without_roots
 from app.config.credentials import read_credential, reference_of
+from app.config.keys_schema import Keys
 from app.config.route_schema import Endpoint, Model, Routes, Version
 from app.config.routes_file import parse_routes
+from app.config.routes_file.source import Source
 from app.config.settings import Settings
 from app.config.text_file import read_text, state_of
+from app.config.unused import Unused, unused_of
 from app.errors import RoutesError
 from app.net.tls_files import BrokenTlsFiles, TlsContext, TlsFiles, client_context
 
@@ -44,21 +47,37 @@ class RoutesSource:
         self._environ = environ
         self._file = Path(settings.routes_file) if settings.routes_file else None
         self._seen: dict[Path, object] = {}
+        self._read: tuple[Routes, Source | None] = Routes(models=()), None
+        """What the last valid source said, and where its members are."""
+        self.loads = 0
+        """How often it was loaded."""
 
     def load(self) -> Document:
         """The routes as they are now. Raises RoutesError with a message of one line."""
         if self._file is None:
-            return Document(self._from_settings())
+            self._keep(self._from_settings(), None)
+            return Document(self._read[0])
         # The state is noted before the file is read: a change in between causes one read too many, never one too few.
         self._seen = {**self._seen, self._file: state_of(self._file)}
-        routes = parse_routes(read_file(self._file), str(self._file))
+        sources: list[Source] = []
+        routes = parse_routes(read_file(self._file), str(self._file), sources=sources)
         holders = credential_holders(routes)
         secrets = {Path(holder.credential_file) for holder in holders if holder.credential_file is not None}
         self._seen = {self._file: self._seen[self._file], **{file: state_of(file) for file in secrets}}
         for holder in holders:
             check_tls_files(holder)
             self.check_credential(holder)
+        self._keep(routes, sources[0])
         return Document(routes)
+
+    def unused(self, keys: tuple[Keys, Source] | None, *, traced: bool) -> list[Unused]:
+        """Returns what has no effect of the settings, of the routes, and of these keys (unused/)."""
+        given = {name for name, value in self._environ.items() if value.strip()}
+        return unused_of(self._settings, given, self._read, keys, traced=traced)
+
+    def _keep(self, routes: Routes, source: Source | None) -> None:
+        self._read = routes, source
+        self.loads += 1
 
     def changed(self) -> bool:
         """Whether the file, or one with a credential, was written or replaced since the last `load`.

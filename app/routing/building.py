@@ -40,6 +40,7 @@ class Models(NamedTuple):
     store: RouteStore
     endpoints: EndpointReports
     heads: EndpointHeads
+    source: RoutesSource
 
 
 def build_models(
@@ -53,7 +54,8 @@ def build_models(
     errors = LastErrors(table)
     parts = (records, back_offs, budgets, limits, traffic, loads, errors)
     store = route_store.RouteStore(table, counters, parts, records.appear)
-    publisher = Publisher(RoutesSource(settings, environ), store, metrics)
+    source = RoutesSource(settings, environ)
+    publisher = Publisher(source, store, metrics)
     publisher.publish()
     prefixes = prefix_history.PrefixHistory(table)
     shared = SharedRouting(
@@ -74,4 +76,4 @@ def build_models(
         dns_source.prepare()
     reports = EndpointReports(registry, shared, EndpointDrain(records, counters))
     checks, scrapes = HealthChecks(registry, health, errors), LoadScrapes(registry, loads)
-    return Models(registry, publisher, checks, discovery, scrapes, store, reports, heads)
+    return Models(registry, publisher, checks, discovery, scrapes, store, reports, heads, source)

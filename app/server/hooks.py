@@ -62,6 +62,7 @@ class Hooks:
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         router, settings = self._router, self._router.settings
         self._log_ready()
+        self._upkeep.log_unused(always=True)
         for endpoint in settings.kv_endpoints_masked:
             _log.info("KV endpoint", endpoint=endpoint)
         gunicorns_handler = signal.getsignal(signal.SIGTERM)
@@ -114,6 +115,7 @@ class Hooks:
         """Read the routes again on HUP, before the workers are replaced."""
         self._router.models.publisher.republish()
         self._router.auth.republish()
+        self._upkeep.log_unused()
 
     def pre_fork(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Claim a slot for the worker that is about to be forked."""

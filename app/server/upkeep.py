@@ -25,6 +25,8 @@ class Upkeep:
         self._router = router
         self._leads = False
         self._logged_at: dict[str, float] = {}
+        self._loads: object = None
+        """How often files were read when it was last looked what of them has no effect."""
 
     def run(self) -> None:
         """Take every step once."""
@@ -48,6 +50,15 @@ class Upkeep:
         router = self._router
         contexts = tls_contexts(router.tls, router.models.registry)
         tls_renewal.renew(contexts, router.metrics.tls if self._leads else None)
+
+    def log_unused(self, *, always: bool = False) -> None:
+        """Warn of what has no effect in the files that were read since the last time."""
+        router = self._router
+        keys = router.auth.publisher
+        loads = router.models.source.loads, keys and keys.loads
+        if loads != self._loads or always:
+            self._loads = loads
+            router.log_unused(always=always)
 
     def _renew_credentials(self) -> None:
         """Read the credentials again that have changed. The leader says so, and counts it as it does for routes."""
@@ -75,6 +86,7 @@ class Upkeep:
         registry = models.registry
         self._step("publish routes", models.publisher.republish_if_changed)
         self._step("publish keys", router.auth.refresh)
+        self._step("log what has no effect", self.log_unused)
         self._step("discover endpoints", lambda: models.discovery.run(registry.sources(), registry.found()))
         self._step("check endpoints", models.health_checks.run_due)
         self._step("scrape endpoints", models.load_scrapes.run_due)
