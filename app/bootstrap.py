@@ -25,10 +25,11 @@ from app.api.dispatch import Dispatcher
 from app.auth import layouts as auth_layouts
 from app.auth.building import Auth, build_auth
 from app.config.listener_tls import listener_tls
+from app.config.routes_source import DOCUMENT_FORMAT
 from app.config.settings import Settings
 from app.net.tls_files import TlsContext, stale_files, validities
 from app.observability import metric_files as metric_files_module
-from app.observability import request_record, tracing
+from app.observability import request_record, tracing, unused_log
 from app.observability.metric_files import MetricFiles
 from app.observability.metrics import Metrics, SharedState, keep_files_per_slot
 from app.observability.metrics_directory import MetricsDirectory, open_directory
@@ -93,6 +94,12 @@ class Router:
     tls: TlsContext | None
     """That of `BIND`, if it takes TLS."""
     application: WSGIApplication
+
+    def log_unused(self, *, always: bool = False) -> None:
+        """Warn of what has no effect, if the files that this process has read last say so and others did not before."""
+        keys = None if self.auth.publisher is None else self.auth.publisher.read
+        found = self.models.source.unused(keys, traced=self.tracing is not None)
+        unused_log.log_unused(self.table, found, always=always)
 
     def handover(self) -> str:
         """Let the next program that this process executes inherit the shared state. Returns `inherited` for it."""
@@ -227,8 +234,10 @@ def shared_table(max_concurrency: int, queue_size: int, inherited: str | None = 
             endpoint_pool.LAYOUT,
             route_store.LAYOUT,
             created_responses.LAYOUT,
+            unused_log.LAYOUT,
         ),
-        identity=f"MAX_CONCURRENCY={max_concurrency} QUEUE_SIZE={queue_size} {request_record.NUMBERED}",
+        identity=f"MAX_CONCURRENCY={max_concurrency} QUEUE_SIZE={queue_size} "
+        f"{request_record.NUMBERED} {DOCUMENT_FORMAT}",
         inherited=inherited,
     )
 

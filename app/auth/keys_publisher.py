@@ -16,6 +16,7 @@ from app.admission.tenant_limit import OTHER
 from app.auth.layouts import API_KEYS
 from app.config.keys_file import read_keys
 from app.config.keys_schema import Keys
+from app.config.routes_file.source import Source
 from app.config.text_file import state_of
 from app.errors import KeysError, RoutesError
 from app.observability.auth_metrics import AuthMetrics
@@ -37,6 +38,10 @@ class KeysPublisher:
         self._stale = table.cell("api_keys_stale")
         self._metrics = metrics
         self._seen: object = None
+        self.read: tuple[Keys, Source] | None = None
+        """What the last valid file said, and where its members are."""
+        self.loads = 0
+        """How often it was loaded."""
 
     @property
     def is_stale(self) -> bool:
@@ -49,7 +54,7 @@ class KeysPublisher:
             generation = self.document.generation
             # The state is noted before the file is read: a change in between causes one read too many, never one less.
             self._seen = None if self._file is None else state_of(self._file)
-            keys = Keys() if self._file is None else read_keys(self._file)
+            keys = Keys() if self._file is None else self._read_file(self._file)
             assign = partial(self._counters.assign, tenants_in(keys), reset=self._reset)
             try:
                 return self.document.publish(msgspec.json.encode(keys), generation, assign)
@@ -78,6 +83,13 @@ class KeysPublisher:
         """Publish again if the file was written or replaced since it was read."""
         if self._file is not None and state_of(self._file) != self._seen:
             self.republish()
+
+    def _read_file(self, file: Path) -> Keys:
+        sources: list[Source] = []
+        keys = read_keys(file, sources=sources)
+        self.read = keys, sources[0]
+        self.loads += 1
+        return keys
 
     def _reset(self, shared_id: int) -> None:
         self._held_us[shared_id] = 0

@@ -17,7 +17,8 @@ from app.config.shown_settings import shown_settings
 def command(context: click.Context, routes: Path | None, as_json: bool) -> None:
     """Check settings and routes, and show what would be used.
 
-    Tells everything that is wrong, routes with file and line. Exits with 1 if there is anything. Shows no secret.
+    Tells everything that is wrong, routes with file and line. Exits with 1 if there is anything. Warns of settings and
+    members that have no effect. Shows no secret.
     """
     environ = dict(context.obj)
     if routes is not None:
@@ -35,6 +36,9 @@ def _document(findings: Findings) -> dict[str, Any]:
     return {
         "ok": not findings.problems,
         "errors": [{"file": one.file, "line": one.line, "message": one.text} for one in findings.problems],
+        "warnings": [
+            {"file": one.file, "line": one.line, "name": one.name, "message": str(one)} for one in findings.unused
+        ],
         "settings": None if findings.settings is None else shown_settings(findings.settings),
         "routes": None if findings.routes is None else shown_routes(findings.routes),
     }
@@ -64,6 +68,8 @@ def _print(findings: Findings) -> None:
                 for version in model.versions
             ],
         )
+    for unused in findings.unused:
+        click.echo(f"warning: {shown(str(unused))}", err=True)
     for problem in findings.problems:
         click.echo(f"error: {shown(problem.text)}", err=True)
     count = len(findings.problems)

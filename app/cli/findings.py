@@ -10,10 +10,11 @@ import msgspec
 from app.auth.building import check_tokens
 from app.config.cpus import usable_cpus
 from app.config.keys_file import read_keys
+from app.config.keys_schema import Keys
 from app.config.listener_tls import listener_tls
 from app.config.route_schema import Endpoint, Routes, Version
 from app.config.routes_file import parse_routes
-from app.config.routes_file.source import Mistake
+from app.config.routes_file.source import Mistake, Source
 from app.config.routes_source import (
     RoutesSource,
     check_tls_files,
@@ -23,7 +24,9 @@ from app.config.routes_source import (
 )
 from app.config.settings import Settings, load_settings
 from app.config.shown_settings import variables
+from app.config.unused import Unused, unused_of
 from app.errors import KeysError, RouterError, RoutesError, SettingsError
+from app.observability.tracing import is_asked_for
 from app.server.fd_limits import reserve_connections
 
 _FIRST_VARIABLE = re.compile("[A-Z0-9_]*")
@@ -47,22 +50,26 @@ class Findings(NamedTuple):
     """The variables that are set."""
     routes: Routes | None
     problems: list[Problem]
+    unused: list[Unused] = []  # noqa: RUF012  # nobody adds to it
+    """What has no effect. Empty if settings or routes are wrong: then it is not known."""
 
 
 def check(environ: Mapping[str, str]) -> Findings:
     """Returns what a router with this environment would be, and all that would stop its start."""
     settings, problems = _settings(environ)
     file, keys = (_file(environ, problems, variable) for variable in ("ROUTES_FILE", "KEYS_FILE"))
-    routes = None
+    routes, read_from = None, None
     if file:
-        routes, wrong = _routes(file)
+        routes, read_from, wrong = _routes(file)
         problems += wrong
         if routes is not None:
             problems += _tls_files(routes, file)
     elif settings is not None:
         routes = RoutesSource(settings, environ).load().routes
+    read = None
     if keys:
-        problems += _keys(keys)
+        read, wrong = _keys(keys)
+        problems += wrong
     if settings is not None:
         if routes is not None:
             problems += _credentials(settings, environ, routes, file)
@@ -72,7 +79,10 @@ def check(environ: Mapping[str, str]) -> Findings:
             except (KeysError, SettingsError) as error:
                 problems.append(Problem(str(error)))
     given = frozenset(name for name in variables() if environ.get(name, "").strip())
-    return Findings(settings, given, routes, problems)
+    unused = []
+    if settings is not None and routes is not None:
+        unused = unused_of(settings, given, (routes, read_from), read, traced=is_asked_for(environ))
+    return Findings(settings, given, routes, problems, unused)
 
 
 def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, list[Problem]]:
@@ -101,13 +111,14 @@ def _file(environ: Mapping[str, str], problems: list[Problem], variable: str) ->
     return "" if wrong else environ.get(variable, "").strip()
 
 
-def _routes(file: str) -> tuple[Routes | None, list[Problem]]:
+def _routes(file: str) -> tuple[Routes | None, Source | None, list[Problem]]:
     mistakes: list[Mistake] = []
+    sources: list[Source] = []
     try:
-        routes = parse_routes(read_file(Path(file)), file, mistakes)
+        routes = parse_routes(read_file(Path(file)), file, mistakes, sources)
     except RoutesError as error:
-        return None, [*_problems(mistakes, file), _located(str(error), file)]
-    return (None if mistakes else routes), _problems(mistakes, file)
+        return None, None, [*_problems(mistakes, file), _located(str(error), file)]
+    return (None if mistakes else routes), sources[0], _problems(mistakes, file)
 
 
 def _problems(mistakes: list[Mistake], file: str) -> list[Problem]:
@@ -136,7 +147,7 @@ def _credentials(settings: Settings, environ: Mapping[str, str], routes: Routes,
     source, problems = RoutesSource(settings, environ), []
     for holder in credential_holders(routes):
         try:
-            source.credential(holder)
+            source.check_credential(holder)
         except RouterError as error:
             line = _line_of(file, holder.credential_env or holder.credential_file or "")
             problem = Problem(f"{file}:{line}: {error}", file, line)
@@ -145,14 +156,15 @@ def _credentials(settings: Settings, environ: Mapping[str, str], routes: Routes,
     return problems
 
 
-def _keys(file: str) -> list[Problem]:
-    """Returns what is wrong with the keys file."""
+def _keys(file: str) -> tuple[tuple[Keys, Source] | None, list[Problem]]:
+    """Returns the keys and where they are, None if anything is wrong with the file; and what that is."""
     mistakes: list[Mistake] = []
+    sources: list[Source] = []
     try:
-        read_keys(Path(file), mistakes)
+        keys = read_keys(Path(file), mistakes, sources)
     except KeysError as error:
-        return [*_problems(mistakes, file), _located(str(error), file)]
-    return _problems(mistakes, file)
+        return None, [*_problems(mistakes, file), _located(str(error), file)]
+    return (None if mistakes else (keys, sources[0])), _problems(mistakes, file)
 
 
 def _line_of(file: str, word: str) -> int:

@@ -55,8 +55,7 @@ def expanded(document: Document) -> Document:
     """Returns the document with what was found as endpoints of the versions, each with its credential and its TLS."""
     if not sources_in(document.routes):
         return document
-    secrets = iter(document.credentials)
-    models, credentials = [], []
+    models = []
     for model in document.routes.models:
         versions = []
         for version in model.versions:
@@ -64,13 +63,9 @@ def expanded(document: Document) -> Document:
             endpoints = version.endpoints
             if source is not None:
                 endpoints = _endpoints(version, source, document.found.get(source.key, ()))
-            if source is None:
-                credentials += [next(secrets) for _ in endpoints]
-            else:
-                credentials += [next(secrets)] * len(endpoints)
             versions.append(replace(version, endpoints=endpoints))
         models.append(replace(model, versions=tuple(versions)))
-    return replace(document, routes=replace(document.routes, models=tuple(models)), credentials=tuple(credentials))
+    return replace(document, routes=replace(document.routes, models=tuple(models)))
 
 
 def _endpoints(version: Version, source: Source, urls: tuple[str, ...]) -> tuple[Endpoint, ...]:

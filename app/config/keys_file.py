@@ -31,20 +31,22 @@ _QUOTED = re.compile(r"'[^']{5,}'")
 """A part of the file in a parser's message. Shorter ones are single characters."""
 
 
-def read_keys(file: pathlib.Path, mistakes: list[Mistake] | None = None) -> Keys:
-    """Returns what the file says now. Raises KeysError. `mistakes`: see `parse_keys`."""
-    return parse_keys(read_text(file, MAX_FILE_BYTES, KeysError), str(file), mistakes)
+def read_keys(file: pathlib.Path, mistakes: list[Mistake] | None = None, sources: list[Source] | None = None) -> Keys:
+    """Returns what the file says now. Raises KeysError. `mistakes`, `sources`: see `parse_keys`."""
+    return parse_keys(read_text(file, MAX_FILE_BYTES, KeysError), str(file), mistakes, sources)
 
 
-def parse_keys(text: str, name: str, mistakes: list[Mistake] | None = None) -> Keys:
+def parse_keys(
+    text: str, name: str, mistakes: list[Mistake] | None = None, sources: list[Source] | None = None
+) -> Keys:
     """Returns the keys and tenants in a TOML file (name ends in .toml) or YAML/JSON file. Raises KeysError.
 
     With a list of `mistakes` only what can't be read at all is raised, and every other mistake is added to the list. If
-    there is any, the keys are not what the file says.
+    there is any, the keys are not what the file says. Where its members are is added to `sources`.
     """
     found: list[Mistake] | None = None if mistakes is None else []
     try:
-        return _parse(text, name, found)
+        return _parse(text, name, found, [] if sources is None else sources)
     except RoutesError as error:  # the readers of the routes file read this one too
         raise KeysError(_harmless(str(error))) from None
     finally:
@@ -57,13 +59,14 @@ def expires_at(key: Key) -> float:
     return float("inf") if key.expires is None else datetime.fromisoformat(key.expires).timestamp()
 
 
-def _parse(text: str, name: str, mistakes: list[Mistake] | None) -> Keys:
+def _parse(text: str, name: str, mistakes: list[Mistake] | None, sources: list[Source]) -> Keys:
     if pathlib.PurePath(name).suffix == ".toml":
         data, lines = read_toml(text, name)
     else:
         # JSON may be indented with tabs, and has them nowhere else; YAML may not.
         data, lines = read_yaml(text.replace("\t", " ") if name.endswith(".json") else text, name)
     source = Source(name, lines, mistakes)
+    sources.append(source)
     if not isinstance(data, dict) or not any(data.get(member) for member in ("keys", "tenants")):
         raise source.error((), "must hold keys or tenants, at least one")  # a file that is being written may be empty
     data = _known_members(source, Keys, _texts(data), ())

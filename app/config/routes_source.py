@@ -1,4 +1,7 @@
-"""The source of the routes: ROUTES_FILE, or BACKENDS, or the simulated model. Reads the endpoints' credentials too."""
+"""The source of the routes: ROUTES_FILE, or BACKENDS, or the simulated model.
+
+Credentials are read here to see that they can be, and not kept (credentials.py).
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,26 +10,31 @@ import msgspec
 from msgspec import structs
 
 from app.config.base_urls import without_roots
+from app.config.credentials import read_credential, reference_of
+from app.config.keys_schema import Keys
 from app.config.route_schema import Endpoint, Model, Routes, Version
 from app.config.routes_file import parse_routes
+from app.config.routes_file.source import Source
 from app.config.settings import Settings
 from app.config.text_file import read_text, state_of
+from app.config.unused import Unused, unused_of
 from app.errors import RoutesError
 from app.net.tls_files import BrokenTlsFiles, TlsContext, TlsFiles, client_context
 
 _MAX_FILE_BYTES = 256 << 10
-_MAX_CREDENTIAL_BYTES = 16 << 10
+
+
+DOCUMENT_FORMAT = "routes without credentials"
+"""What two programs that share the table must agree on beside its layout. Older programs read and wrote credentials."""
 
 
 class Document(msgspec.Struct, frozen=True):
-    """What is published: the routes, the credential of each `credential_holders`, in order, and what discovery found.
+    """What is published: the routes, and what discovery found.
 
-    Only the publisher reads credentials, so that no worker depends on a file that may be gone by then. They are stored
-    in memory that only the processes of the server can read.
+    It has no secret: of a credential it has the variable or the file, as the routes have it.
     """
 
     routes: Routes
-    credentials: tuple[str | None, ...] = ()
     found: dict[str, tuple[str, ...]] = {}
     """The URLs that each source has, by its key (discovered.py). One that was never trustworthy is absent."""
 
@@ -39,21 +47,37 @@ class RoutesSource:
         self._environ = environ
         self._file = Path(settings.routes_file) if settings.routes_file else None
         self._seen: dict[Path, object] = {}
+        self._read: tuple[Routes, Source | None] = Routes(models=()), None
+        """What the last valid source said, and where its members are."""
+        self.loads = 0
+        """How often it was loaded."""
 
     def load(self) -> Document:
         """The routes as they are now. Raises RoutesError with a message of one line."""
         if self._file is None:
-            routes = self._from_settings()
-            return Document(routes, (None,) * len(endpoints_of(routes)))
+            self._keep(self._from_settings(), None)
+            return Document(self._read[0])
         # The state is noted before the file is read: a change in between causes one read too many, never one too few.
         self._seen = {**self._seen, self._file: state_of(self._file)}
-        routes = parse_routes(read_file(self._file), str(self._file))
+        sources: list[Source] = []
+        routes = parse_routes(read_file(self._file), str(self._file), sources=sources)
         holders = credential_holders(routes)
-        for holder in holders:
-            check_tls_files(holder)
         secrets = {Path(holder.credential_file) for holder in holders if holder.credential_file is not None}
         self._seen = {self._file: self._seen[self._file], **{file: state_of(file) for file in secrets}}
-        return Document(routes, tuple(self.credential(holder) for holder in holders))
+        for holder in holders:
+            check_tls_files(holder)
+            self.check_credential(holder)
+        self._keep(routes, sources[0])
+        return Document(routes)
+
+    def unused(self, keys: tuple[Keys, Source] | None, *, traced: bool) -> list[Unused]:
+        """Returns what has no effect of the settings, of the routes, and of these keys (unused/)."""
+        given = {name for name, value in self._environ.items() if value.strip()}
+        return unused_of(self._settings, given, self._read, keys, traced=traced)
+
+    def _keep(self, routes: Routes, source: Source | None) -> None:
+        self._read = routes, source
+        self.loads += 1
 
     def changed(self) -> bool:
         """Whether the file, or one with a credential, was written or replaced since the last `load`.
@@ -62,19 +86,14 @@ class RoutesSource:
         """
         return any(state_of(file) != seen for file, seen in self._seen.items())
 
-    def credential(self, holder: Endpoint | Version) -> str | None:
-        """The credential for an endpoint. Raises RoutesError, whose message does not contain it."""
-        if holder.credential_env is not None:
-            secret = self._environ.get(holder.credential_env, "").strip()
-            source = f"the environment variable {holder.credential_env}"
-        elif holder.credential_file is not None:
-            secret = read_file(Path(holder.credential_file), _MAX_CREDENTIAL_BYTES).strip()
-            source = holder.credential_file
-        else:
-            return None
-        if not secret or not secret.isascii() or not secret.isprintable():
-            raise RoutesError(f"{source}, the credential of {_named(holder)}: must hold printable ASCII characters")
-        return secret
+    def check_credential(self, holder: Endpoint | Version) -> None:
+        """Raises RoutesError, whose message does not contain it, if the credential of an endpoint can't be read."""
+        reference = reference_of(holder)
+        if reference is not None:
+            try:
+                read_credential(reference, self._environ)
+            except RoutesError as error:
+                raise RoutesError(f"the credential of {name_of(holder)}: {error}") from None
 
     def _from_settings(self) -> Routes:
         settings = self._settings
@@ -99,10 +118,11 @@ def check_tls_files(holder: Endpoint | Version) -> None:
         try:
             TlsContext(files, client_context)
         except BrokenTlsFiles as error:
-            raise RoutesError(f"the TLS of {_named(holder)}: {error}") from None
+            raise RoutesError(f"the TLS of {name_of(holder)}: {error}") from None
 
 
-def _named(holder: Endpoint | Version) -> str:
+def name_of(holder: Endpoint | Version) -> str:
+    """Returns what a message calls an endpoint, or those that a version finds."""
     return holder.url if isinstance(holder, Endpoint) else str(holder.dns or holder.service)
 
 

@@ -20,9 +20,9 @@ def read_text(file: Path, max_bytes: int, failed: type[RouterError]) -> str:
 
 
 def state_of(file: Path) -> object:
-    """Returns what differs once the file, or a symlink above it, was written or replaced."""
+    """Returns what differs once the file, or a symlink above it, was written or replaced, or may be read by others."""
     try:
         stat = file.stat()
     except OSError:
         return None
-    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size

@@ -25,12 +25,23 @@ _URL = re.compile(r"https?://[^/?#\s]", re.IGNORECASE)
 _log = structlog.get_logger("router.tracing")
 
 
+def _given(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_") and value.strip()}
+
+
+def is_asked_for(environ: Mapping[str, str]) -> bool:
+    """Whether these variables ask for tracing."""
+    given = _given(environ)
+    exporter = given.get(_EXPORTER, "otlp" if any(name in given for name in _ENDPOINTS) else "none")
+    return given.get(_DISABLED, "").lower() != "true" and exporter != "none"
+
+
 def load(environ: Mapping[str, str], metrics: Metrics) -> "Tracing | None":
     """Returns the tracing that these variables ask for. None: none, or none that is possible, which is logged."""
-    given = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_") and value.strip()}
-    exporter = given.get(_EXPORTER, "otlp" if any(name in given for name in _ENDPOINTS) else "none")
-    if given.get(_DISABLED, "").lower() == "true" or exporter == "none":
+    given = _given(environ)
+    if not is_asked_for(environ):
         return None
+    exporter = given.get(_EXPORTER, "otlp")
     protocol = next((given[name] for name in _PROTOCOLS if name in given), _PROTOCOL)
     if exporter != "otlp":
         reason = f"{_EXPORTER}={exporter!r}: must be otlp or none"

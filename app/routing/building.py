@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from app.admission import model_limit
 from app.admission.model_traffic import TrafficCounts
+from app.config.credentials import Credentials
 from app.config.routes_source import RoutesSource
 from app.config.settings import Settings
 from app.discovery import dns_source
@@ -14,6 +15,7 @@ from app.observability.metrics import Metrics
 from app.routing import back_off, created_responses, endpoint_records, prefix_history, retry_budget, route_store
 from app.routing.endpoint import SharedRouting
 from app.routing.endpoint_drain import EndpointDrain
+from app.routing.endpoint_heads import EndpointHeads
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_report import EndpointReports
 from app.routing.health_checks import HealthChecks
@@ -37,6 +39,8 @@ class Models(NamedTuple):
     load_scrapes: LoadScrapes
     store: RouteStore
     endpoints: EndpointReports
+    heads: EndpointHeads
+    source: RoutesSource
 
 
 def build_models(
@@ -50,16 +54,19 @@ def build_models(
     errors = LastErrors(table)
     parts = (records, back_offs, budgets, limits, traffic, loads, errors)
     store = route_store.RouteStore(table, counters, parts, records.appear)
-    publisher = Publisher(RoutesSource(settings, environ), store, metrics)
+    source = RoutesSource(settings, environ)
+    publisher = Publisher(source, store, metrics)
     publisher.publish()
     prefixes = prefix_history.PrefixHistory(table)
     shared = SharedRouting(
         table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics, loads, prefixes, errors
     )
+    heads = EndpointHeads(Credentials(environ), store)
     registry = ModelRegistry(
         store,
         shared,
         created_responses.CreatedResponses(table),
+        heads,
         simulated_latency_s=settings.simulated_latency_ms / 1000,
         simulated_token_s=settings.simulated_token_ms / 1000,
         assume_healthy=settings.initial_health == "healthy",
@@ -69,4 +76,4 @@ def build_models(
         dns_source.prepare()
     reports = EndpointReports(registry, shared, EndpointDrain(records, counters))
     checks, scrapes = HealthChecks(registry, health, errors), LoadScrapes(registry, loads)
-    return Models(registry, publisher, checks, discovery, scrapes, store, reports)
+    return Models(registry, publisher, checks, discovery, scrapes, store, reports, heads, source)

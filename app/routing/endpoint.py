@@ -37,6 +37,10 @@ class Endpoint:
         """The fields that every request to it has: Host, and its credential if it has one."""
         self.base_path = base_path
 
+    def renew_head(self, head: str) -> None:
+        """Send requests with this head from now on. It is one store: each gets the old head or the new one."""
+        self.head = head
+
 
 class SharedRouting:
     """What all workers share, and the metrics."""

@@ -9,6 +9,7 @@ from itertools import chain
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from app.admission.model_limit import ModelLimit
 from app.config import route_schema
@@ -22,6 +23,7 @@ from app.routing.back_off import pair
 from app.routing.created_responses import CreatedResponses, response_not_found
 from app.routing.endpoint import Endpoint, SharedRouting
 from app.routing.endpoint_connections import pools_of, tls_contexts
+from app.routing.endpoint_heads import EndpointHeads
 from app.routing.endpoint_pool import EndpointPool
 from app.routing.load_formats import ORCA_REQUEST
 from app.routing.load_reports import stale_ms
@@ -42,6 +44,7 @@ class ModelRegistry:
         store: RouteStore,
         shared: SharedRouting,
         responses: CreatedResponses,
+        heads: EndpointHeads,
         *,
         simulated_latency_s: float,
         simulated_token_s: float,
@@ -51,6 +54,7 @@ class ModelRegistry:
         """The names of all endpoints."""
         self._store = store
         self._shared = shared
+        self._heads = heads
         self.responses = responses
         """Which endpoint created which response."""
         self._simulated_latency_s = simulated_latency_s
@@ -205,6 +209,14 @@ class ModelRegistry:
         """Returns the contexts of the endpoints' TLS that are made of files."""
         return tls_contexts(self._connections.values())
 
+    def renew_credentials(self) -> list[str]:
+        """Use the credentials that have changed since they were read. Returns where those are, in words."""
+        self._current()
+        changed, more_are_usable = self._heads.renew()
+        if more_are_usable:
+            self._build()
+        return changed
+
     def prune(self) -> None:
         """Close connections that are too old or have been idle for too long."""
         for connections in self._connections.values():
@@ -225,11 +237,11 @@ class ModelRegistry:
         except KeyError:  # newer routes were published since, twice, and their names have the ids now
             self._build()
             return
-        heads = {e: _head(e, secret) for e, secret in zip(endpoints, document.credentials, strict=True)}
+        self._heads.begin(document.routes)
         self._connections = pools_of(endpoints, self._connections, self.resolver)
         models = {}
         for model in document.routes.models:
-            registered = self._registered(model, heads, document.found)
+            registered = self._registered(model, document.found)
             models.update(dict.fromkeys((model.name, *model.aliases), registered))
         self._document, self._models = document, models
         self._listed_paths = frozenset(path for model in document.routes.models for path in model.paths)
@@ -244,12 +256,7 @@ class ModelRegistry:
             elif self._assume_healthy:
                 health.assume_healthy(shared_id)
 
-    def _registered(
-        self,
-        model: route_schema.Model,
-        heads: Mapping[route_schema.Endpoint, str],
-        found: Mapping[str, tuple[str, ...]],
-    ) -> RegisteredModel:
+    def _registered(self, model: route_schema.Model, found: Mapping[str, tuple[str, ...]]) -> RegisteredModel:
         traffic = self._shared.traffic.of(self._shared_ids[counted_as(model)])
         if model.protocol == "simulated":
             versions = tuple(version.name for version in model.versions)
@@ -259,38 +266,33 @@ class ModelRegistry:
         sources = [source.key for version in model.versions if (source := source_of(version))]
         # Usable without an endpoint only once discovery has said that there is none: what can't be asked is not known.
         scaled_to_zero = bool(model.no_endpoint_wait_s and sources) and all(key in found for key in sources)
-        remote = self._remote_model(model, heads, scaled_to_zero)
+        remote = self._remote_model(model, scaled_to_zero)
         rule = None
         if model.no_endpoint_wait_s:
             name = waiting_as(model)
             rule = WaitRule(remote.lacks_endpoints, self._shared_ids[name], name_hash(name), self._generation)
         return RegisteredModel(remote, model, self._limit(model), traffic, self._built_of, rule)
 
-    def _remote_model(
-        self, model: route_schema.Model, heads: Mapping[route_schema.Endpoint, str], scaled_to_zero: bool
-    ) -> RemoteModel:
+    def _remote_model(self, model: route_schema.Model, scaled_to_zero: bool) -> RemoteModel:
         model_id = self._shared_ids[counted_as(model)]
         budget = self._shared.budgets.of(model_id, model.retry_budget)
-        pools = []
+        asks = ORCA_REQUEST if model.balancing == "least_load" else ""
+        pools, left_out = [], 0
         for version in model.versions:
-            asks = ORCA_REQUEST if model.balancing == "least_load" else ""
-            endpoints = [self._endpoint(e, heads[e] + asks, model_id) for e in version.endpoints]
-            pools.append(EndpointPool(model, version, endpoints, budget, self._shared, self._generation))
-        return RemoteModel(model, pools, budget, self._shared.metrics, scaled_to_zero)
+            usable = self._heads.usable(version)
+            left_out += len(version.endpoints) - len(usable)
+            endpoints = [self._endpoint(endpoint, asks, model_id) for endpoint in usable]
+            rest = replace(version, endpoints=usable)
+            pools.append(EndpointPool(model, rest, endpoints, budget, self._shared, self._generation))
+        return RemoteModel(model, pools, budget, self._shared.metrics, scaled_to_zero, left_out)
 
-    def _endpoint(self, endpoint: route_schema.Endpoint, head: str, model_id: int) -> Endpoint:
-        url = endpoint.url
+    def _endpoint(self, endpoint: route_schema.Endpoint, asks: str, model_id: int) -> Endpoint:
+        url, head = endpoint.url, self._heads.head(endpoint) + asks
         shared_id = self._shared_ids[url]
-        return Endpoint(url, shared_id, pair(shared_id, model_id), self._connections[url], head, urlsplit(url).path)
+        made = Endpoint(url, shared_id, pair(shared_id, model_id), self._connections[url], head, urlsplit(url).path)
+        return self._heads.made(endpoint, asks, made)
 
     def _limit(self, model: route_schema.Model) -> ModelLimit | None:
         if model.max_concurrency is None:
             return None
         return self._shared.limits.of(self._shared_ids[counted_as(model)], model.max_concurrency)
-
-
-def _head(endpoint: route_schema.Endpoint, credential: str | None) -> str:
-    lines = f"host: {urlsplit(endpoint.url).netloc}\r\n"
-    if credential is not None:
-        lines += f"authorization: Bearer {credential}\r\n"
-    return lines

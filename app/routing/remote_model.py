@@ -36,20 +36,25 @@ _FIRST = ((Reach.HEALTHY, Reach.BACKING_OFF), (Reach.PANIC, Reach.ANY))
 _AFTER_UNREACHABLE = (Reach.HEALTHY, Reach.PANIC, Reach.ANY)
 _AFTER_RESPONSE = (Reach.HEALTHY, Reach.PANIC)  # the client has a response: one that is refused again is no better
 _RETRIED_STATUSES = {429: "status_429", 502: "status_502", 503: "status_503"}
+_NO_CREDENTIAL = "this worker could not read the credential of any; its log has the reason"
 
 
 class RemoteModel:
     """A `Model` that the endpoints of its route serve."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # what a model consists of
         self,
         route: route_schema.Model,
         pools: Sequence[EndpointPool],
         budget: RetryBudget,
         metrics: Metrics,
         scaled_to_zero: bool = False,
+        left_out: int = 0,
     ) -> None:
-        """`scaled_to_zero`: it is known that the model may have no endpoint, and requests wait for one."""
+        """`scaled_to_zero`: it is known that the model may have no endpoint, and requests wait for one.
+
+        `left_out`: so many endpoints are in no pool, because this worker does not have their credential.
+        """
         self.name = route.name
         self._route = route
         self._adapter = adapter_of(route.protocol)
@@ -58,7 +63,8 @@ class RemoteModel:
         self._metrics = metrics
         self._deadline = inf
         self._trace: RequestTrace | None = None
-        self._scaled_to_zero = scaled_to_zero
+        self._scaled_to_zero = scaled_to_zero and not left_out
+        self._left_out = left_out
 
     def under(self, deadline: float, trace: RequestTrace | None) -> "RemoteModel":
         """See `Model`."""
@@ -127,13 +133,14 @@ class RemoteModel:
         if any(pool.is_usable() for pool in pools) or (self._scaled_to_zero and not any(pool.size for pool in pools)):
             return None
         if not any(pool.size for pool in pools):
-            return f"no endpoint of {self.name} has been found"
+            found = f"no endpoint of {self.name} has been found"
+            return f"{self.name} has no endpoint: {_NO_CREDENTIAL}" if self._left_out else found
         unknown = "" if any(pool.is_known() for pool in pools) else ": none has been reached yet"
         return f"no endpoint of {self.name} is up{unknown}"
 
     def lacks_endpoints(self, version: str) -> bool:
         """Whether a request that pins this version, or none (""), has no endpoint at all: discovery has found none."""
-        pools = self._pools
+        pools = () if self._left_out else self._pools
         if len(pools) > 1:
             pools = [pool for pool in pools if (pool.name == version if version else pool.weight)]
         return bool(pools) and not any(pool.size for pool in pools)
@@ -185,7 +192,8 @@ class RemoteModel:
         times = [seconds for pool in pools if (seconds := pool.retry_after()) is not None]
         reason = f"no endpoint of {self.name} takes requests now: each is unhealthy, ejected or draining"
         if not any(pool.size for pool in pools):
-            reason = f"{self.name} has no endpoint: discovery has found none"
+            why = _NO_CREDENTIAL if self._left_out else "discovery has found none"
+            reason = f"{self.name} has no endpoint: {why}"
         return NoEndpoint(reason, min(times) if times else None)
 
 

@@ -100,6 +100,18 @@ class RouteStore:
         with self._lock:
             return self._read()
 
+    def peek(self) -> bytes:
+        """Returns the document that is current, without the lock.
+
+        The word grows with every publication. If it is the same after the copy as before, the half that was copied was
+        in use all the time, and publishers write into the other one.
+        """
+        while True:
+            cursor = self._cursor[0]
+            content = self._read()[1]
+            if self._cursor[0] == cursor:
+                return content
+
     def _reset(self, shared_id: int) -> None:
         for part in self._parts:
             part.reset(shared_id)

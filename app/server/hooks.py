@@ -62,6 +62,7 @@ class Hooks:
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         router, settings = self._router, self._router.settings
         self._log_ready()
+        self._upkeep.log_unused(always=True)
         for endpoint in settings.kv_endpoints_masked:
             _log.info("KV endpoint", endpoint=endpoint)
         gunicorns_handler = signal.getsignal(signal.SIGTERM)
@@ -73,6 +74,17 @@ class Hooks:
             gunicorns_handler(number, frame)
 
         signal.signal(signal.SIGTERM, on_term)
+        self._look_every_second(arbiter)
+
+    def _look_every_second(self, arbiter: Arbiter) -> None:
+        """Give the arbiter a step more every second. gunicorn has no hook for that, so it follows one of its own."""
+        murder_workers = arbiter.murder_workers
+
+        def with_upkeep() -> None:
+            murder_workers()
+            self._upkeep.in_arbiter()
+
+        arbiter.murder_workers = with_upkeep
 
     def _log_ready(self) -> None:
         """Say what is served, in one event for machines or three lines for people, and what is open to everyone."""
@@ -103,11 +115,12 @@ class Hooks:
         """Read the routes again on HUP, before the workers are replaced."""
         self._router.models.publisher.republish()
         self._router.auth.republish()
+        self._upkeep.log_unused()
 
     def pre_fork(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Claim a slot for the worker that is about to be forked."""
         self._reclaim_forgotten()
-        self._upkeep.renew_tls()
+        self._upkeep.before_fork()
         try:
             claim = self._claims[worker] = self._router.slots.claim()
             self._router.drain.mark(claim.slot)

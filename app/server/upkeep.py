@@ -25,6 +25,8 @@ class Upkeep:
         self._router = router
         self._leads = False
         self._logged_at: dict[str, float] = {}
+        self._loads: object = None
+        """How often files were read when it was last looked what of them has no effect."""
 
     def run(self) -> None:
         """Take every step once."""
@@ -36,17 +38,45 @@ class Upkeep:
         self._step("close idle connections", router.models.registry.prune)
         self._leads = False
         self._step("elect a leader", self._elect)
-        self._step("renew certificates", self.renew_tls)
+        self._step("renew certificates", self._renew_tls)
+        self._step("read credentials", self._renew_credentials)
         if self._leads:
             self._lead()
         else:
             self._step("stop discovery", router.models.discovery.stop)
 
-    def renew_tls(self) -> None:
+    def _renew_tls(self) -> None:
         """Read the files of certificates again that have changed. The leader counts it."""
         router = self._router
         contexts = tls_contexts(router.tls, router.models.registry)
         tls_renewal.renew(contexts, router.metrics.tls if self._leads else None)
+
+    def log_unused(self, *, always: bool = False) -> None:
+        """Warn of what has no effect in the files that were read since the last time."""
+        router = self._router
+        keys = router.auth.publisher
+        loads = router.models.source.loads, keys and keys.loads
+        if loads != self._loads or always:
+            self._loads = loads
+            router.log_unused(always=always)
+
+    def _renew_credentials(self) -> None:
+        """Read the credentials again that have changed. The leader says so, and counts it as it does for routes."""
+        models = self._router.models
+        changed = models.registry.renew_credentials()
+        if changed and self._leads:
+            _log.info("credentials read again", sources=changed)
+            if not models.store.stale[0]:  # else the publisher counts it, once everything is valid
+                self._router.metrics.reloads["ok"].inc()
+
+    def before_fork(self) -> None:
+        """Read again what the worker that is about to be forked begins with. The arbiter calls this."""
+        self._step("renew certificates", self._renew_tls)
+        self.in_arbiter()
+
+    def in_arbiter(self) -> None:
+        """Take the arbiter's step of every second: what it has read by the time of a fork, the worker has."""
+        self._step("read credentials", self._router.models.heads.note)
 
     def _elect(self) -> None:
         self._leads = self._router.leader.leads()
@@ -56,6 +86,7 @@ class Upkeep:
         registry = models.registry
         self._step("publish routes", models.publisher.republish_if_changed)
         self._step("publish keys", router.auth.refresh)
+        self._step("log what has no effect", self.log_unused)
         self._step("discover endpoints", lambda: models.discovery.run(registry.sources(), registry.found()))
         self._step("check endpoints", models.health_checks.run_due)
         self._step("scrape endpoints", models.load_scrapes.run_due)

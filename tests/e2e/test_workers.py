@@ -181,7 +181,7 @@ def test_upgrade_to_other_error_codes_is_refused() -> None:
     """Records have numbers in place of the codes of errors. A program whose table of codes is another one would read
     other errors in them, so it takes no ring over."""
     changed = "from app import errors; errors.New = type('New', (errors.RouterError,), {'code': 'a_new_one'})"
-    upgrade = run_to_exit({}, {}, changed=changed)
+    upgrade = run_to_exit({}, {}, before=changed)
     assert upgrade.returncode != 0
     assert "other numbers for errors" in upgrade.stderr
     assert "Traceback" not in upgrade.stderr

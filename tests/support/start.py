@@ -19,14 +19,14 @@ os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf
 
 
 def run_to_exit(
-    environ: dict[str, str], inherit_from: dict[str, str] | None = None, *options: str, changed: str = ""
+    environ: dict[str, str], inherit_from: dict[str, str] | None = None, *options: str, before: str = ""
 ) -> "subprocess.CompletedProcess[str]":
     """Start the router with these settings, by itself or as the upgrade of one with others; it must end by itself.
 
-    `changed`: what the older program runs first, so that it is another one.
+    `before` is run in the program that is upgraded.
     """
     command = [GUNICORN, "-c", "gunicorn.conf.py", *options]
     if inherit_from is not None:
-        command = [sys.executable, "-c", _ADOPT % (changed, inherit_from)]
+        command = [sys.executable, "-c", _ADOPT % (before, inherit_from)]
     env = {"PATH": os.environ["PATH"], "BIND": f"127.0.0.1:{free_port()}", **environ}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30, check=False)

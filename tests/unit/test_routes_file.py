@@ -13,7 +13,6 @@ from hypothesis import HealthCheck as Check
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from app.config.route_schema import (
     Endpoint,
@@ -640,33 +639,6 @@ def test_damaged_files(data: st.DataObject, kind: str) -> None:
 def test_punctuation(text: str, kind: str) -> None:
     """Texts that are nothing but the signs that mean something to a parser."""
     unharmed(text, f"x.{kind}")
-
-
-UNUSED = """
-[[models]]
-name = "m"
-endpoints = ["http://a"]
-no_endpoint_wait_s = 5
-balancing = "{balancing}"
-load_floor = 2
-load_report = {{ interval_s = 3 }}
-"""
-
-
-def test_members_without_effect_are_warned_of() -> None:
-    """They are no mistake: a policy may be changed for an hour. The log names each, and what would make use of it."""
-    with capture_logs() as log:
-        parse_routes(UNUSED.format(balancing="prefix"), "r.toml")
-    warned = {line["member"]: line["reason"] for line in log if line["log_level"] == "warning"}
-    assert warned == {
-        "models[0].no_endpoint_wait_s": "no version has dns or service: listed endpoints are always there",
-        "models[0].load_report": "balancing is prefix: it is read with least_load",
-    }
-    with capture_logs() as log:
-        parse_routes(
-            UNUSED.format(balancing="least_load").replace('endpoints = ["http://a"]', 'dns = "a:80"'), "r.toml"
-        )
-    assert [line["member"] for line in log] == ["models[0].load_floor"]
 
 
 @pytest.mark.parametrize(

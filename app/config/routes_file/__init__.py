@@ -13,16 +13,17 @@ from app.config.routes_file.convert import to_record
 from app.config.routes_file.mistakes import first_causes
 from app.config.routes_file.source import Mistake, Path, Source, check_depth, check_key
 from app.config.routes_file.toml import read_toml
-from app.config.routes_file.unused import warn_of_unused
 from app.config.routes_file.yaml import read_yaml
 from app.errors import RoutesError
 
 
-def parse_routes(text: str, name: str, mistakes: list[Mistake] | None = None) -> Routes:
+def parse_routes(
+    text: str, name: str, mistakes: list[Mistake] | None = None, sources: list[Source] | None = None
+) -> Routes:
     """The routes in a TOML file (name ends in .toml) or YAML/JSON file (.yaml, .yml, .json). Raises RoutesError.
 
     With a list of `mistakes` only what can't be read at all is raised, and every other mistake is added to the list. If
-    there is any, the routes are not what the file says.
+    there is any, the routes are not what the file says. Where its members are is added to `sources`.
     """
     ending = PurePath(name).suffix
     if ending == ".toml":
@@ -44,8 +45,8 @@ def parse_routes(text: str, name: str, mistakes: list[Mistake] | None = None) ->
         routes = without_roots(routes)
     wrong = list(mistakes or ())
     check_routes(source, routes)
-    if not mistakes:
-        warn_of_unused(source, routes)
+    if sources is not None:
+        sources.append(source)
     if mistakes is not None:
         mistakes[:] = first_causes(no_values, wrong[len(no_values) :], mistakes[len(wrong) :])
     return routes

@@ -69,6 +69,10 @@ class Source(NamedTuple):
             path = path[:-1]
         return self.lines[path]
 
+    def has(self, path: Path) -> bool:
+        """Whether the file has the member."""
+        return self._written(path) in self.lines
+
     def shown(self, path: Path) -> str:
         """The member's name in messages, like models[0].name."""
         parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in self._written(path)]
