@@ -86,7 +86,7 @@ class RouterWorker(GeventWorker):
         servers = [
             listeners.serve(
                 listener,
-                self._handler_at(listener.getsockname()),
+                self._handler_at(listeners.server_address(listener)),
                 self.worker_connections,
                 self._context.connection_counts,
             )
