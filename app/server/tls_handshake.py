@@ -6,6 +6,7 @@ trickles. So it holds up neither other connections nor the accepting of new ones
 
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -89,10 +90,24 @@ def _under_tls(client: Any, context: ssl.SSLContext) -> Any:
     wrapped = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
     try:
         wrapped.do_handshake()
+        if wrapped.session_reused:
+            _check_expiry(wrapped.getpeercert())
     except BaseException:
         wrapped.close()
         raise
     return wrapped
+
+
+def _check_expiry(certificate: dict[str, Any] | None) -> None:
+    """Raises HandshakeFailed for the certificate of a resumed session that has expired since.
+
+    OpenSSL verifies a certificate once, when the session begins. Its sessions belong to a context, so they end with the
+    files of authorities. `ssl` can't switch off those of TLS 1.2 that are resumed by their id (`server_context` does so
+    for tickets). The connection is closed without a close_notify. For that OpenSSL forgets the session, and the client
+    has to begin another one.
+    """
+    if certificate and time.time() >= ssl.cert_time_to_seconds(certificate["notAfter"]):
+        raise HandshakeFailed("certificate", "the client's certificate is not accepted: it has expired")
 
 
 def _detail(error: ssl.SSLError) -> str:

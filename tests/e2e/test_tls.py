@@ -1,8 +1,10 @@
 """TLS of the listeners: who gets in, under which name, with which files, and what a bad handshake costs others."""
 
+import datetime as dt
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -136,6 +138,62 @@ def test_end_of_a_response_without_a_length_is_announced(mutual: TlsRouter) -> N
         wrapped.sendall(b"GET /chunked HTTP/1.0\r\n\r\n")
         assert read_to_end(wrapped).endswith(b"three")
         wrapped.close()
+
+
+def resumed(router: TlsRouter, context: ssl.SSLContext, session: ssl.SSLSession | None) -> ssl.SSLSession | None:
+    """Ask with this session, and end the connection in order, as sessions are kept by then. Returns one if resumed."""
+    with (
+        socket.create_connection(("127.0.0.1", router.port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as wrapped,
+    ):
+        wrapped.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        if not read_to_end(wrapped).startswith(b"HTTP/1.1 200 "):
+            raise ConnectionError("no response")
+        made = wrapped.session if wrapped.session_reused or session is None else None
+        wrapped.unwrap().close()
+        return made
+
+
+def of_tls_1_2(router: TlsRouter, name: str, made: Made) -> ssl.SSLContext:
+    """The context of a client of TLS 1.2 with this certificate, which resumes sessions by their id."""
+    context = router.context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(*router.client(name, made))
+    return context
+
+
+def test_resumed_session_ends_with_the_clients_certificate(mutual: TlsRouter) -> None:
+    """OpenSSL does not verify its certificate again; one that expired since is refused, and the session forgotten."""
+    ends = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=6)
+    context = of_tls_1_2(mutual, "short", certificate("short", [], mutual.authority, leaf=True, until=ends))
+    session = resumed(mutual, context, None)
+    assert resumed(mutual, context, session) is not None, "this is how a session is resumed"
+    until(lambda: dt.datetime.now(dt.UTC) > ends + dt.timedelta(seconds=1), "it has expired")
+    with pytest.raises(OSError, match=r"EOF|reset|no response"):
+        resumed(mutual, context, session)
+    with pytest.raises(ssl.SSLError, match="ALERT_CERTIFICATE_EXPIRED"):
+        resumed(mutual, context, session)
+
+
+def test_resumed_session_ends_with_the_authority_of_the_client(mutual: TlsRouter) -> None:
+    """No session outlives the files that it was begun with: a client whom the new authority does not know is out."""
+    context = of_tls_1_2(mutual, "old", certificate("old", [], mutual.authority, leaf=True))
+    sessions = [resumed(mutual, context, None)]
+    assert resumed(mutual, context, sessions[0]) is not None
+
+    def is_refused() -> bool:
+        try:
+            resumed(mutual, context, sessions[0])
+        except ssl.SSLError as error:
+            return "ALERT_UNKNOWN_CA" in str(error)
+        return False
+
+    mutual.mount(mutual.new_certificate(), ca=pem_of(certificate("authority", [])))
+    try:
+        until(is_refused, "it is out")
+    finally:
+        mutual.mount(mutual.new_certificate())
+        until(mutual.ready, "it is as before")
 
 
 def test_certificate_alone_is_a_credential(tmp_path: Path) -> None:
