@@ -1,5 +1,6 @@
 """TLS of the listeners: who gets in, under which name, with which files, and what a bad handshake costs others."""
 
+import contextlib
 import datetime as dt
 import json
 import signal
@@ -7,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 import requests
 from cryptography import x509
 
+from app.server.client_connection import IDLE_GRACE_S
 from tests.support.certificates import Made, certificate, key_of, pem_of
 from tests.support.clients import read_to_end
 from tests.support.router import free_port, until
@@ -288,6 +291,65 @@ def test_connection_that_only_opens_and_closes_is_no_failure(tls: Watched) -> No
         socket.create_connection(("127.0.0.1", tls.router.port), timeout=10).close()
     assert all(tls.router.ready() for _ in range(4))
     assert (tls.logged("TLS handshake failed"), tls.counted()) == ([], {})
+
+
+class SlowHandshake:
+    """A client that has begun a handshake, and ends it when it is told to."""
+
+    def __init__(self, router: TlsRouter) -> None:
+        self.plain = socket.create_connection(("127.0.0.1", router.port), timeout=10)
+        self._read, self._written = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = router.context().wrap_bio(self._read, self._written, server_hostname="127.0.0.1")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self.plain.sendall(self._written.read())
+        self._read.write(self.plain.recv(16384))  # the worker has begun it too
+
+    def __enter__(self) -> "SlowHandshake":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.plain.close()
+
+    def finish_and_ask(self) -> bytes:
+        """End the handshake, and send a request. Returns what comes first of the response."""
+        self._tls.do_handshake()
+        self._tls.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.plain.sendall(self._written.read())
+        while received := self.plain.recv(16384):
+            self._read.write(received)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                return self._tls.read()
+        return b""
+
+
+def refuses(port: int) -> bool:
+    """Whether nobody listens at this port any more."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_worker_that_stops_waits_for_handshakes(tmp_path: Path) -> None:
+    """A client that had just connected is served, also when its handshake takes longer than an idle connection may."""
+    router = TlsRouter(tmp_path, WEB_CONCURRENCY=1)
+    with router, SlowHandshake(router) as client:
+        begun = time.monotonic()
+        router.signal(signal.SIGTERM)
+        until(lambda: refuses(router.port), "the worker accepts no more")
+        until(lambda: time.monotonic() - begun > IDLE_GRACE_S + 0.1, "an idle connection would have ended")
+        assert client.finish_and_ask().startswith(b"HTTP/1.1 200 ")
+        assert router.wait_exit() == 0
+
+
+def test_handshake_that_never_ends_holds_up_no_drain(tmp_path: Path) -> None:
+    """The worker waits for it a few seconds, and not as long as a handshake may take, nor a request in progress."""
+    router = TlsRouter(tmp_path, WEB_CONCURRENCY=1, GRACEFUL_TIMEOUT_S=120, STALL_TIMEOUT_S=120)
+    with router, SlowHandshake(router):
+        router.signal(signal.SIGTERM)
+        assert router.wait_exit(60) == 0
 
 
 # The files.
