@@ -1,10 +1,12 @@
 """Falcon's router, but a path means one thing only.
 
-Falcon takes `//metrics` for `/metrics`, and the server decodes `%2F` and `%6d`. A proxy in front that forbids
-`/metrics` compares paths in its own way, and would let `//metrics` and `/%6detrics` pass. So a path with an empty
-segment, or with `.` or `..` as a segment, leads nowhere, and so does one with an escape outside of the name of a model.
-No other part of a path needs an escape: all are of letters, digits, `.`, `-` and `_`, which are unreserved (RFC 3986
-section 2.3).
+Falcon takes `//metrics` and `metrics` for `/metrics`, and the server decodes `%2F` and `%6d`. A proxy in front that
+forbids `/metrics` compares paths in its own way, and would let `//metrics` and `/%6detrics` pass. So these lead
+nowhere:
+- a path that does not begin with a slash: a target of CONNECT, or what SCRIPT_NAME=/x leaves of `/xmetrics`;
+- a path with an empty segment, or with `.` or `..` as a segment;
+- a path with an escape outside of the name of a model. No other part of a path needs one: all are of letters, digits,
+  `.`, `-` and `_`, which are unreserved (RFC 3986 section 2.3).
 
 The id of a request, which clients choose, is the exception: all that follows `/admin/requests/` is one, whatever it is.
 Nothing else is served below.
@@ -35,6 +37,8 @@ class ExactRouter(CompiledRouter):
 
     def find(self, uri: str, req: falcon.Request | None = None) -> Any:
         """Returns the route of this path, or None."""
+        if not uri.startswith("/"):
+            return None
         if ("//" in uri or "/." in uri) and _ODD_SEGMENT.search(uri) and not uri.startswith(_BEFORE_ID):
             return None
         target = "" if req is None else req.env.get("RAW_URI", "")

@@ -18,7 +18,8 @@ class Needs(Enum):
 
 
 def needs(path: str) -> Needs:
-    """Returns what a request to this path needs."""
+    """Returns what a request to this path needs. An empty path, as `GET http://host` has, is `/` to Falcon."""
+    path = path or "/"
     if path in _OPEN:
         return Needs.NOTHING
     return Needs.ADMIN_KEY if path in _OF_OPERATORS or path.startswith("/admin/") else Needs.CALLER

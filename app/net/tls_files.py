@@ -95,7 +95,8 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     if files.authorities:
         context.load_verify_locations(files.authorities)
         context.verify_mode = ssl.CERT_REQUIRED
-        # A resumed session is not checked again: its certificate may have expired since.
+        # A resumed session is not checked again: its certificate may have expired since. Of TLS 1.2 this leaves those
+        # that are resumed by their id, which tls_handshake.py looks at.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
     return context

@@ -27,7 +27,8 @@ from app.server.chunked_body import ChunkedBody
 
 _poll = get_original("select", "poll")
 
-_IDLE_GRACE_S = 0.5  # a connection opened or answered less than this ago may have a request on its way
+IDLE_GRACE_S = 0.5
+"""A connection opened or answered less than this ago may have a request on its way."""
 _READING_GRACE_S = 1.0  # a request that began to arrive is expected to go on arriving within this
 LINGER_GRACE_S = 1.0
 """How long a drain waits for a client to read the rejection of a request that it is still sending."""
@@ -50,7 +51,7 @@ class State(Enum):
     LINGERING = auto()
 
 
-_GRACE_S = {State.IDLE: _IDLE_GRACE_S, State.LINGERING: LINGER_GRACE_S}
+_GRACE_S = {State.IDLE: IDLE_GRACE_S, State.LINGERING: LINGER_GRACE_S}
 
 
 class ClientConnection:

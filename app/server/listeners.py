@@ -19,7 +19,18 @@ from app.shared_memory.connection_counts import ConnectionCounts
 
 _MAX_ACCEPTS_PER_CYCLE = 16  # more than may begin, or probes would wait in the kernel
 _LEAD = 4  # connections that a worker may be ahead: short ones come and go, and giving way for each would take time
+_UNIX = ("localhost", "0")
 _WAY_S = 0.001  # for how long to give way: several times what an idle worker takes to wake up
+
+
+def server_address(listener: Any) -> Any:
+    """Returns the address of this listening socket: environs have host and port as SERVER_NAME and SERVER_PORT.
+
+    A Unix socket has neither. gunicorn would take them from the Host, or from a colon in the path, and so a client
+    would say itself that it came by the admin listener, which is known by its port. Port 0 is nobody's.
+    """
+    address = listener.getsockname()
+    return address if isinstance(address, tuple) else _UNIX
 
 
 class _SharedListener(StreamServer):

@@ -2,26 +2,54 @@
 
 The handshake runs in the connection's own greenlet and has one deadline for everything, however steadily a client
 trickles. So it holds up neither other connections nor the accepting of new ones.
+
+A worker that stops waits for the handshakes in progress, as it does for requests that may be on their way. Else a
+reload would break connections that clients have just opened. It waits for each a few seconds at most (`Handshake`).
 """
 
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 from gunicorn.http.errors import ParseException
 
+from app.native import monotonic
 from app.net.peer_address import unmapped
-from app.server.client_connection import ClientConnection, Facts
+from app.server.client_connection import IDLE_GRACE_S, ClientConnection, Facts
 from app.server.worker_context import WorkerContext
 
 _HANDSHAKE = b"\x16"
 """The first byte of every TLS connection: the type of its first record (RFC 8446 section 5.1)."""
 _NO_CERTIFICATE = "PEER_DID_NOT_RETURN_A_CERTIFICATE"
+_GRACE_S = 5.0  # of a handshake that has begun: two round trips, the work of both sides, and a busy machine
 
 _Handle = Callable[[Any, Any, Any, Facts], None]
 _AnswerMalformed = Callable[[ClientConnection, Any, Exception, str, bytes], None]
+
+
+class Handshake:
+    """A handshake in progress, as a drain looks at it: the methods are those of ClientConnection."""
+
+    def __init__(self) -> None:
+        self._until = monotonic() + IDLE_GRACE_S
+
+    def begin(self) -> None:
+        """The client's first byte has come."""
+        self._until = monotonic() + _GRACE_S
+
+    def is_busy(self) -> bool:
+        """Whether a request is being served: not yet."""
+        return False
+
+    def expects_request(self) -> bool:
+        """Whether it may end soon, with a request to follow."""
+        return monotonic() < self._until
+
+    def end(self) -> None:
+        """Do nothing: it has a timeout, and ends with the worker at the latest."""
 
 
 class HandshakeFailed(ParseException):
@@ -34,17 +62,24 @@ class HandshakeFailed(ParseException):
 
 
 def after_handshake(
-    handle: _Handle, current: Callable[[], ssl.SSLContext], context: WorkerContext, answer_malformed: _AnswerMalformed
+    handle: _Handle,
+    current: Callable[[], ssl.SSLContext],
+    context: WorkerContext,
+    connections: set[ClientConnection | Handshake],
+    answer_malformed: _AnswerMalformed,
 ) -> Callable[[Any, Any, Any], None]:
     """Returns what serves a connection that has to begin with a TLS handshake: after it, `handle` does.
 
-    `current` returns the context for a new connection. What is not TLS gets a response in plain text, which
-    `answer_malformed` sends and logs.
+    `current` returns the context for a new connection. `connections` are those that a drain waits for: the handshake is
+    among them until it ends, and nothing yields from then until `handle` has added the connection. What is not TLS gets
+    a response in plain text, which `answer_malformed` sends and logs.
     """
 
     def handle_tls(listener: Any, client: Any, addr: Any) -> None:
+        handshake = Handshake()
+        connections.add(handshake)
         try:
-            secured = shake_hands(client, current(), context.stall_timeout_s)
+            secured = shake_hands(client, current(), context.stall_timeout_s, handshake)
         except HandshakeFailed as failure:
             host = unmapped(addr[0]) if isinstance(addr, tuple) else ""
             context.count_handshake(failure.reason)
@@ -57,13 +92,15 @@ def after_handshake(
             finally:
                 connection.close()
             return
+        finally:
+            connections.discard(handshake)
         if secured is not None:
             handle(listener, secured, addr, connection_facts(secured))
 
     return handle_tls
 
 
-def shake_hands(client: Any, context: ssl.SSLContext, within_s: float) -> Any:
+def shake_hands(client: Any, context: ssl.SSLContext, within_s: float, handshake: Handshake) -> Any:
     """Returns the client's socket under TLS, or None if the client leaves. Raises HandshakeFailed.
 
     If it fails, the socket of the client is closed, but for `plain_http`.
@@ -71,6 +108,7 @@ def shake_hands(client: Any, context: ssl.SSLContext, within_s: float) -> Any:
     try:
         with gevent.Timeout(within_s, TimeoutError):
             first = client.recv(1, socket.MSG_PEEK)
+            handshake.begin()
             if first in (b"", _HANDSHAKE):
                 return _under_tls(client, context) if first else client.close()
     except TimeoutError:
@@ -89,10 +127,24 @@ def _under_tls(client: Any, context: ssl.SSLContext) -> Any:
     wrapped = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
     try:
         wrapped.do_handshake()
+        if wrapped.session_reused:
+            _check_expiry(wrapped.getpeercert())
     except BaseException:
         wrapped.close()
         raise
     return wrapped
+
+
+def _check_expiry(certificate: dict[str, Any] | None) -> None:
+    """Raises HandshakeFailed for the certificate of a resumed session that has expired since.
+
+    OpenSSL verifies a certificate once, when the session begins. Its sessions belong to a context, so they end with the
+    files of authorities. `ssl` can't switch off those of TLS 1.2 that are resumed by their id (`server_context` does so
+    for tickets). The connection is closed without a close_notify. For that OpenSSL forgets the session, and the client
+    has to begin another one.
+    """
+    if certificate and time.time() >= ssl.cert_time_to_seconds(certificate["notAfter"]):
+        raise HandshakeFailed("certificate", "the client's certificate is not accepted: it has expired")
 
 
 def _detail(error: ssl.SSLError) -> str:

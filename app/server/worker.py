@@ -4,9 +4,9 @@ It differs from gunicorn's own gevent worker in these points. (gunicorn's parser
 request, see `request_parser.py`. HTTP/2 and h2c are not supported.)
 - **The ordinary request** is read and answered by `fast_path.py`.
 - **Drain.** When the worker stops, a connection that is being served ends after its response, which then says
-  `Connection: close`. Idle connections end at once, with two exceptions: one that was opened or answered within the
+  `Connection: close`. Idle connections end at once, with exceptions: one that was opened or answered within the
   last half second, whose next request may be on its way, and one on which a request has begun to arrive
-  (`client_connection.py`). The worker exits as soon as no such connection is left.
+  (`client_connection.py`), or a TLS handshake (`tls_handshake.py`). The worker exits as soon as none is left.
 - **Accepting during a drain.** A worker that makes way for another one stops accepting at once. When the whole server
   drains, workers with requests in progress go on accepting, so that `/readyz` can return 503; the application rejects
   new requests.
@@ -46,7 +46,7 @@ from app.server.fast_path import FastPath, Request, ResponseWriter
 from app.server.lingering import Lingering
 from app.server.pacing import RequestPacer
 from app.server.request_parser import StrictParser
-from app.server.tls_handshake import after_handshake
+from app.server.tls_handshake import Handshake, after_handshake
 from app.server.worker_context import WorkerContext
 
 _HEARTBEAT_S = 1.0
@@ -60,7 +60,7 @@ class RouterWorker(GeventWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._context = WorkerContext()
-        self._connections: set[ClientConnection] = set()
+        self._connections: set[ClientConnection | Handshake] = set()
         self._connection_ended = Event()
         self._pacer: RequestPacer
         self._fast_path: FastPath
@@ -86,7 +86,7 @@ class RouterWorker(GeventWorker):
         servers = [
             listeners.serve(
                 listener,
-                self._handler_at(listener.getsockname()),
+                self._handler_at(listeners.server_address(listener)),
                 self.worker_connections,
                 self._context.connection_counts,
             )
@@ -112,16 +112,16 @@ class RouterWorker(GeventWorker):
         deadline = time.monotonic() + (self._context.graceful_timeout_s or self.cfg.graceful_timeout)
         if self._context.server_drains():
             # Go on accepting for probes. Their connections do not keep this worker alive, requests do.
-            self._wait_while(deadline, ClientConnection.is_busy)
+            self._wait_while(deadline, lambda connection: connection.is_busy())
         listeners.close(servers, self._context.connection_counts)
-        self._wait_while(deadline, ClientConnection.expects_request)
+        self._wait_while(deadline, lambda connection: connection.expects_request())
         busy = sum(connection.is_busy() for connection in self._connections)
         if busy:
             self.log.warning("graceful timeout: %d requests are cut off (pid %s)", busy, self.pid)
             listeners.cut_off(servers)
         self._context.before_exit(max(0.0, deadline - time.monotonic()))
 
-    def _wait_while(self, deadline: float, holds: Callable[[ClientConnection], bool]) -> None:
+    def _wait_while(self, deadline: float, holds: Callable[[ClientConnection | Handshake], bool]) -> None:
         """Wait until `holds` is false for every connection, and end those that are idle."""
         while any(holds(connection) for connection in self._connections) and time.monotonic() < deadline:
             for connection in list(self._connections):
@@ -139,7 +139,8 @@ class RouterWorker(GeventWorker):
             current = lambda: gunicorns  # noqa: E731
         if current is None:
             return partial(self.handle, address)
-        return partial(after_handshake(self.handle, current, self._context, self._answer_malformed), address)
+        serve = after_handshake(self.handle, current, self._context, self._connections, self._answer_malformed)
+        return partial(serve, address)
 
     def handle(self, listener: Any, client: Any, addr: Any, facts: Facts = NO_FACTS) -> None:
         """Serve one connection, from accept to close.

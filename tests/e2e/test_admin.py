@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,13 +15,14 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from tests.support.clients import CHAT, Crowd
+from tests.support.clients import CHAT, Crowd, read_to_end
 from tests.support.router import Router, free_port, until
 from tests.support.upstream import Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow
 
 Start = Callable[..., Router]
+Unix = Callable[[str], tuple[str, int]]
 JSON = {"Content-Type": "application/json"}
 CONNECTIONS = 12
 """More than there are workers: the workers share connections evenly, so each has some."""
@@ -383,6 +385,26 @@ def test_endpoint_that_comes_back_does_not_drain(tmp_path: Path, admin_of: Admin
         assert requests.get(f"{router.url}/readyz", timeout=20).status_code == 200
 
 
+@pytest.fixture(scope="module")
+def unix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unix]:
+    """Returns the path of a Unix socket of this name, and the port of the admin listener of the same router."""
+    folder, port, admin = tmp_path_factory.mktemp("unix"), free_port(), free_port()
+    names = ("s", f"s:{admin}")
+    binds = (f"127.0.0.1:{port}", f"127.0.0.1:{admin}", *(f"unix:{folder / name}" for name in names))
+    options = tuple(option for bind in binds for option in ("--bind", bind))
+    with Router(folder, None, options, port, ADMIN_BIND=f"127.0.0.1:{admin}", WEB_CONCURRENCY=1):
+        yield lambda name: (str(folder / name.format(port=admin)), admin)
+
+
+def over_unix(path: str, target: str, fields: str) -> int:
+    """Ask a Unix socket; returns the status. HTTP/1.0 needs no Host."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(path)
+        sock.sendall(f"GET {target} HTTP/1.0\r\n{fields}\r\n\r\n".encode())
+        return int(read_to_end(sock).split()[1])
+
+
 def test_admin_api_is_on_the_admin_listener_only(tmp_path: Path, admin_of: AdminOf, start: Start) -> None:
     """Not on BIND, not without ADMIN_BIND, whatever the method; nothing of it changes then."""
     with Upstream() as upstream:
@@ -399,6 +421,16 @@ def test_admin_api_is_on_the_admin_listener_only(tmp_path: Path, admin_of: Admin
         answer = requests.get(f"{alone.url}/admin/endpoints", timeout=20)
         assert answer.status_code == 404
         assert "ADMIN_BIND" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("fields", ["Host: localhost:{port}", "Host: x:{port}", "X: no Host"])
+@pytest.mark.parametrize("name", ["s", "s:{port}"], ids=["path", "path with a port's number"])
+def test_client_of_a_unix_socket_gets_no_admin_api(unix: Unix, name: str, fields: str) -> None:
+    """gunicorn can listen there too (`--bind unix:`). Neither the Host nor the socket's path names the listener."""
+    path, admin_port = unix(name)
+    assert over_unix(path, "/healthz", fields.format(port=admin_port)) == 200
+    for page in ("/admin/config", "/admin/requests", "/metrics", "/v2/models/stats", "/"):
+        assert (page, over_unix(path, page, fields.format(port=admin_port))) == (page, 404)
 
 
 def test_page_of_another_origin_changes_and_reads_nothing(tmp_path: Path, admin_of: AdminOf) -> None:

@@ -1,10 +1,14 @@
 """TLS of the listeners: who gets in, under which name, with which files, and what a bad handshake costs others."""
 
+import contextlib
+import datetime as dt
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +18,7 @@ import pytest
 import requests
 from cryptography import x509
 
+from app.server.client_connection import IDLE_GRACE_S
 from tests.support.certificates import Made, certificate, key_of, pem_of
 from tests.support.clients import read_to_end
 from tests.support.router import free_port, until
@@ -143,6 +148,62 @@ def test_end_of_a_response_without_a_length_is_announced(mutual: TlsRouter) -> N
         wrapped.close()
 
 
+def resumed(router: TlsRouter, context: ssl.SSLContext, session: ssl.SSLSession | None) -> ssl.SSLSession | None:
+    """Ask with this session, and end the connection in order, as sessions are kept by then. Returns one if resumed."""
+    with (
+        socket.create_connection(("127.0.0.1", router.port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as wrapped,
+    ):
+        wrapped.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        if not read_to_end(wrapped).startswith(b"HTTP/1.1 200 "):
+            raise ConnectionError("no response")
+        made = wrapped.session if wrapped.session_reused or session is None else None
+        wrapped.unwrap().close()
+        return made
+
+
+def of_tls_1_2(router: TlsRouter, name: str, made: Made) -> ssl.SSLContext:
+    """The context of a client of TLS 1.2 with this certificate, which resumes sessions by their id."""
+    context = router.context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(*router.client(name, made))
+    return context
+
+
+def test_resumed_session_ends_with_the_clients_certificate(mutual: TlsRouter) -> None:
+    """OpenSSL does not verify its certificate again; one that expired since is refused, and the session forgotten."""
+    ends = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=6)
+    context = of_tls_1_2(mutual, "short", certificate("short", [], mutual.authority, leaf=True, until=ends))
+    session = resumed(mutual, context, None)
+    assert resumed(mutual, context, session) is not None, "this is how a session is resumed"
+    until(lambda: dt.datetime.now(dt.UTC) > ends + dt.timedelta(seconds=1), "it has expired")
+    with pytest.raises(OSError, match=r"EOF|reset|no response"):
+        resumed(mutual, context, session)
+    with pytest.raises(ssl.SSLError, match="ALERT_CERTIFICATE_EXPIRED"):
+        resumed(mutual, context, session)
+
+
+def test_resumed_session_ends_with_the_authority_of_the_client(mutual: TlsRouter) -> None:
+    """No session outlives the files that it was begun with: a client whom the new authority does not know is out."""
+    context = of_tls_1_2(mutual, "old", certificate("old", [], mutual.authority, leaf=True))
+    sessions = [resumed(mutual, context, None)]
+    assert resumed(mutual, context, sessions[0]) is not None
+
+    def is_refused() -> bool:
+        try:
+            resumed(mutual, context, sessions[0])
+        except ssl.SSLError as error:
+            return "ALERT_UNKNOWN_CA" in str(error)
+        return False
+
+    mutual.mount(mutual.new_certificate(), ca=pem_of(certificate("authority", [])))
+    try:
+        until(is_refused, "it is out")
+    finally:
+        mutual.mount(mutual.new_certificate())
+        until(mutual.ready, "it is as before")
+
+
 def test_certificate_alone_is_a_credential(tmp_path: Path) -> None:
     """Its name is the tenant. Without one, in the certificate or for want of TLS, a request for a model gets 401."""
     admin = f"127.0.0.1:{free_port()}"
@@ -235,6 +296,65 @@ def test_connection_that_only_opens_and_closes_is_no_failure(tls: Watched) -> No
         socket.create_connection(("127.0.0.1", tls.router.port), timeout=10).close()
     assert all(tls.router.ready() for _ in range(4))
     assert (tls.logged("TLS handshake failed"), tls.counted()) == ([], {})
+
+
+class SlowHandshake:
+    """A client that has begun a handshake, and ends it when it is told to."""
+
+    def __init__(self, router: TlsRouter) -> None:
+        self.plain = socket.create_connection(("127.0.0.1", router.port), timeout=10)
+        self._read, self._written = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = router.context().wrap_bio(self._read, self._written, server_hostname="127.0.0.1")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self.plain.sendall(self._written.read())
+        self._read.write(self.plain.recv(16384))  # the worker has begun it too
+
+    def __enter__(self) -> "SlowHandshake":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.plain.close()
+
+    def finish_and_ask(self) -> bytes:
+        """End the handshake, and send a request. Returns what comes first of the response."""
+        self._tls.do_handshake()
+        self._tls.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.plain.sendall(self._written.read())
+        while received := self.plain.recv(16384):
+            self._read.write(received)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                return self._tls.read()
+        return b""
+
+
+def refuses(port: int) -> bool:
+    """Whether nobody listens at this port any more."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_worker_that_stops_waits_for_handshakes(tmp_path: Path) -> None:
+    """A client that had just connected is served, also when its handshake takes longer than an idle connection may."""
+    router = TlsRouter(tmp_path, WEB_CONCURRENCY=1)
+    with router, SlowHandshake(router) as client:
+        begun = time.monotonic()
+        router.signal(signal.SIGTERM)
+        until(lambda: refuses(router.port), "the worker accepts no more")
+        until(lambda: time.monotonic() - begun > IDLE_GRACE_S + 0.1, "an idle connection would have ended")
+        assert client.finish_and_ask().startswith(b"HTTP/1.1 200 ")
+        assert router.wait_exit() == 0
+
+
+def test_handshake_that_never_ends_holds_up_no_drain(tmp_path: Path) -> None:
+    """The worker waits for it a few seconds, and not as long as a handshake may take, nor a request in progress."""
+    router = TlsRouter(tmp_path, WEB_CONCURRENCY=1, GRACEFUL_TIMEOUT_S=120, STALL_TIMEOUT_S=120)
+    with router, SlowHandshake(router):
+        router.signal(signal.SIGTERM)
+        assert router.wait_exit(60) == 0
 
 
 # The files.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.server.client_connection import _IDLE_GRACE_S
+from app.server.client_connection import IDLE_GRACE_S
 from tests.support import frozen_wsgi
 from tests.support.clients import CHAT, raw_request, read_to_end, readable
 from tests.support.gate import Gate
@@ -47,7 +47,7 @@ def ask(sock: socket.socket, request: bytes) -> int:
 def wait_idle() -> None:
     """Let the connections that there are be idle for longer than a drain gives them grace."""
     since = time.monotonic()
-    until(lambda: time.monotonic() - since > _IDLE_GRACE_S + 0.1, "they are idle")
+    until(lambda: time.monotonic() - since > IDLE_GRACE_S + 0.1, "they are idle")
 
 
 def status_of_process(pid: int, name: str) -> str:

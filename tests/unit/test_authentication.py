@@ -178,6 +178,28 @@ def test_probes_name_no_model_to_those_without_a_key(build: Build, tmp_path: Pat
             assert (answer.status_code, "secret-model" in answer.text) == (503, told)
 
 
+@pytest.mark.parametrize("path", ["", "*", "metrics", "admin/config", "?x", "h:80"])
+def test_path_without_a_slash_needs_what_others_need(build: Build, tmp_path: Path, path: str) -> None:
+    """A target may have an empty path, as `GET http://host` has; Falcon reads `metrics` as if a slash preceded it."""
+    admin = {"ADMIN_BIND": "127.0.0.1:80", "ADMIN_KEY_SHA256": digest_of("ir-of-the-operator")}
+    page = 200 if path == "" else 404
+    operators, key_of_operator = build(**admin), bearer("ir-of-the-operator")
+    assert status_of(operators, path) == (401 if path == "" else 404)
+    assert status_of(operators, path, key_of_operator) == page
+    keyed = build(**admin, KEYS_FILE=write_keys(tmp_path / "keys.json", key(SECRET)))
+    assert status_of(keyed, path) == 401
+    assert status_of(keyed, path, key_of_operator if path == "" else bearer(SECRET)) == page
+
+
+def status_of(local: LocalRouter, path: str, headers: dict[str, str] | None = None) -> int:
+    """The status of a GET for which the server found this path, which no library would send."""
+    start = testing.StartResponseMock()
+    environ = testing.create_environ("/", headers=headers) | {"PATH_INFO": path, "RAW_URI": f"http://h{path}"}
+    for _ in local.application(environ, start):
+        pass
+    return int(str(start.status)[:3])
+
+
 def test_preflight_needs_no_key(build: Build, tmp_path: Path) -> None:
     """Browsers send it without credentials (the Fetch standard); without CORS there is none."""
     file = write_keys(tmp_path / "keys.json", key(SECRET))
