@@ -62,7 +62,7 @@ class Response:
         return self._connection is not None and self._connection.has_more_within(seconds)
 
     def expect_end(self) -> None:
-        """Take note that the event that ends a stream has come: from now on the body ends soon, or raises UpstreamTimeout.
+        """Take note that the event that ends a stream has come: now the body ends soon, or raises UpstreamTimeout.
 
         The rest is read for the connection's sake alone, which can be kept once the body has ended.
         """
