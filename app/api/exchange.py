@@ -43,6 +43,7 @@ class Exchange:
         "attempts",
         "caller",
         "client_address",
+        "delivered",
         "earlier_s",
         "endless",
         "error",
@@ -74,6 +75,8 @@ class Exchange:
         self.status = 500
         self.endless = False
         """Whether its response ends only when the client leaves, which is then no early end."""
+        self.delivered = False
+        """Whether its response has been delivered before its body has ended: see `deliver`."""
         self.queue_s = self.model_s = 0.0
         self.earlier_s = 0.0
         """Of `model_s`: what passed with models before the last one."""
@@ -205,6 +208,16 @@ class Exchange:
         """Notice from now on when the client leaves. Not earlier: a rejection is quick and leaves nothing to stop."""
         if self._connection is not None and self.watch is None:
             self.watch = ClientWatch(self._connection)
+
+    def deliver(self) -> None:
+        """Take note that the client was sent all of its response: the event that ends a stream is written.
+
+        The client may leave from now on, and has been served all the same. So it is not watched any more, and nothing
+        is thrown into what remains: reading the end of the model server's response.
+        """
+        self.delivered = True
+        if self.watch is not None:
+            self.watch.stop()
 
     def seconds(self) -> float:
         """Returns the time since the request's arrival."""

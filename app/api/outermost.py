@@ -89,8 +89,9 @@ class _ResponseBody:
             if close_pieces is not None:
                 close_pieces()
         finally:
-            exchange.release(self._complete)
-            if not self._complete and not exchange.endless:
+            complete = self._complete or exchange.delivered
+            exchange.release(complete)
+            if not complete and not exchange.endless:
                 _end_early(exchange, reason)
             on_end(exchange)
 

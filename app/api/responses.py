@@ -54,6 +54,7 @@ class _Noted(NamedTuple):
                 reply.close,
                 reply.endpoint,
                 reply.is_clients_fault,
+                reply.expect_end,
             )
         return reply
 

@@ -15,7 +15,14 @@ cdef class StreamMeter:
     cdef EventReader _reader
 
     @cython.locals(count=Py_ssize_t, now=double)
-    cpdef feed(self, bytes piece)
+    cpdef bint feed(self, bytes piece) except -1
+    cpdef end(self)
+
+
+cdef class StreamEnd:
+    cdef EventReader _reader
+
+    cpdef bint feed(self, bytes piece) except -1
     cpdef end(self)
 
 
@@ -24,5 +31,5 @@ cdef class TailMeter:
     cdef Exchange _exchange
     cdef bytes _tail
 
-    cpdef feed(self, bytes piece)
+    cpdef bint feed(self, bytes piece) except -1
     cpdef end(self)

@@ -1,4 +1,4 @@
-"""What is measured of a response as it passes: the times of its output, and its tokens.
+"""What is measured of a response as it passes: the times of its output, its tokens, and where a stream ends.
 
 Only a response of 200 to 299 to an inference request is read, and none with a Content-Encoding: it passes as it is, and
 nothing is counted of it. A stream is read piece by piece before each is passed on, and is neither changed nor held
@@ -26,11 +26,11 @@ class StreamMeter:
         self._first_s: float | None = None
         self._reader = EventReader()
 
-    def feed(self, piece: bytes) -> None:
-        """Measure a piece that has just come."""
+    def feed(self, piece: bytes) -> bool:
+        """Measure a piece that has just come. Returns whether the event that ends the stream has come."""
         count = self._reader.feed(piece)
         if not count:
-            return
+            return self._reader.ended
         now = monotonic()
         if self._last_at:
             self._between.observe(now - self._last_at)
@@ -41,10 +41,28 @@ class StreamMeter:
         while count > 1:
             self._between.observe(0.0)
             count -= 1
+        return self._reader.ended
 
     def end(self) -> None:
         """Count the tokens that were seen, however the stream has ended."""
         _count_stream(self._reader, self._metrics, self._exchange, self._first_s)
+
+
+class StreamEnd:
+    """Looks for the end of an event stream of which nothing is counted."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self) -> None:
+        self._reader = EventReader()
+
+    def feed(self, piece: bytes) -> bool:
+        """Returns whether the event that ends the stream has come, with this piece or before."""
+        self._reader.feed(piece)
+        return self._reader.ended
+
+    def end(self) -> None:
+        """There is nothing to count."""
 
 
 class TailMeter:
@@ -57,21 +75,25 @@ class TailMeter:
         self._exchange = exchange
         self._tail = b""
 
-    def feed(self, piece: bytes) -> None:
-        """Keep the end of what has come."""
+    def feed(self, piece: bytes) -> bool:
+        """Keep the end of what has come. Returns False: only the end of the body ends it."""
         self._tail = (self._tail + piece)[-TAIL_BYTES:] if len(piece) < TAIL_BYTES else piece[-TAIL_BYTES:]
+        return False
 
     def end(self) -> None:
         """Count the tokens."""
         _count(usage_in(self._tail), self._metrics, self._exchange)
 
 
-def meter_of(headers: Headers, metrics: TokenMetrics, exchange: Exchange) -> StreamMeter | TailMeter | None:
-    """Returns what measures a body with these headers, or None if nothing of it can be counted."""
+Meter = StreamMeter | StreamEnd | TailMeter
+
+
+def meter_of(headers: Headers, metrics: TokenMetrics | None, exchange: Exchange) -> Meter | None:
+    """Returns what reads a body with these headers, or None if nothing does. Without `metrics`, nothing is counted."""
     kind = _kind_of(headers)
     if kind == "text/event-stream":
-        return StreamMeter(metrics, exchange)
-    return TailMeter(metrics, exchange) if kind == "application/json" else None
+        return StreamEnd() if metrics is None else StreamMeter(metrics, exchange)
+    return TailMeter(metrics, exchange) if kind == "application/json" and metrics is not None else None
 
 
 def count_whole(headers: Headers, body: bytes, metrics: TokenMetrics, exchange: Exchange) -> None:

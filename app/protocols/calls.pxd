@@ -20,5 +20,6 @@ cdef class Reply:
     cdef readonly object length
     cdef readonly object body
     cdef readonly object close
+    cdef readonly object expect_end
     cdef readonly bint is_clients_fault
     cdef readonly str endpoint

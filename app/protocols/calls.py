@@ -129,10 +129,14 @@ class Call:
         """Every choice of an endpoint for the call is appended."""
 
 
+def _nothing() -> None:
+    """Nothing depends on the end of the body."""
+
+
 class Reply:
     """The response of a model server: its head, and its body as it comes."""
 
-    __slots__ = ("body", "close", "endpoint", "headers", "is_clients_fault", "length", "status")
+    __slots__ = ("body", "close", "endpoint", "expect_end", "headers", "is_clients_fault", "length", "status")
 
     def __init__(  # noqa: PLR0913, PLR0917  # a record
         self,
@@ -143,6 +147,7 @@ class Reply:
         close: Callable[[], None],
         endpoint: str = "",
         is_clients_fault: bool = False,
+        expect_end: Callable[[], None] = _nothing,
     ) -> None:
         self.status = status
         self.headers = headers
@@ -157,6 +162,8 @@ class Reply:
         """URL of the endpoint that made it; empty: a model without endpoints did."""
         self.is_clients_fault = is_clients_fault
         """Whether the text of an error says that the request is at fault, so that another model would fail too."""
+        self.expect_end = expect_end
+        """To be called when the event that ends a stream has come: the body must end soon, and has not failed then."""
 
 
 class AttemptTrace(Protocol):

@@ -3,6 +3,7 @@ cimport cython
 
 cdef class EventReader:
     cdef readonly Py_ssize_t events
+    cdef readonly bint ended
     cdef bytearray _kept
     cdef bytes _marker
     cdef bytes _first_usage

@@ -1,4 +1,4 @@
-r"""The reader of an event stream's pieces: how many events carry output, and what the stream says of its tokens.
+r"""The reader of an event stream's pieces: which events carry output, what it says of its tokens, and where it ends.
 
 Pieces are cut anywhere, and an event ends with a blank line: LF or CR LF (WHATWG HTML section 9.2.6; a lone CR, which
 the standard allows, no model server sends). An event without its blank line is incomplete and does not count.
@@ -7,6 +7,11 @@ the standard allows, no model server sends). An event without its blank line is 
 member that holds what the model wrote has text: an answer, reasoning, a call of a tool. So the role that opens a chat,
 `message_start`, pings, comments, the chunk with the usage and `[DONE]` don't. An event of any other form does if it has
 data at all.
+
+**What ends it.** `[DONE]` of OpenAI's chat and completions, `response.completed`, `.incomplete` or `.failed` of its
+responses, and Anthropic's `message_stop`. The last two kinds are known by the line `event:`, or by `type` where it is
+the first member of the data. So nothing that a model writes looks like them: it is within a string, or lies deeper.
+Only an event without output is looked at for this.
 
 **What it costs.** The scan is a few `bytes.find`. The text that precedes the output in one event (`"content":"`) is
 looked for in the next one first, and usually is there. Events with `usage` are only kept, the first and the last, and
@@ -33,6 +38,11 @@ _OF_RESPONSES = re.compile(rb'"type"[ \t]*+:[ \t]*+"response\.')
 _DELTA_OF_RESPONSES = re.compile(rb'"delta"[ \t]*+:[ \t]*+"(?!")')
 """Other events of OpenAI's responses repeat what was said, or what was asked."""
 _KNOWN_FORM = re.compile(rb'"(?:choices|type|error)"')
+_LAST = rb"(?:message_stop|response\.(?:completed|incomplete|failed))"
+_LAST_EVENT = re.compile(rb"^event:[ \t]*+" + _LAST + rb"[ \t]*+\r?\n", re.MULTILINE)
+_LAST_DATA = re.compile(rb'\[DONE\]\Z|\{[ \t]*+"type"[ \t]*+:[ \t]*+"' + _LAST + b'"')
+_NAME_WITHIN_BYTES = 256
+"""The name of an event stands before its data: so much of the beginning is searched for it."""
 _NOT_YET = b"\0"
 """In no event: JSON escapes it."""
 
@@ -40,11 +50,13 @@ _NOT_YET = b"\0"
 class EventReader:
     """Reads one stream."""
 
-    __slots__ = ("_first_usage", "_kept", "_last_usage", "_marker", "_seen_at_usage", "events")
+    __slots__ = ("_first_usage", "_kept", "_last_usage", "_marker", "_seen_at_usage", "ended", "events")
 
     def __init__(self) -> None:
         self.events = 0
         """How many events carried output."""
+        self.ended = False
+        """Whether the event that ends the stream has come."""
         self._kept: bytearray | None = None
         """The beginning of an event whose end has not come."""
         self._marker = _NOT_YET
@@ -110,14 +122,17 @@ class EventReader:
                 self._first_usage = event
 
     def _carries_output(self, event: bytes) -> bool:
-        """Whether an event carries output, and what precedes it."""
+        """Whether an event carries output. Notes what precedes it, or that the event ends the stream."""
         data = _data_of(event)
         form = _DELTA_OF_RESPONSES if _OF_RESPONSES.search(data) else _OUTPUT
         found = form.search(data)
         if found is not None:
             self._marker = found[0]
             return True
-        return bool(data) and data != b"[DONE]" and _KNOWN_FORM.search(data) is None
+        if _LAST_DATA.match(data) or _LAST_EVENT.search(event, 0, _NAME_WITHIN_BYTES):
+            self.ended = True
+            return False
+        return bool(data) and _KNOWN_FORM.search(data) is None
 
 
 def _data_of(event: bytes) -> bytes:

@@ -101,9 +101,8 @@ class Attempt(AttemptRecord):
                 body = response.body() if status < 400 else self._error_body(response)
                 close = partial(self._abandon, response)
                 pieces = self._pieces(response, body, serves)
-                return Reply(
-                    status, to_client(headers), length, pieces, close, self.endpoint.url, self.is_clients_fault
-                )
+                url, clients_fault, expect_end = self.endpoint.url, self.is_clients_fault, response.expect_end
+                return Reply(status, to_client(headers), length, pieces, close, url, clients_fault, expect_end)
             whole = self._whole(response)
             if status >= 400:
                 self._error_text = whole
@@ -215,8 +214,9 @@ class Attempt(AttemptRecord):
         except (ClientGone, GeneratorExit):
             raise  # `_abandon` follows
         except BaseException as error:
-            self.finish(*self._outcome_of(error))
-            raise
+            if not (response.is_whole and isinstance(error, UpstreamError)):  # else it has not failed
+                self.finish(*self._outcome_of(error))
+                raise
         response.close()
         self.finish(*self._outcome_of_response(response.head))
 
@@ -266,7 +266,7 @@ class Attempt(AttemptRecord):
     def _abandon(self, response: Response) -> None:
         """Stop the response wherever it stands. Does nothing after its end."""
         response.close()
-        if response.head.status >= 400:  # it was said before anybody left: the client, or a retry elsewhere
+        if response.head.status >= 400 or response.is_whole:  # before the client left, or a retry
             self.finish(*self._outcome_of_response(response.head))
         else:
             self.finish(self._outcome_of_leaving(), "499")

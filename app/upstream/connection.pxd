@@ -8,7 +8,6 @@ cdef class Connection:
     cdef object _arrivals
     cdef bytes _buffer
     cdef bint _chunked
-    cdef double _deadline
     cdef bint _is_error
     cdef bint _keep
     cdef object _left
@@ -20,6 +19,7 @@ cdef class Connection:
     cdef object _timeouts
     cdef bint _tls
     cdef list _unsent
+    cdef public double deadline
     cdef public double expires_at
     cdef readonly object first_byte_at
     cdef readonly object host

@@ -43,7 +43,6 @@ class Connection:
         "_arrivals",
         "_buffer",
         "_chunked",
-        "_deadline",
         "_is_error",
         "_keep",
         "_left",
@@ -55,6 +54,7 @@ class Connection:
         "_timeouts",
         "_tls",
         "_unsent",
+        "deadline",
         "expires_at",
         "first_byte_at",
         "host",
@@ -71,7 +71,7 @@ class Connection:
         on_resolved: Callable[[], None] = lambda: None,
     ) -> None:
         """Connect, as `dial` does. Raises UpstreamUnreachable, or UpstreamTimeout when no time is left."""
-        self._timeouts, self._deadline, self._buffer = timeouts, deadline, b""
+        self._timeouts, self.deadline, self._buffer = timeouts, deadline, b""
         self._chunked = self._is_error = self._keep = False
         self._left: int | None = 0
         self._more: BodyStream | None = None
@@ -108,7 +108,7 @@ class Connection:
         `rest` are the parts of a long request that follow `request`: joining them would take as much memory again.
         `more` is still arriving. Raises an UpstreamError, ConnectionClosedUnanswered, or what `more` raises.
         """
-        self._timeouts, self._deadline = timeouts, deadline
+        self._timeouts, self.deadline = timeouts, deadline
         self._more = more
         self.first_byte_at = None
         self._sent_at = monotonic()
@@ -163,7 +163,7 @@ class Connection:
         """Send what is left of the request. Returns what comes of the response meanwhile, or None once all is sent."""
         idle_s = self._timeouts.idle_s
         while self._unsent or self._more is not None:
-            left = self._deadline - monotonic()
+            left = self.deadline - monotonic()
             try:
                 if left <= 0:
                     raise TimeoutError
@@ -213,7 +213,7 @@ class Connection:
         if first and (not begun or self._sent_at + self._timeouts.first_byte_s < now + limit):
             seconds = self._timeouts.first_byte_s
             limit = self._sent_at + seconds - now
-        left = self._deadline - now
+        left = self.deadline - now
         try:
             if limit <= 0 or left <= 0:
                 raise TimeoutError

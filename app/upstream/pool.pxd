@@ -5,9 +5,11 @@ from app.upstream.connection cimport Connection
 
 cdef class Response:
     cdef readonly object head
+    cdef readonly bint is_whole
     cdef Connection _connection
     cdef Pool _pool
 
+    cpdef expect_end(self)
     cpdef close(self)
 
 

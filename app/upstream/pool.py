@@ -18,6 +18,8 @@ from app.upstream.unread_request import ConnectionClosedUnanswered
 MAX_IDLE = 256
 MAX_IDLE_S = 30.0
 _AGE_JITTER = 0.1
+_END_WITHIN_S = 1.0
+"""So long the end of a body is waited for whose last event has come."""
 
 
 class Sender(Protocol):
@@ -33,12 +35,14 @@ class Sender(Protocol):
 class Response:
     """The head of a response, and its body as it comes. It must be closed."""
 
-    __slots__ = ("_connection", "_pool", "head")
+    __slots__ = ("_connection", "_pool", "head", "is_whole")
 
     def __init__(self, head: Head, connection: Connection, pool: "Pool") -> None:
         self.head = head
         self._connection: Connection | None = connection
         self._pool = pool
+        self.is_whole = False
+        """Whether all that matters of its body has come, though the body may not have ended."""
 
     def __repr__(self) -> str:
         return f"<Response {self.head.status} {'closed' if self._connection is None else 'open'}>"
@@ -56,6 +60,15 @@ class Response:
     def has_more_within(self, seconds: float) -> bool:
         """Whether more of the body is there or comes within this time, or its end."""
         return self._connection is not None and self._connection.has_more_within(seconds)
+
+    def expect_end(self) -> None:
+        """Take note that the event that ends a stream has come: now the body ends soon, or raises UpstreamTimeout.
+
+        The rest is read for the connection's sake alone, which can be kept once the body has ended.
+        """
+        self.is_whole = True
+        if self._connection is not None:
+            self._connection.deadline = min(self._connection.deadline, monotonic() + _END_WITHIN_S)
 
     def close(self) -> None:
         """Keep the connection if the response was read to its end, else close it. May be called again."""

@@ -16,7 +16,7 @@ from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
 from app.admission.limiter import Limiter  # noqa: E402
-from app.api import dispatch  # noqa: E402
+from app.api import dispatch, relay  # noqa: E402
 from app.api.exchange import Exchange  # noqa: E402
 from app.observability.metric_cells import Count, Distribution  # noqa: E402
 from app.server import client_connection  # noqa: E402
@@ -98,8 +98,8 @@ def _limiter() -> None:
 
 
 def _signals() -> None:
-    _put(dispatch, "meter_of", lambda *_: None)
-    _put(dispatch, "count_whole", lambda *_: None)
+    _put(relay, "meter_of", lambda *_: None)
+    _put(relay, "count_whole", lambda *_: None)
     _put(
         dispatch.Dispatcher,
         "admit",

@@ -103,7 +103,7 @@ def test_request_that_a_reload_no_longer_waits_for_is_cut_off(
     assert (record["status"], record["error"], record["outcome"]) == (503, "cut_off", "failed")
     assert [each["outcome"] for each in record["attempts"]] == ["cut_off"]
     assert "the router stopped before the response was complete" in record["explanation"]
-    counted = router.metrics(admin_port)
+    counted = router.metrics()
     assert counted[f'router_requests_total{{code="503",model="m",route="{CHAT}"}}'] == 1
     assert counted[f'router_endpoint_requests_total{{code="cut_off",endpoint="{upstream.url}"}}'] == 1
     (endpoint,) = requests.get(f"http://127.0.0.1:{admin_port}/admin/endpoints", timeout=20).json()["endpoints"]

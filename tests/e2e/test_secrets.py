@@ -260,6 +260,6 @@ def test_upgrade_of_a_program_that_publishes_credentials_is_refused() -> None:
     """USR2 from a release whose shared memory holds them: the two would not understand one another's routes."""
     upgrade = run_to_exit({}, {}, before="import app.bootstrap; app.bootstrap.DOCUMENT_FORMAT = ''")
     assert upgrade.returncode != 0
-    assert "shared memory has another layout or other limits than this program" in upgrade.stderr
+    assert "shared memory has another layout, another form of routes" in upgrade.stderr
     assert "restart instead" in upgrade.stderr
     assert "Traceback" not in upgrade.stderr

@@ -53,6 +53,7 @@ class Router:
         self.log_path = folder / f"router-{self.port}.log"
         self._command = [GUNICORN, "-c", "gunicorn.conf.py", *options, *([app] if app else [])]
         given = {name: str(value) for name, value in settings.items()}
+        self._metrics_url = f"http://{given['ADMIN_BIND']}" if "ADMIN_BIND" in given else self.url
         self._env = {
             **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "PYTHONPATH", "TMPDIR")},
             "BIND": f"127.0.0.1:{self.port}",
@@ -137,9 +138,9 @@ class Router:
         body = {"prompt": prompt, **kwargs.pop("members", {})}
         return requests.post(f"{self.url}/infer", json=body, timeout=60, **kwargs)
 
-    def metrics(self, port: int | None = None) -> dict[str, float]:
-        """Every sample of one scrape, by its name and labels as written. `port`: that of the admin listener."""
-        page = requests.get(f"http://127.0.0.1:{port or self.port}/metrics", timeout=20)
+    def metrics(self) -> dict[str, float]:
+        """Every sample of one scrape, by its name and labels as written."""
+        page = requests.get(f"{self._metrics_url}/metrics", timeout=20)
         assert page.status_code == 200, page.text
         samples = re.findall(r"^([a-z_]+(?:\{[^}]*\})?) (\S+)$", page.text, re.MULTILINE)
         return {name: float(value) for name, value in samples}

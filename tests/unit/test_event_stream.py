@@ -64,6 +64,69 @@ def test_any_bytes_are_read_the_same_in_one_piece_and_in_many(parts: list[bytes]
     assert counts(whole) == counts(*parts) == counts(*(whole[at : at + 1] for at in range(len(whole))))
 
 
+ENDS = [
+    b"data: [DONE]\n\n",
+    b"data:[DONE]\r\n\r\n",
+    b": note\nid: 7\nevent: message_stop\ndata: {}\n\n",
+    b'data: {"type":"message_stop"}\n\n',
+    b'data: { "type" : "response.completed", "response": {}}\n\n',
+    *(
+        b'event: response.%b\ndata: {"response":{},"type":"x"}\n\n' % end
+        for end in (b"completed", b"incomplete", b"failed")
+    ),
+    b'event: response.completed\ndata: {"type":"response.completed","x":"' + b"x" * 300_000 + b'"}\n\n',
+]
+NO_ENDS = [
+    b'data: {"choices":[{"delta":{"content":"[DONE]"}}]}\n\n',
+    b'data: {"choices":[{"delta":{"content":"data: [DONE]\\n\\n"}}]}\n\n',
+    b'data: {"choices":[],"x":{"type":"message_stop"}}\n\n',
+    b'event: content_block_start\ndata: {"type":"content_block_start","x":{"type":"message_stop"}}\n\n',
+    b'event: content_block_delta\ndata: {"type":"x","delta":{"text":"{\\"type\\":\\"message_stop\\"}"}}\n\n',
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n',
+    b'event: response.completed.not\ndata: {"type":"response.output_item.done"}\n\n',
+    b": [DONE]\n\n",
+    b"data: [DONE]x\n\n",
+    b"data: [DONE]\n",
+    b"event: message_stop\n",
+    b"id: event: message_stop\n\n",
+]
+
+
+def has_ended(*pieces: bytes) -> bool:
+    """Whether the last of these pieces, and none before, ends the stream."""
+    reader = EventReader()
+    *before, last = ((reader.feed(piece), reader.ended)[1] for piece in pieces)
+    assert not any(before)
+    return last
+
+
+@pytest.mark.parametrize("after", [b"", *VLLM.events[2:4]])
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end[:40])
+def test_event_that_ends_a_stream_is_known_wherever_it_is_cut(end: bytes, after: bytes) -> None:
+    """Whatever came before: between any two of its bytes the stream has not ended, and with its last one it has."""
+    assert has_ended(after + end)
+    for cut in (*range(1, min(60, len(end))), len(end) - 1):
+        assert has_ended(after, end[:cut], end[cut:])
+    assert has_ended(after, *(end[at : at + 1] for at in range(min(80, len(end) - 1))), end[min(80, len(end) - 1) :])
+
+
+@pytest.mark.parametrize("event", NO_ENDS)
+def test_nothing_else_ends_a_stream(event: bytes) -> None:
+    """Neither what a model writes, nor an event of another name, nor one that is not complete."""
+    assert not has_ended(event)
+    assert not has_ended(*(event[at : at + 1] for at in range(len(event))))
+
+
+@TRANSCRIPTS
+def test_streams_end_where_their_servers_say_so(transcript: Transcript) -> None:
+    """With the last event, or not at all."""
+    reader = EventReader()
+    ended = [(reader.feed(event), reader.ended)[1] for event in transcript.events]
+    assert not any(ended[:-1])
+    names = (b"[DONE]", b'"message_stop"', b'"response.completed"')
+    assert ended[-1] == any(name in transcript.events[-1] for name in names)
+
+
 def test_event_without_its_blank_line_does_not_count() -> None:
     """A client would not see it either."""
     assert counts(VLLM.events[3].rstrip(b"\n")) == (0, TokenUsage(), False)

@@ -124,6 +124,14 @@ def read_to_the_end(stage: Stage) -> None:
     answer.close()
 
 
+def close_delivered(stage: Stage) -> None:
+    """The event that ends the stream was written, and the client left before the body's end."""
+    answer = stage.call()
+    assert next(iter(answer)) == b"a"
+    stage.inflight.deliver()
+    answer.close()
+
+
 def close_twice(stage: Stage) -> None:
     """A server that is not sure."""
     answer = stage.call()
@@ -215,6 +223,7 @@ ENDINGS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "closed twice": (close_twice, 200),
     "closed unread": (close_unread, 499),
     "closed half read": (close_half_read, 499),
+    "closed when delivered": (close_delivered, 200),
     "iteration raises": (break_in_iteration, 500),
     "close raises": (break_in_close, 200),
     "nothing to read": (answer_nothing, 200),
@@ -325,6 +334,28 @@ def test_client_that_leaves_the_queue_leaves_it(make_stage: Callable[..., Stage]
     assert stage.statuses == [499]
     held.release()
     assert stage.given_back()
+
+
+def test_client_that_has_everything_may_leave(stage: Stage) -> None:
+    """Once the response is delivered nothing is thrown into what remains."""
+    delivered, end = Event(), Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b"a"
+        stage.inflight.deliver()
+        delivered.set()
+        assert end.wait(20)
+
+    stage.body = Body(pieces())
+    server, client = socket.socketpair()
+    with server, client, server.dup() as observer:
+        greenlet = serve(stage, server)
+        assert delivered.wait(20)
+        client.close()
+        wait_read(observer.fileno())  # the hub has seen that it left
+        gevent.idle()
+        end.set()
+        assert greenlet.get(timeout=20) == [b"a"]
 
 
 @pytest.mark.parametrize("raises", [None, Broken()])
