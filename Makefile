@@ -4,7 +4,7 @@ PYTHON ?= python3
 BENCH ?= limiter metrics goodput balancing
 FUZZ_SECONDS ?= 600
 # Test files that run at the same time: most tests wait more than they compute.
-AT_ONCE ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
+AT_ONCE ?= --numprocesses 5 --dist loadfile --no-loadscope-reorder
 # What is run on the compiled form: the native module beside its twin, and the behaviour of what is compiled.
 COMPILED_TESTS ?= tests/unit/test_compiled.py tests/unit/test_native.py tests/multiprocess $(addprefix tests/e2e/test_, \
 	$(addsuffix .py, cap clients delivered_streams drain responses streaming tokens \
@@ -20,6 +20,8 @@ PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constrain
 
 # The tests start `gunicorn`, `prometheus` and `promtool` by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Container images set it. Each of the processes that tests start would compile all modules for itself.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -32,7 +34,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 run: $(VENV)/.run $(COMPILED)/.made  ## serve on 0.0.0.0:8080, compiled; settings come from the environment (docs/settings.md)
 	@export PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR); $(BIN)/python -P -m app --version && exec $(BIN)/gunicorn -c gunicorn.conf.py
 
-test: lint type prometheus chromium  ## every check: linters, types, layering, and all tests, of the compiled form too
+# The checks without tests, and what the tests wait for, share the cores. Each prints what it has to say when it ends.
+test: dev prometheus chromium  ## every check: linters, types, layering, and all tests, of the compiled form too
+	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target lint type collected $(COMPILED)/.made
 	@$(BIN)/python -m pytest $(AT_ONCE) -m "not alone"
 	@$(BIN)/python -m pytest -m alone
 	@$(MAKE) --no-print-directory test-compiled
@@ -103,6 +107,11 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # What the targets above need.
+
+# The files of tests, compiled once: the processes that run them would all do it at the same time.
+.PHONY: collected
+collected: dev
+	@printed=$$($(BIN)/python -m pytest --collect-only --quiet 2>&1) || { echo "$$printed"; exit 1; }
 
 .PHONY: check-python
 check-python:

@@ -55,8 +55,11 @@ def extensions() -> list[Extension]:
     names = runpy.run_path("app/compiled.py")["MODULES"]
     sources = {name: Path(*name.split(".")).with_suffix(".pyx") for name in names}
     modules = [Extension(name, [str(at if at.exists() else at.with_suffix(".py"))]) for name, at in sources.items()]
+    helpers = Extension(HELPERS, ["app/cython_helpers.c"])
+    for each in (*modules, helpers):
+        each.extra_compile_args = ["-g0"]  # Python asks for debug information, which takes a third of the time
     return cythonize(
-        [*modules, Extension(HELPERS, ["app/cython_helpers.c"])],
+        [*modules, helpers],
         build_dir="build/cython",
         shared_utility_qualified_name=HELPERS,
         # Annotations are for people and mypy. The types that Cython goes by are in the .pxd files.

@@ -78,6 +78,11 @@ def loads_of(inflight: Sequence[int], reports: Sequence[Reported]) -> list[int]:
     return loads
 
 
+def _is_fresh(at_ms: int, now: int, stale_ms: int) -> bool:
+    # The clock starts at 0 when the machine does: 0 is no time, however short ago it was.
+    return at_ms != 0 and 0 <= now - at_ms <= stale_ms
+
+
 class LoadReports:
     """The reports of all endpoints, in one process."""
 
@@ -113,8 +118,8 @@ class LoadReports:
     def read(self, shared_id: int, now: int, stale_ms: int) -> Reported:
         """Returns what counts of an endpoint's reports. The lock is held if a choice follows."""
         queue_at, cache_at, waiting, others, inflight, cache = self._arrays
-        has_queue = 0 < now - queue_at[shared_id] <= stale_ms or queue_at[shared_id] == now
-        has_cache = 0 < now - cache_at[shared_id] <= stale_ms or cache_at[shared_id] == now
+        has_queue = _is_fresh(queue_at[shared_id], now, stale_ms)
+        has_cache = _is_fresh(cache_at[shared_id], now, stale_ms)
         queue = (waiting[shared_id], others[shared_id], inflight[shared_id]) if has_queue else (0, 0, 0)
         return Reported(*queue, cache[shared_id] if has_cache else 0, not (has_queue or has_cache))
 

@@ -33,6 +33,11 @@ _VARIES = re.compile(r'\.\.\.|(?<=Ms":)\d+|(?<=_ms":)\d+|(?<=dur=)[\d.]+|\b\d+(\
 """Dots, and numbers of milliseconds or seconds."""
 _STYLE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 _RUNS = re.compile("([ ─█])\\1+")
+_WORDS = re.compile(
+    r"(?!(?:if|for|while|until|case|select|function|coproc)\b)"
+    r"""(?:[\w ./:=,@%+-]|"[^"\\`$]*"|'[^']*')+(?:\s#.*)?"""
+)
+"""A line that is a command for certain: words and whole strings, of which the first opens nothing, and a comment."""
 _FILE = re.compile(r"`([\w./-]+\.\w+)`:$")
 
 
@@ -86,9 +91,9 @@ class Block(NamedTuple):
         """The commands in it, in order."""
         if self.language == "console":
             return list(_transcript(self))
-        return [Command(self.document, self.line, text, "") for text in _commands_of(self.text.splitlines())] * (
-            self.language == "sh"
-        )
+        if self.language != "sh":
+            return []
+        return [Command(self.document, self.line, text, "") for text in _commands_of(self.text.splitlines())]
 
 
 @cache
@@ -173,5 +178,7 @@ def _is_complete(lines: list[str]) -> bool:
     """Whether a shell would begin to run this, and not wait for more: of a string, a loop, a here-document."""
     if lines[-1].endswith("\\"):
         return False
+    if len(lines) == 1 and _WORDS.fullmatch(lines[0]):
+        return True  # no shell need be asked, which is most of what reading the documents takes
     checked = subprocess.run(["bash", "-n"], input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
     return not checked.returncode and not checked.stderr

@@ -17,8 +17,8 @@ from tests.support.upstream import Reply, Seen, Upstream
 pytestmark = pytest.mark.slow
 
 MEGABYTES = 4 << 20
-FLOATS = b",".join([b"7e-320"] * (MEGABYTES // 7))
-ONES = b",".join([b"1"] * (MEGABYTES // 2))
+FLOAT = b"7e-320"
+ONES = b'{"messages":[%b]}' % b",".join([b"1"] * (1 << 19))
 OUTPUT = b'{"outputs":[],"choices":[{"message":{"content":"x"}}],'
 
 
@@ -27,22 +27,24 @@ def deep(levels: int) -> bytes:
     return b'"o":' + b"[" * levels + b"]" * levels
 
 
-RESPONSES = {
-    "floats": OUTPUT + b'"o":[' + b",".join([FLOATS] * 6) + b"]}",
-    "deep": OUTPUT + deep(2000) + b"}",
-    "bytes": OUTPUT + b'"\xff":1}',
-}
-
-
-def respond(seen: Seen, reply: Reply) -> None:
-    """Responds with what the prompt names."""
-    found = re.search(rb'"(?:content|data)":\[?"(\w+)"', seen.body)
-    reply.send(body=RESPONSES.get(found[1].decode() if found else "", OUTPUT + b'"o":1}'))
+def repeated(one: bytes, size: int = MEGABYTES) -> bytes:
+    """Bytes of this size: one element, again and again."""
+    return b",".join([one] * (size // (len(one) + 1)))
 
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
-    """The model server of these tests, by both protocols."""
+    """The model server of these tests, by both protocols. It responds with what the prompt names."""
+    bodies = {
+        b"floats": OUTPUT + b'"o":[%b]}' % repeated(FLOAT, 6 * MEGABYTES),
+        b"deep": OUTPUT + deep(2000) + b"}",
+        b"bytes": OUTPUT + b'"\xff":1}',
+    }
+
+    def respond(seen: Seen, reply: Reply) -> None:
+        found = re.search(rb'"(?:content|data)":\[?"(\w+)"', seen.body)
+        reply.send(body=bodies.get(found[1] if found else b"", OUTPUT + b'"o":1}'))
+
     with Upstream(respond) as upstream:
         yield upstream
 
@@ -69,20 +71,22 @@ def post(router: Router, path: str, body: bytes, headers: dict[str, str] | None 
     return requests.post(router.url + path, body, headers=headers, timeout=60)
 
 
-SLOW_TO_DECODE: dict[str, tuple[str, bytes]] = {
-    "floats to infer": ("/infer", b'{"prompt":"x","o":[%b]}' % FLOATS),
-    "floats to chat": ("/v1/chat/completions", b'{"messages":[%b]}' % FLOATS),
-    "floats to v2": ("/v2/models/v/infer", b'{"inputs":[%b]}' % FLOATS),
-    "a long response": ("/infer", b'{"prompt":"floats"}'),
-    "names of the model": ("/v1/chat/completions", b'{"x":[%b]}' % b",".join([b'{"model":1}'] * (MEGABYTES // 12))),
+SLOW_TO_DECODE: dict[str, tuple[str, bytes, bytes]] = {
+    "floats to infer": ("/infer", b'{"prompt":"x","o":[...]}', FLOAT),
+    "floats to chat": ("/v1/chat/completions", b'{"messages":[...]}', FLOAT),
+    "floats to v2": ("/v2/models/v/infer", b'{"inputs":[...]}', FLOAT),
+    "a long response": ("/infer", b'{"prompt":"floats"}', b""),
+    "names of the model": ("/v1/chat/completions", b'{"x":[...]}', b'{"model":1}'),
 }
+"""Path, body, and the element that stands in it, for the dots, again and again."""
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("name", SLOW_TO_DECODE)
 def test_no_body_holds_its_worker_up(router: Router, name: str) -> None:
     """While ten such bodies are served, every probe is answered in a fraction of what decoding one would take."""
-    path, body = SLOW_TO_DECODE[name]
+    path, around, one = SLOW_TO_DECODE[name]
+    body = around.replace(b"...", repeated(one))
     workers = router.workers()
     longest = 0.0
     with ThreadPoolExecutor(10) as pool, requests.Session() as session:
@@ -96,19 +100,20 @@ def test_no_body_holds_its_worker_up(router: Router, name: str) -> None:
     assert router.workers() == workers
 
 
-IN_PROPORTION: dict[str, tuple[str, bytes]] = {
-    "inputs": ("/v2/models/v/infer", b'{"inputs":[%b]}' % ONES),
-    "messages": ("/v1/chat/completions", b'{"messages":[%b]}' % ONES),
-    "options": ("/infer", b'{"prompt":"x","o":[%b]}' % ONES),
-    "members": ("/infer", b'{"prompt":"x",%b}' % b",".join([b'"":1'] * (MEGABYTES // 5))),
-    "members of chat": ("/v1/chat/completions", b"{%b}" % b",".join([b'"":1'] * (MEGABYTES // 5))),
+IN_PROPORTION: dict[str, tuple[str, bytes, bytes]] = {
+    "inputs": ("/v2/models/v/infer", b'{"inputs":[...]}', b"1"),
+    "messages": ("/v1/chat/completions", b'{"messages":[...]}', b"1"),
+    "options": ("/infer", b'{"prompt":"x","o":[...]}', b"1"),
+    "members": ("/infer", b'{"prompt":"x",...}', b'"":1'),
+    "members of chat": ("/v1/chat/completions", b"{...}", b'"":1'),
 }
 
 
 @pytest.mark.parametrize("name", IN_PROPORTION)
 def test_a_body_takes_some_three_times_its_size(router: Router, name: str) -> None:
     """The promise of docs/kubernetes.md, for whatever a body is made of."""
-    path, body = IN_PROPORTION[name]
+    path, around, one = IN_PROPORTION[name]
+    body = around.replace(b"...", repeated(one))
     (worker,) = router.workers()
     assert post(router, path, b'{"prompt":"x","messages":[],"inputs":[]}').status_code == 200
     Path(f"/proc/{worker}/clear_refs").write_text("5")  # the peak is counted from here
@@ -120,12 +125,11 @@ def test_a_body_takes_some_three_times_its_size(router: Router, name: str) -> No
 def test_a_chunked_body_takes_some_three_times_its_size(router: Router) -> None:
     """Also if every chunk is of two bytes: their number does not matter."""
     (worker,) = router.workers()
-    body = b'{"messages":[%b]}' % ONES[: (1 << 20) - 1]
     assert post(router, "/v1/chat/completions", b"{}").status_code == 200
     Path(f"/proc/{worker}/clear_refs").write_text("5")
     before = _memory(worker, "VmHWM")
-    assert _post_in_small_chunks(router, body) == b"HTTP/1.1 200"
-    assert _memory(worker, "VmHWM") - before < 3.5 * len(body)
+    assert _post_in_small_chunks(router, ONES) == b"HTTP/1.1 200"
+    assert _memory(worker, "VmHWM") - before < 3.5 * len(ONES)
 
 
 @pytest.mark.alone
@@ -134,7 +138,7 @@ def test_many_small_chunks_hold_no_worker_up(router: Router) -> None:
     longest = 0.0
     with ThreadPoolExecutor(1) as pool, requests.Session() as session:
         began = time.monotonic()
-        response = pool.submit(_post_in_small_chunks, router, b'{"messages":[%b]}' % ONES[: (1 << 20) - 1])
+        response = pool.submit(_post_in_small_chunks, router, ONES)
         while not response.done():
             probed = time.monotonic()
             assert session.get(f"{router.url}/healthz", timeout=30).status_code == 200

@@ -9,16 +9,22 @@ import io
 import json
 import wave
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
-import openai
 import pytest
 import requests
-from tritonclient import http as triton  # type: ignore[import-untyped]
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
 
+from tests.support.late import Late
 from tests.support.router import Router
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+else:
+    anthropic, openai = Late("anthropic"), Late("openai")
+
+triton: Any = Late("tritonclient.http")
+triton_utils: Any = Late("tritonclient.utils")
 
 pytestmark = pytest.mark.slow
 
@@ -40,14 +46,14 @@ def url(share: Start) -> str:
 
 
 @pytest.fixture
-def of_openai(url: str) -> Iterator[openai.OpenAI]:
+def of_openai(url: str) -> "Iterator[openai.OpenAI]":
     """OpenAI's client."""
     with openai.OpenAI(base_url=f"{url}/v1", **OPTIONS) as client:
         yield client
 
 
 @pytest.fixture
-def of_anthropic(url: str) -> Iterator[anthropic.Anthropic]:
+def of_anthropic(url: str) -> "Iterator[anthropic.Anthropic]":
     """Anthropic's client."""
     with anthropic.Anthropic(base_url=url, **OPTIONS) as client:
         yield client
@@ -71,7 +77,7 @@ async def gathered(events: AsyncIterator[Any]) -> list[Any]:
     return [event async for event in events]
 
 
-def test_openai_moderations(of_openai: openai.OpenAI) -> None:
+def test_openai_moderations(of_openai: "openai.OpenAI") -> None:
     """One result for each input."""
     answer = of_openai.moderations.create(model=MODEL, input=["a", "b"])
     assert [result.flagged for result in answer.results] == [False, False]
@@ -79,7 +85,7 @@ def test_openai_moderations(of_openai: openai.OpenAI) -> None:
     assert answer.model == MODEL
 
 
-def test_openai_images(of_openai: openai.OpenAI) -> None:
+def test_openai_images(of_openai: "openai.OpenAI") -> None:
     """As many images as are asked for; with `stream`, partial ones and the whole one as events."""
     answer = of_openai.images.generate(model=MODEL, prompt="a dot", n=2)
     assert answer.data is not None
@@ -89,7 +95,7 @@ def test_openai_images(of_openai: openai.OpenAI) -> None:
     assert events[0].b64_json == answer.data[0].b64_json
 
 
-def test_openai_speech(of_openai: openai.OpenAI) -> None:
+def test_openai_speech(of_openai: "openai.OpenAI") -> None:
     """The bytes of a sound come whole, or in pieces."""
     heard = of_openai.audio.speech.create(model=MODEL, voice="alloy", input="one two", response_format="wav").read()
     with wave.open(io.BytesIO(heard)) as sound:
@@ -121,7 +127,7 @@ def test_openai_asynchronously(url: str) -> None:
     run(ask())
 
 
-def test_openai_errors(of_openai: openai.OpenAI) -> None:
+def test_openai_errors(of_openai: "openai.OpenAI") -> None:
     """An unknown model is the client's own exception, with the code, at the new paths as at the old ones."""
     for ask in (
         lambda: of_openai.moderations.create(model="nobody", input="a"),
@@ -135,7 +141,7 @@ def test_openai_errors(of_openai: openai.OpenAI) -> None:
         of_openai.audio.speech.create(model=MODEL, voice="alloy", input="a", response_format="opus")
 
 
-def test_anthropic_messages(of_anthropic: anthropic.Anthropic) -> None:
+def test_anthropic_messages(of_anthropic: "anthropic.Anthropic") -> None:
     """A message is whole, with its tokens counted, and ends as it should."""
     answer = of_anthropic.messages.create(**QUESTION)
     assert [block.text for block in answer.content if block.type == "text"] == ["one two three"]
@@ -147,7 +153,7 @@ def test_anthropic_messages(of_anthropic: anthropic.Anthropic) -> None:
     assert counted.input_tokens == 5
 
 
-def test_anthropic_streams(of_anthropic: anthropic.Anthropic) -> None:
+def test_anthropic_streams(of_anthropic: "anthropic.Anthropic") -> None:
     """Both ways of streaming give the text in pieces, and the second the same message as without streaming."""
     kinds = [event.type for event in of_anthropic.messages.create(**QUESTION, stream=True)]
     assert kinds == [
@@ -181,7 +187,7 @@ def test_anthropic_asynchronously(url: str) -> None:
     run(ask())
 
 
-def test_anthropic_errors(of_anthropic: anthropic.Anthropic) -> None:
+def test_anthropic_errors(of_anthropic: "anthropic.Anthropic") -> None:
     """The router's errors are the client's own exceptions, with the type that Anthropic gives them."""
     for changed, kind, name in (
         ({"model": "nobody"}, anthropic.NotFoundError, "not_found_error"),
@@ -207,7 +213,7 @@ def test_triton(of_triton: Any) -> None:
     (entry,) = of_triton.get_model_repository_index()
     assert entry == {"name": MODEL, "version": "1", "state": "READY", "reason": ""}
     for ask in (of_triton.get_model_config, of_triton.get_inference_statistics):
-        with pytest.raises(InferenceServerException) as raised:
+        with pytest.raises(triton_utils.InferenceServerException) as raised:
             ask("nobody")
         assert raised.value.status() == "404"
 

@@ -5,12 +5,17 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 
+from tests.support.late import Late
 from tests.support.router import Router
+
+if TYPE_CHECKING:
+    import openai
+else:
+    openai = Late("openai")
 
 pytestmark = pytest.mark.slow
 
@@ -28,20 +33,20 @@ def url(share: Start) -> str:
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[openai.OpenAI]:
+def client(url: str) -> "Iterator[openai.OpenAI]":
     """The sync client."""
     with openai.OpenAI(base_url=url, **OPTIONS) as client:
         yield client
 
 
 @asynccontextmanager
-async def async_client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+async def async_client(url: str) -> "AsyncIterator[openai.AsyncOpenAI]":
     """The async client."""
     async with openai.AsyncOpenAI(base_url=url, **OPTIONS) as client:
         yield client
 
 
-def test_responses(client: openai.OpenAI) -> None:
+def test_responses(client: "openai.OpenAI") -> None:
     """Create, follow, retrieve, list the input, cancel, delete: all that the client has, on whichever worker."""
     made = client.responses.create(model=MODEL, input=WORDS)
     assert (made.output_text, made.status) == (WORDS, "completed")
@@ -59,7 +64,7 @@ def test_responses(client: openai.OpenAI) -> None:
     assert raised.value.code == "response_not_found"
 
 
-def test_responses_are_compacted_and_their_tokens_counted(client: openai.OpenAI) -> None:
+def test_responses_are_compacted_and_their_tokens_counted(client: "openai.OpenAI") -> None:
     """Both continue a conversation, and neither is taken for a request about a response of that name."""
     made = client.responses.create(model=MODEL, input=WORDS)
     compacted = client.responses.compact(model=MODEL, input=WORDS, previous_response_id=made.id)
@@ -69,7 +74,7 @@ def test_responses_are_compacted_and_their_tokens_counted(client: openai.OpenAI)
     assert counted.input_tokens == len(WORDS.split())
 
 
-def test_responses_as_a_stream(client: openai.OpenAI) -> None:
+def test_responses_as_a_stream(client: "openai.OpenAI") -> None:
     """The events of a stream come to the whole text, by the plain call and by the helper; the id can be used."""
     events = list(client.responses.create(model=MODEL, input=WORDS, stream=True))
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == WORDS
@@ -104,7 +109,7 @@ def said(text: str) -> int:
     return int(found[1])
 
 
-def test_transcriptions(client: openai.OpenAI) -> None:
+def test_transcriptions(client: "openai.OpenAI") -> None:
     """In every format, and as a stream; the file arrives whole."""
     create = client.audio.transcriptions.create
     file = ("speech.wav", AUDIO)
@@ -119,7 +124,7 @@ def test_transcriptions(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
-def test_translations_and_edits(client: openai.OpenAI) -> None:
+def test_translations_and_edits(client: "openai.OpenAI") -> None:
     """A file that is read from a stream, and several files in one form."""
     assert said(client.audio.translations.create(model=MODEL, file=BytesIO(AUDIO)).text) > len(AUDIO)
     images = [("a.png", AUDIO), ("b.png", AUDIO)]
@@ -146,7 +151,7 @@ def test_async_files(url: str) -> None:
     asyncio.run(run())
 
 
-def test_form_of_no_model_and_of_an_unknown_one(client: openai.OpenAI) -> None:
+def test_form_of_no_model_and_of_an_unknown_one(client: "openai.OpenAI") -> None:
     """The client's own exceptions, with the router's codes."""
     with pytest.raises(openai.NotFoundError) as raised:
         client.audio.transcriptions.create(model="nobody", file=("a", AUDIO))

@@ -8,16 +8,22 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import openai
 import pytest
-from tritonclient import http as triton  # type: ignore[import-untyped]
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
 
+from tests.support.late import Late
 from tests.support.model_servers import PAUSE_S, LitServeOpenAI, SklearnServer
 from tests.support.router import Router
+
+if TYPE_CHECKING:
+    import numpy as np
+    import openai
+else:
+    np, openai = Late("numpy"), Late("openai")
+
+triton: Any = Late("tritonclient.http")
+triton_utils: Any = Late("tritonclient.utils")
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +118,7 @@ def probabilities(client: Any, rows: object, datatype: str = "FP64", binary: boo
     return answer.as_numpy("output-0")
 
 
-def openai_client(url: str) -> openai.OpenAI:
+def openai_client(url: str) -> "openai.OpenAI":
     """A client that doesn't hide a failure by trying again."""
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=30)
 
@@ -161,7 +167,7 @@ def test_health_and_metadata(iris: SklearnServer, iris_url: str, connect: Connec
     assert asked.get_model_metadata("iris")["name"] == "iris"
     assert asked.get_model_metadata("iris") == connect(iris.url).get_model_metadata("iris")
     assert not asked.is_model_ready("rose")
-    with pytest.raises(InferenceServerException) as raised:
+    with pytest.raises(triton_utils.InferenceServerException) as raised:
         asked.infer("rose", [tensor(FLOWERS)])
     assert raised.value.status() == "404"
 
@@ -172,7 +178,7 @@ def test_the_servers_own_error_comes_through(iris_url: str, connect: Connect) ->
     After such an error KServe closes the connection, and has not said that it would.
     """
     for _ in range(3):
-        with pytest.raises(InferenceServerException, match="3 features") as raised:
+        with pytest.raises(triton_utils.InferenceServerException, match="3 features") as raised:
             connect(iris_url).infer("iris", [tensor([[5.1, 3.5, 1.4]])])
         assert raised.value.status() == "500"
         assert probabilities(connect(iris_url), FLOWERS).shape == (3, 3)

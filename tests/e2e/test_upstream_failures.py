@@ -260,7 +260,7 @@ def test_endpoint_that_fails_is_out_for_all_workers_and_back_by_one_probe(
 
     bad, good = serve(answer), serve()
     ejection = {"consecutive_failures": 5, "base_s": 1.5, "max_s": 1.5}
-    router = start(ROUTES_FILE=routes(model(bad, good, ejection=ejection)), WEB_CONCURRENCY=3)
+    router = start(ROUTES_FILE=routes(model(bad, good, ejection=ejection)), WEB_CONCURRENCY=3, MAX_CONCURRENCY=1000)
     until(lambda: chat(router) and not is_up(router, bad), "it is ejected")
     count = len(bad.seen)
     assert count >= 5

@@ -100,6 +100,12 @@ def test_stale_report_does_not_count(clock: Clock) -> None:
     assert load_of(6, clock.read()) == 6 * UNIT
 
 
+def test_what_was_never_reported_is_stale_however_short_ago_the_machine_started(clock: Clock) -> None:
+    """The clock starts at 0 when the machine does, so on a young machine 0 is less than three intervals ago."""
+    clock.now = STALE_MS // 2
+    assert clock.read() == Reported()
+
+
 def test_figures_grow_stale_by_themselves(clock: Clock) -> None:
     """A header that tells of the cache alone does not keep an old count of requests alive."""
     clock.reports.record(ID, ServerLoad(2, 5, 0.5))
