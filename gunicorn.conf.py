@@ -1,5 +1,10 @@
 """gunicorn's configuration: `gunicorn -c gunicorn.conf.py`. Settings come from the environment (docs/settings.md)."""
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not gunicorn's, which reads this at HUP too
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until gunicorn takes it over: Ctrl-C prints no traceback
+
 from gevent import monkey
 
 monkey.patch_all()  # before anything else is imported: with preload_app, the worker's own patching comes too late

@@ -1,15 +1,17 @@
 """The admin API of a running router, as the commands use it."""
 
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import click
 import msgspec
 
+from app.cli.output import shown
+from app.config.addresses import check_url
 from app.config.settings import Settings
 from app.server.start_lines import url_of
 
@@ -17,9 +19,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 URL_VARIABLE = "ROUTER_ADMIN_URL"
 KEY_VARIABLE = "ROUTER_ADMIN_KEY"
-_TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0
+"""For the next bytes of a response, and for a whole document."""
 _MOST_BYTES = 64 << 20
+_PIECE = 64 << 10
 _MOST_SHOWN = 300
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: the key must not go to an address that a response names."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Return no request that would be sent instead."""
 
 
 class Admin:
@@ -30,36 +41,38 @@ class Admin:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         # Not through a proxy that the environment names: the admin listener is near.
-        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects).open
 
-    def get(self, path: str) -> Any:
-        """Returns the document at this path. Raises ClickException."""
-        return self._document("GET", path)
+    def get(self, path: str, kind: Any) -> Any:
+        """Returns the document at this path, as it came. Raises ClickException, also if it is not of this kind."""
+        return self._document("GET", path, kind)
 
-    def post(self, path: str) -> Any:
-        """Returns what the router says to this request. Raises ClickException."""
-        return self._document("POST", path)
+    def post(self, path: str, kind: Any) -> Any:
+        """Returns what the router says to this request, as `get` does."""
+        return self._document("POST", path, kind)
 
-    def events(self, path: str) -> Iterator[Any]:
+    def events(self, path: str, kind: Any) -> Iterator[Any]:
         """Yields the data of the events of an endless stream as they come (WHATWG HTML section 9.2.6).
 
-        Raises ClickException, at its end too.
+        Raises ClickException, at its end too, and if one is not of this kind.
         """
         with self._request("GET", path) as response:
+            if response.headers.get_content_type() != "text/event-stream":
+                raise _not_a_router(self.url + path, "it is no stream of events")
             try:
                 for line in response:
-                    if line.startswith(b"data:"):
-                        yield _decoded(line[5:])
+                    if line.startswith(b"data:") and line.endswith(b"\n"):
+                        yield _decoded(line[5:], self.url + path, kind)
             except (OSError, HTTPException) as error:
-                raise click.ClickException(f"{self.url}{path}: the stream broke off: {error}") from error
+                raise click.ClickException(f"{self.url}{path}: the stream broke off: {shown(error)}") from error
         raise click.ClickException(f"{self.url}{path}: the router ended the stream")
 
-    def _document(self, method: str, path: str) -> Any:
+    def _document(self, method: str, path: str, kind: Any) -> Any:
         with self._request(method, path) as response:
             try:
-                return _decoded(response.read(_MOST_BYTES))
+                return _decoded(_read(response), self.url + path, kind)
             except (OSError, HTTPException) as error:
-                raise click.ClickException(f"{self.url}{path}: {error}") from error
+                raise click.ClickException(f"{self.url}{path}: the response broke off: {shown(error)}") from error
 
     def _request(self, method: str, path: str) -> Any:
         posts = method == "POST"
@@ -67,12 +80,12 @@ class Admin:
         data = b"{}" if posts else None
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310  # checked
         try:
-            return self._open(request, timeout=_TIMEOUT_S)
+            return self._open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
             with error:
                 raise click.ClickException(f"{self.url}{path}: {error.code} {_detail(error)}") from error
         except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
+            reason = shown(str(getattr(error, "reason", error)).strip())[:_MOST_SHOWN]
             raise click.ClickException(
                 f"no router can be reached at {self.url}: {reason}. It serves the admin API on its ADMIN_BIND; "
                 f"--admin or {URL_VARIABLE} says where that is"
@@ -89,13 +102,18 @@ def admin_option(function: F) -> F:
     )(function)
 
 
-def _admin_at(context: click.Context, _: click.Parameter, url: str | None) -> Admin:
+def _admin_at(context: click.Context, _: click.Parameter, given: str | None) -> Admin:
     environ: Mapping[str, str] = context.obj or {}
-    url = url or environ.get(URL_VARIABLE, "").strip() or url_of(_bind(environ))
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise click.BadParameter(f"{url!r} is not an http:// or https:// URL")
-    return Admin(url, environ.get(KEY_VARIABLE, "").strip())
+    url = (given or environ.get(URL_VARIABLE, "").strip() or url_of(_bind(environ))).rstrip("/")
+    try:
+        check_url(url)
+    except ValueError as error:  # which does not repeat the URL: it may hold a password
+        where = "--admin" if given else URL_VARIABLE
+        raise click.UsageError(f"{where}: {error}; a key goes into {KEY_VARIABLE}") from error
+    key = environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise click.UsageError(f"{KEY_VARIABLE}: must be printable ASCII")
+    return Admin(url, key)
 
 
 def _bind(environ: Mapping[str, str]) -> str:
@@ -105,19 +123,43 @@ def _bind(environ: Mapping[str, str]) -> str:
     return next((bind for bind in given if bind), str(defaults["bind"]))
 
 
-def _decoded(data: bytes) -> Any:
+def _read(response: Any) -> bytes:
+    """Returns the body. Raises OSError if it takes too long in all, however steadily its bytes come."""
+    until = time.monotonic() + TIMEOUT_S
+    body = bytearray()
+    while piece := response.read1(_PIECE):
+        body += piece
+        if len(body) > _MOST_BYTES:
+            raise OSError("it is too large")
+        if time.monotonic() > until:
+            raise TimeoutError("it takes too long")
+    if response.length:
+        raise OSError("it ends early")
+    return bytes(body)
+
+
+def _decoded(data: bytes, url: str, kind: Any) -> Any:
     try:
-        return msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
-        raise click.ClickException(f"what the router says is no JSON: {error}") from error
+        document = msgspec.json.decode(data)
+        msgspec.convert(document, kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _not_a_router(url, str(error)) from error
+    return document
+
+
+def _not_a_router(url: str, why: str) -> click.ClickException:
+    return click.ClickException(f"{url}: this is no response of a router's admin API: {why}")
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
-    """Returns what an error response says."""
-    body = error.read(_MOST_BYTES)
+    """Returns what an error response says, as far as it comes."""
+    text = None
     try:
+        body = _read(error)
         problem = msgspec.json.decode(body)
         text = problem.get("detail") or problem.get("title")
-    except (msgspec.DecodeError, AttributeError):
-        text = body.decode(errors="replace")
-    return "".join(char for char in str(text or error.reason)[:_MOST_SHOWN] if char.isprintable())
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+        text = body.decode(errors="replace").strip()
+    except (OSError, HTTPException):
+        pass
+    return shown(str(text or error.reason)[:_MOST_SHOWN])

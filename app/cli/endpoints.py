@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from app.cli.admin import Admin, admin_option
+from app.cli.admin_documents import EndpointDocument, EndpointsDocument
 from app.cli.output import json_option, print_json, print_table, shown
 
 COLUMNS = ("Id", "Endpoint", "Models", "State", "In flight", "For another", "Why", "Last error")
@@ -21,11 +22,11 @@ def command(drain: int | None, undrain: int | None, admin: Admin, as_json: bool)
     if drain is not None and undrain is not None:
         raise click.UsageError("--drain and --undrain exclude each other")
     if drain is not None:
-        shown_ones = [admin.post(f"/admin/endpoints/{drain}/drain")]
+        shown_ones = [admin.post(f"/admin/endpoints/{drain}/drain", EndpointDocument)]
     elif undrain is not None:
-        shown_ones = [admin.post(f"/admin/endpoints/{undrain}/undrain")]
+        shown_ones = [admin.post(f"/admin/endpoints/{undrain}/undrain", EndpointDocument)]
     else:
-        shown_ones = admin.get("/admin/endpoints")["endpoints"]
+        shown_ones = admin.get("/admin/endpoints", EndpointsDocument)["endpoints"]
     if as_json:
         print_json({"endpoints": shown_ones})
     else:

@@ -6,6 +6,7 @@ from urllib.parse import quote
 import click
 
 from app.cli.admin import Admin, admin_option
+from app.cli.admin_documents import RecordDocument
 from app.cli.output import json_option, print_json, print_table, shown
 
 _TIMES = (("queue_ms", "in the queue"), ("model_ms", "in the model"), ("total_ms", "in all"))
@@ -20,7 +21,7 @@ def command(request_id: str, admin: Admin, as_json: bool) -> None:
 
     Each worker remembers its last few thousand requests.
     """
-    record = admin.get(f"/admin/requests/{quote(request_id, safe='')}")
+    record = admin.get(f"/admin/requests/{quote(request_id, safe='')}", RecordDocument)
     if as_json:
         print_json(record)
         return

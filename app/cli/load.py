@@ -4,6 +4,7 @@ The requests go through the router's own strict HTTP client, so an error has the
 of the connections sends its next request when the response before it has ended (a closed loop).
 """
 
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from app.upstream.pool import Pool
 from app.upstream.resolver import Resolver
 
 _MOST_ERROR_BYTES = 64 << 10
+_PATH = re.compile("/[!-~]*")
 _PAUSE_S = 0.01
 """After an error, so that a server that is gone or full is not asked as fast as it can say so."""
 
@@ -72,9 +74,11 @@ class Measured:
 
 
 def target(base: str, path: str, body: bytes, headers: tuple[tuple[str, str], ...], timeout_s: float) -> Target:
-    """Returns a request to this server. Raises ValueError if the URL is none, or a header has line breaks."""
+    """Returns a request to this server. Raises ValueError if URL, path or headers are none."""
     url = base.rstrip("/")
     check_url(url)
+    if not _PATH.fullmatch(path):
+        raise ValueError("a path must begin with a slash, and hold printable ASCII without spaces")
     lines = [f"POST {urlsplit(url).path}{path} HTTP/1.1", f"Host: {urlsplit(url).netloc}"]
     given = {name.lower() for name, _ in headers}
     if "content-type" not in given:
@@ -82,7 +86,7 @@ def target(base: str, path: str, body: bytes, headers: tuple[tuple[str, str], ..
     lines += [f"{name}: {value}" for name, value in headers]
     lines.append(f"Content-Length: {len(body)}")
     if not all(line.isprintable() and line.isascii() for line in lines):
-        raise ValueError("path and headers must be printable ASCII")
+        raise ValueError("headers must be printable ASCII")
     return Target(url, "\r\n".join((*lines, "", "")).encode() + body, timeout_s)
 
 

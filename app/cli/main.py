@@ -3,13 +3,15 @@
 import logging
 import os
 import sys
+from contextlib import suppress
+from errno import EPIPE
 from importlib import import_module, metadata
 from io import TextIOWrapper
 from typing import Any
 
 import click
 
-from app.cli.output import INTERRUPTED, print_json_line
+from app.cli.output import INTERRUPTED, print_json_line, shown
 from app.compiled import form
 from app.errors import RouterError
 
@@ -17,6 +19,7 @@ COMMANDS = ("run", "check", "routes", "endpoints", "top", "explain", "keys", "be
 """In the order in which the help lists them. Each is `command` in the module of its name, imported when it is used."""
 
 _WANTS_JSON = "app.cli.wants_json"
+_ARGUMENTS = "app.cli.arguments"
 
 
 class _Interrupted(click.ClickException):
@@ -41,11 +44,14 @@ class _Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_WANTS_JSON] = "--json" in args  # a command that is called wrongly has no options that were parsed
+        ctx.meta[_ARGUMENTS] = tuple(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Where it fails, standard output has a JSON document all the same if JSON is asked for."""
         try:
+            for argument in ctx.meta[_ARGUMENTS]:
+                _check_utf8(argument, ctx)
             return super().invoke(ctx)
         except KeyboardInterrupt:
             error: click.ClickException = _Interrupted("interrupted")
@@ -53,9 +59,24 @@ class _Commands(click.Group):
             error = raised
         except RouterError as raised:
             error = click.ClickException(str(raised))
+        except OSError as raised:
+            if raised.errno == EPIPE:
+                raise  # who reads has enough: click ends without a word
+            error = click.ClickException(_words(raised))
+        except MemoryError:
+            error = click.ClickException("there is not enough memory for what is read")
         if ctx.meta[_WANTS_JSON]:
-            print_json_line({"error": error.format_message()})
+            with suppress(OSError):  # it may be what failed
+                print_json_line({"error": error.format_message()})
         raise error
+
+
+def _check_utf8(argument: str, ctx: click.Context) -> None:
+    """Raise UsageError for an argument that is not UTF-8: no JSON, no header and no request can hold it."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        ctx.fail(f"an argument is not UTF-8: {shown(argument)}")
 
 
 def version() -> str:
@@ -96,9 +117,45 @@ def _log_to_stderr() -> None:
     )
 
 
+def _words(error: OSError) -> str:
+    """Returns what an error says, without its number."""
+    words = error.strerror or str(error)
+    return f"{shown(str(error.filename))}: {words}" if error.filename else words
+
+
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. It ends with an exit code and at most one line of error, even if nothing can be printed."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # the lines of a table are not in every character set
-    cli(prog_name="inference-router")
+    code: Any = 1
+    try:
+        cli(prog_name="inference-router")
+    except SystemExit as ended:
+        code = ended.code
+    except OSError as error:  # of the help, or of the line that says what is wrong
+        with suppress(OSError):
+            click.echo(f"Error: {_words(error)}", err=True)
+    for stream in (sys.stdout, sys.stderr):
+        _flush_or_drop(stream)
+    sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Open the streams that were closed (`>&-`) on /dev/null: else a socket gets the number of one, and its text."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(fd, True)  # `run` becomes gunicorn, which would meet the same
+            setattr(sys, name, open(fd, "r" if name == "stdin" else "w"))  # noqa: SIM115  # until the end
+
+
+def _flush_or_drop(stream: Any) -> None:
+    """Leave nothing in a stream that can't be written: Python would try again at its end, and print the error."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

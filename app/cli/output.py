@@ -1,5 +1,6 @@
 """What commands print: tables for people, JSON for programs."""
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO, TypeVar
@@ -23,13 +24,20 @@ def json_option(function: F) -> F:
 
 def print_json(value: object) -> None:
     """Print one JSON document, in lines for people to read too."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    click.echo(msgspec.json.format(_encoded(value), indent=2))
 
 
 def print_json_line(value: object) -> None:
     """Print one JSON document in one line, at once."""
-    click.echo(msgspec.json.encode(value))
+    click.echo(_encoded(value))
     sys.stdout.flush()
+
+
+def _encoded(value: object) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # a variable of the environment, or a file's name, that is not UTF-8: it is escaped
+        return json.dumps(msgspec.to_builtins(value)).encode()
 
 
 def console(*, stderr: bool = False) -> Any:

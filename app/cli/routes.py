@@ -3,6 +3,7 @@
 import click
 
 from app.cli.admin import Admin, admin_option
+from app.cli.admin_documents import RoutesDocument
 from app.cli.output import json_option, print_json, print_table, shown
 
 
@@ -11,7 +12,7 @@ from app.cli.output import json_option, print_json, print_table, shown
 @json_option
 def command(admin: Admin, as_json: bool) -> None:
     """Show the models that a running router serves."""
-    routes = admin.get("/admin/routes")
+    routes = admin.get("/admin/routes", RoutesDocument)
     if as_json:
         print_json(routes)
         return

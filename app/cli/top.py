@@ -8,6 +8,7 @@ import click
 
 from app.cli import endpoints
 from app.cli.admin import Admin, admin_option
+from app.cli.admin_documents import LiveEvent
 from app.cli.output import console, json_option, moves_cursor, print_json_line, shown, table
 
 _TIMES = {"queue": "in the queue", "first_token": "to the first token", "in_model": "in the model"}
@@ -15,7 +16,7 @@ _BAR = 40
 
 
 @click.command
-@click.option("--count", type=click.IntRange(min=1), help="End after so many seconds. Default: at Ctrl-C.")
+@click.option("--count", type=click.IntRange(1, 10**9), help="End after so many seconds. Default: at Ctrl-C.")
 @admin_option
 @json_option
 def command(count: int | None, admin: Admin, as_json: bool) -> None:
@@ -23,7 +24,7 @@ def command(count: int | None, admin: Admin, as_json: bool) -> None:
 
     In a terminal it fills the screen; elsewhere, as in a pipe, it prints one picture after the other.
     """
-    events = islice(admin.events("/admin/live"), count)
+    events = islice(admin.events("/admin/live", LiveEvent), count)
     try:
         if as_json:
             for event in events:

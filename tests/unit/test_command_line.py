@@ -18,6 +18,7 @@ import yaml
 from click.testing import CliRunner
 from rich.console import Console
 
+from app import __main__
 from app.cli import main, output, top
 from app.cli.output import shown
 from app.config.keys_file import read_keys
@@ -67,10 +68,13 @@ def test_every_command_prints_json_on_demand_and_has_help(words: tuple[str, ...]
         (("check", "--nothing"), "No such option"),
         (("endpoints", "--drain", "x"), "not a valid integer"),
         (("endpoints", "--drain", "1", "--undrain", "1"), "exclude each other"),
-        (("routes", "--admin", "here"), "is not an http:// or https:// URL"),
+        (("routes", "--admin", "here"), "--admin: a URL must begin with http:// or https://"),
         (("bench", "127.0.0.1:1"), "a URL must begin with http:// or https://"),
         (("bench", "http://127.0.0.1:1", "-H", "x"), "NAME:VALUE"),
         (("bench", "http://127.0.0.1:1", "-H", "x: a\r\nb: c"), "printable"),
+        (("bench", "http://127.0.0.1:1", "--path", "x"), "a path must begin with a slash"),
+        (("bench", "http://127.0.0.1:1", "--path", "/a b"), "without spaces"),
+        (("top", "--count", "9" * 30), "is not in the range"),
         (("bench", "http://127.0.0.1:1", "--duration", "nan"), "is no number"),
         (("bench", "http://127.0.0.1:1", "--timeout", "nan"), "is no number"),
         (("replay", "/nowhere"), "No such file"),
@@ -218,7 +222,7 @@ def test_program_is_installed_by_its_name() -> None:
     """The package has the command `inference-router`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     module, _, function = project["project"]["scripts"]["inference-router"].partition(":")
-    assert getattr(import_module(module), function) is main.main
+    assert getattr(import_module(module), function) is __main__.main
 
 
 def test_cells_hold_nothing_that_a_terminal_obeys() -> None:

@@ -62,7 +62,7 @@ def test_wheel_has_the_command_and_what_it_starts_gunicorn_with(checkout: Path) 
     with ZipFile(wheel) as opened:
         assert opened.read("app/gunicorn.conf.py") == (ROOT / "gunicorn.conf.py").read_bytes()
         (entry_points,) = [name for name in opened.namelist() if name.endswith("/entry_points.txt")]
-        assert b"inference-router = app.cli.main:main" in opened.read(entry_points)
+        assert b"inference-router = app.__main__:main" in opened.read(entry_points)
 
 
 @pytest.mark.slow
