@@ -130,5 +130,6 @@ def name_hash(name: str) -> int:
 
 _MISMATCH = (
     "the running server's shared memory has another layout, another form of routes, other numbers for errors, or "
-    "other limits than this program: a binary upgrade (USR2) needs the same MAX_CONCURRENCY, QUEUE_SIZE and table; restart instead"
+    "other limits than this program: a binary upgrade (USR2) needs the same MAX_CONCURRENCY, QUEUE_SIZE and table; "
+    "restart instead"
 )
