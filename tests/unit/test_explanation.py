@@ -118,6 +118,10 @@ EXPLAINED = [
         ),
     ),
     (
+        {"status": 499, "model": "", "asked_model": "", "queue_ms": 0.0},
+        "the client left: after 340 ms, before its request had come",
+    ),
+    (
         {"status": 499, "attempts": [tried(A, "503"), tried(B, "499")]},
         f"the client left: after 340 ms, {A} gave 503 after 12 ms, it was with {B} for 12 ms",
     ),

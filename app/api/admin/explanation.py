@@ -84,6 +84,8 @@ def _failed(record: Mapping[str, Any]) -> Iterator[str]:
 def _left(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"after {_seconds(record['total_ms'])}"
     yield from _stalled(record)
+    if not record["model"]:  # a model is looked up when the body is there, or the beginning of a form
+        yield "before its request had come"
     waited = record["rejection"] is None and not record["attempts"] and record["queue_ms"] > 0
     if not waited or record["model_ms"]:
         yield from _way(record, record["attempts"])
