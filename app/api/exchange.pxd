@@ -37,6 +37,7 @@ cdef class Exchange:
     cdef _wait_in_queue(self, ticket, double timeout_s)
     cpdef change_model(self, str name, limit, traffic)
     cpdef withdraw(self)
+    cdef _leave_model(self)
     cdef _watch_client(self)
     cpdef double seconds(self)
     cpdef str timing(self)
