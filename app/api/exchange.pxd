@@ -17,6 +17,7 @@ cdef class Exchange:
     cdef public object error
     cdef readonly list attempts
     cdef public object fallbacks
+    cdef public int full_fallbacks
     cdef public object trace
     cdef public object reply_headers
     cdef public object traffic

@@ -47,6 +47,7 @@ class Exchange:
         "endless",
         "error",
         "fallbacks",
+        "full_fallbacks",
         "method",
         "model",
         "model_s",
@@ -85,6 +86,8 @@ class Exchange:
         self.attempts: Attempts = []
         self.fallbacks: Sequence[tuple[str, str, str]] = ()
         """Every change to another model: from which one, to which one, and why."""
+        self.full_fallbacks = 0
+        """How many fallbacks were passed over because their own limits were reached."""
         self.trace: Trace | None = None
         self.reply_headers: Sequence[tuple[str, str]] = ()
         """What Falcon need not look at: the headers of the model server's response, or the challenges of a 401."""

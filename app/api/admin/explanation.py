@@ -140,7 +140,7 @@ def _limit(record: Mapping[str, Any]) -> str:
 
 
 def _way(record: Mapping[str, Any], attempts: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Yields how long it waited, that a fallback took it, and what these attempts met."""
+    """Yields how long it waited, what became of fallbacks, and what these attempts met."""
     if record["queue_ms"] >= 1:
         expected, waited = record["expected_wait_ms"], _seconds(record["queue_ms"])
         if record["ahead"] or expected is not None:
@@ -155,6 +155,9 @@ def _way(record: Mapping[str, Any], attempts: list[Mapping[str, Any]]) -> Iterat
 def _fallback(record: Mapping[str, Any]) -> Iterator[str]:
     if record["fallback"]:
         yield f"as a fallback, {record['model']} got it in place of {record['asked_model']} ({record['fallback']})"
+    full = record["full_fallbacks"]
+    if full:
+        yield f"{full} fallback{'s were' if full > 1 else ' was'} passed over: as many requests as allowed were there"
 
 
 def _attempts(attempts: list[Mapping[str, Any]]) -> Iterator[str]:
