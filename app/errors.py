@@ -39,7 +39,7 @@ class SettingsError(RouterError):
 
 
 class InvalidRequest(RouterError):
-    """The body is not what the path takes, such as a JSON object with a string `prompt`, or it is incomplete.
+    """The body is not what the path takes, such as a JSON object with a string `prompt`.
 
     The message says where the mistake is and what is allowed.
     """

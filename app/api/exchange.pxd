@@ -18,6 +18,7 @@ cdef class Exchange:
     cdef public object error
     cdef readonly list attempts
     cdef public object fallbacks
+    cdef public int full_fallbacks
     cdef public object trace
     cdef public object reply_headers
     cdef public object traffic
@@ -38,6 +39,7 @@ cdef class Exchange:
     cdef _wait_in_queue(self, ticket, double timeout_s)
     cpdef change_model(self, str name, limit, traffic)
     cpdef withdraw(self)
+    cdef _leave_model(self)
     cdef _watch_client(self)
     cpdef deliver(self)
     cpdef double seconds(self)

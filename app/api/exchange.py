@@ -48,6 +48,7 @@ class Exchange:
         "endless",
         "error",
         "fallbacks",
+        "full_fallbacks",
         "method",
         "model",
         "model_s",
@@ -88,6 +89,8 @@ class Exchange:
         self.attempts: Attempts = []
         self.fallbacks: Sequence[tuple[str, str, str]] = ()
         """Every change to another model: from which one, to which one, and why."""
+        self.full_fallbacks = 0
+        """How many fallbacks were passed over because their own limits were reached."""
         self.trace: Trace | None = None
         self.reply_headers: Sequence[tuple[str, str]] = ()
         """What Falcon need not look at: the headers of the model server's response, or the challenges of a 401."""
@@ -123,8 +126,8 @@ class Exchange:
     ) -> None:
         """Take a permit, and first a place of the tenant's and of the model's own limit, unless it has these.
 
-        Wait in the queue if need be. What was taken before a refusal comes back when the exchange ends. Raises a
-        `Rejected`, or ClientGone.
+        Wait in the queue if need be. A refused request gives the model's place back at once, and the tenant's when the
+        exchange ends. Raises a `Rejected`, or ClientGone.
         """
         began = monotonic()
         self.overload = None
@@ -141,6 +144,7 @@ class Exchange:
             self.permit = admission
         except Rejected as rejected:
             self.rejection, self.overload = rejected.code, rejected.overload
+            self._leave_model()  # now, and not when the client has read that: it is in nobody's way any more
             raise
         finally:
             self.queue_s += monotonic() - began
@@ -164,8 +168,9 @@ class Exchange:
     def change_model(self, name: str, limit: ModelLimit | None, traffic: ModelTraffic | None) -> None:
         """Count the request for another model from now on. Raises ModelLimitReached, and nothing has changed then.
 
-        The place of the other model is taken before that of this one is given back. So the request counts for at least
-        one model at any moment, and for no moment is a limit exceeded: each is compared and counted under the lock.
+        The place of the other model is taken before that of this one is given back. So a request that was admitted
+        counts for at least one model at any moment, and for no moment is a limit exceeded: each is compared and counted
+        under the lock.
         Nothing yields between the two, so ClientGone, which is thrown where a greenlet waits, can't come between them.
         A worker that is killed there counts for both, and its row is cleared.
         """
@@ -195,14 +200,18 @@ class Exchange:
         """Give back what `admit` took: the request waits for something else first, and is then admitted again."""
         while self._held:
             self._held.pop()()
-        place, self._place = self._place, None
-        if place is not None:
-            place()
+        self._leave_model()
         permit, self.permit = self.permit, None
         if permit is not None:
             permit.release(False)
         if self.caller is not None:
             self.caller.leave()
+
+    def _leave_model(self) -> None:
+        """Give back the place of the model, once."""
+        place, self._place = self._place, None
+        if place is not None:
+            place()
 
     def _watch_client(self) -> None:
         """Notice from now on when the client leaves. Not earlier: a rejection is quick and leaves nothing to stop."""
@@ -238,9 +247,7 @@ class Exchange:
             while self._held:
                 self._held.pop()()  # the last first: the endpoint is left before its model's place is free
         finally:
-            place, self._place = self._place, None
-            if place is not None:
-                place()
+            self._leave_model()
             if self.permit is not None:
                 self.permit.release(complete)
             if self.caller is not None:

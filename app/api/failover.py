@@ -108,6 +108,7 @@ def _goes_on(  # noqa: PLR0913, PLR0917  # what `serve` has of a request
         try:
             exchange.change_model(following.route.name, following.limit, following.traffic)
         except ModelLimitReached:
+            exchange.full_fallbacks += 1
             if following.traffic is not None:
                 following.traffic.count_rejected()
             ahead.pop(0)

@@ -110,13 +110,13 @@ class Upload:
         except TimeoutError as error:
             raise BodyStalled(_STALLED) from error
         except OSError as error:
-            raise self._early_end("the connection broke while the body was read") from error
+            raise ClientGone("the connection broke while the body was read") from error
         self._had += len(piece)
         if self._had > self._limit:
             raise BodyTooLarge(f"the body has more than {self._limit} bytes, the most that is accepted")
         if self.length is not None:
             if not piece:
-                raise self._early_end(f"the body ended {self.length} bytes too early")
+                raise ClientGone(f"the body ended {self.length} bytes too early")
             self.length -= len(piece)
         self._reader.feed(piece)
         self._read_at = monotonic()
@@ -124,7 +124,3 @@ class Upload:
             self._reader.end()  # if it raises, the model server never gets the end either
             self.ended_at = self._read_at
         return piece
-
-    def _early_end(self, reason: str) -> BaseException:
-        """Returns the error for a body that ends early. Once a model server has a part of it, the client has left."""
-        return ClientGone(reason) if self.begun else InvalidRequest(reason)

@@ -6,7 +6,15 @@ It runs for every request, so it does as little as it can: it stores words (test
 from app.api.exchange import Exchange
 from app.errors import Overload
 from app.native import store_id
-from app.observability.request_record import CODE_NUMBERS, FALLBACKS, MOST_ATTEMPTS, SCOPES, UNKNOWN_MS, attempt_code
+from app.observability.request_record import (
+    CODE_NUMBERS,
+    FALLBACKS,
+    MOST_ATTEMPTS,
+    MOST_FULL,
+    SCOPES,
+    UNKNOWN_MS,
+    attempt_code,
+)
 from app.protocols.calls import Attempts
 from app.routing.attempt_record import PoolMembers
 from app.shared_memory.request_ring import RequestRing
@@ -77,6 +85,8 @@ class RequestRecorder:
             asked, _, reason = exchange.fallbacks[0]
             words[at + 47] = self._hashes[asked]
             flags |= _FALLBACKS[reason] << 52
+        if exchange.full_fallbacks:
+            flags |= min(exchange.full_fallbacks, MOST_FULL) << 44
         words[at + 5] = flags
         ring.commit(at)
 

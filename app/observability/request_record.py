@@ -18,14 +18,16 @@ from app.shared_memory.request_ring import RECORD_WORDS
 MOST_ATTEMPTS = 4
 """The last ones of a request that had more."""
 MOST_CANDIDATES = 8
+MOST_FULL = 15
 ID_BYTES = 64
 UNKNOWN_MS = 0xFFFFFFFF
 
 # The words of a record, by their indices. The number is that of request_ring.py. Times are doubles, in seconds.
 NUMBER, STARTED, TOTAL, QUEUE, MODEL_TIME = 0, 1, 2, 3, 4
 FLAGS = 5
-"""From the lowest bit: 16 of the status; 8 each of the error, the rejection, the policy, the scope of the limit, and
-how many attempts there are, 4 bits; 4 of the reason of the first fallback; 8 of how many candidates there are."""
+"""From the lowest bit: 16 of the status; 8 each of the error, the rejection and the policy; 4 each of the scope of the
+limit, how many fallbacks were full, how many attempts there are, and the reason of the first fallback; 8 of how many
+candidates there are."""
 MODEL, ROUTE = 6, 7
 LIMIT = 8
 """Above 32 bits the limit, below them the requests in flight."""
@@ -116,6 +118,8 @@ class RequestRecord(NamedTuple):
     """Hash of the model that was asked for, 0 if no fallback took its place."""
     fallback: str
     """Why, empty if none did."""
+    full_fallbacks: int
+    """How many were passed over because their own limits were reached; 15: so many at least."""
 
     def is_of(self, request_id: str) -> bool:
         """Whether this is the record of the request with this id."""
@@ -132,6 +136,7 @@ def read(record: bytes) -> RequestRecord:
     _, started, total_s, queue_s, model_s, flags, model, route, limit, wait, about_id, beginning = head
     error, rejection, policy, scope, attempts, candidates = (flags >> shift & 0xFF for shift in range(16, 64, 8))
     fallback, attempts = attempts >> 4, attempts & 0xF
+    full_fallbacks, scope = scope >> 4, scope & 0xF
     expected_ms = wait & 0xFFFFFFFF
     expected = None if expected_ms == UNKNOWN_MS else expected_ms
     numbers = _WORD_LISTS[candidates]
@@ -156,6 +161,7 @@ def read(record: bytes) -> RequestRecord:
         list(zip(hashes, seen, strict=True)),
         _WORD.unpack_from(record, ASKED * 8)[0] if fallback else 0,
         FALLBACKS[fallback],
+        full_fallbacks,
     )
 
 

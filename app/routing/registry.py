@@ -192,7 +192,8 @@ class ModelRegistry:
         for model in self._document.routes.models:
             shared_id = self._shared_ids[counted_as(model)]
             queued = traffic.waiting(shared_id)
-            inflight = max(0, counters.total(shared_id) - queued)  # the two are not read at one moment
+            # The two are not read at one moment, and a request is there just before it waits or is rejected.
+            inflight = min(max(0, counters.total(shared_id) - queued), cap)
             if model.no_endpoint_wait_s:
                 queued += counters.total(self._shared_ids[waiting_as(model)])  # they make it scale from zero
             yield ModelState(

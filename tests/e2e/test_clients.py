@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.clients import CHAT, read_all, read_to_end
+from tests.support.clients import CHAT, read_all, read_to_end, unread_bytes
 from tests.support.malformed import MALFORMED
 from tests.support.router import Router, free_port, until
 from tests.support.upstream import Reply, Seen, Upstream
@@ -504,16 +504,6 @@ def test_every_response_says_so_to_pages_of_the_origin(share_routed: Routed, ori
         assert {"X-Request-Id", "Retry-After"} <= set(exposed.split(", "))
         assert found == {"Access-Control-Allow-Origin": says}, status
         assert ("Origin" in response.headers.get("Vary", "")) == (origins != "*")
-
-
-def unread_bytes(sock: socket.socket) -> int:
-    """How much of what this client sent the router has not read (proc(5), /proc/net/tcp)."""
-    ports = sock.getpeername()[1], sock.getsockname()[1]
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, *ends, _, queues, _ = line.split(maxsplit=5)
-        if tuple(int(end.rpartition(":")[2], 16) for end in ends) == ports:
-            return int(queues.rpartition(":")[2], 16)
-    raise AssertionError("there is no such connection")
 
 
 _FROM_PAGE = b"GET /healthz HTTP/1.1\r\nHost: h\r\nOrigin: " + PAGE.encode() + b"\r\n"

@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.clients import CHAT, read_to_end
+from tests.support.clients import CHAT, read_to_end, unread_bytes
 from tests.support.router import Router, free_port, until
 from tests.support.upstream import Reply, Seen, Upstream
 
@@ -22,6 +23,18 @@ Serve = Callable[..., Upstream]
 EVENT = b"data: {}\n\n"
 VERSIONS = ("1.1", "1.0")
 """Of HTTP. Requests of the older one take the way of gunicorn's parser and response."""
+BODY = b'{"model":"m","messages":[]}'
+FORM = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--b\r\n'
+HALVES = {
+    "a body": (CHAT, f"Content-Length: {len(BODY)}", BODY[:10]),
+    "chunks": (CHAT, "Transfer-Encoding: chunked", b"1b\r\n" + BODY[:10]),
+    "between chunks": (CHAT, "Transfer-Encoding: chunked", b"2\r\n{ \r\n"),
+    "a form": (
+        "/v1/audio/transcriptions",
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 99999",
+        FORM,
+    ),
+}
 
 
 def record_of(admin_port: int, request_id: str) -> dict[str, Any]:
@@ -145,3 +158,28 @@ def test_client_that_stalls_in_its_response_is_named(version: str, start: Start,
     until(lambda: any(each.get("request_id") == "id" for each in router.events()), "it is logged")
     (line,) = [each for each in router.events() if each.get("request_id") == "id"]
     assert (line["status"], line["error"]) == (499, "response_stalled")
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+def test_client_that_leaves_in_its_upload_has_left(how: str, start: Start, serve: Serve) -> None:
+    """Half a body and then the end of the connection: no bad request, but a client that left. No model server has it,
+    and it held nothing."""
+    upstream = serve()
+    admin_port = free_port()
+    router = start(BACKENDS=upstream.url, MODEL_REF="m", WEB_CONCURRENCY=1, ADMIN_BIND=f"127.0.0.1:{admin_port}")
+    for version in VERSIONS:
+        for number, (path, fields, half) in enumerate(HALVES.values()):
+            if version == "1.0" and "chunked" in fields:
+                continue  # there are none in HTTP/1.0
+            request_id = f"{version}-{number}"
+            head = f"POST {path} HTTP/{version}\r\nHost: x\r\nX-Request-Id: {request_id}\r\n{fields}\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", router.port)) as sock:
+                if how == "resets":
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.sendall(head.encode() + half)
+                until(lambda: not unread_bytes(sock), "the router has read it")
+            record = record_of(admin_port, request_id)
+            assert (record["status"], record["outcome"], record["error"]) == (499, "client_left", None), request_id
+            assert record["explanation"].endswith("before its request had come")
+    assert upstream.seen == []
+    assert not any(name.startswith("router_requests_total") and '"400"' in name for name in router.metrics(admin_port))

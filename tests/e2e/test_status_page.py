@@ -301,6 +301,35 @@ def test_phone_and_keyboard(plain: Router, new_context: Callable[..., "BrowserCo
     assert page.evaluate("document.activeElement.textContent") == "metrics"
 
 
+@pytest.mark.parametrize(
+    ("states", "says", "used"),
+    [
+        (("healthy", "ejected"), "", "1 of 2"),
+        (("unknown", "backing_off"), "", "1 of 2"),
+        (("ejected", "draining"), "No endpoint of m is in use.", "0 of 2"),
+        (
+            ("backing_off", "backing_off"),
+            "No endpoint of m is ready for more, so those that back off get its requests.",
+            "2 of 2",
+        ),
+        (
+            ("backing_off", "unhealthy"),
+            "No endpoint of m is ready for more, so those that back off get its requests.",
+            "1 of 2",
+        ),
+    ],
+)
+def test_notice_says_whether_any_endpoint_is_in_use(
+    states: tuple[str, ...], says: str, used: str, plain: Router, new_context: Callable[..., "BrowserContext"]
+) -> None:
+    """Endpoints that back off get requests where no other one is available: it is not that none is in use."""
+    page = new_context().new_page()
+    endpoints = [{**ENDPOINT, "url": f"http://{at}", "models": ["m"], "state": each} for at, each in enumerate(states)]
+    feed(page, endpoints=endpoints, models=[{**MODEL, "name": "m"}])
+    assert text(page, "#notices") == says
+    assert f"{used} in use" in text(page, "#endpoints caption")
+
+
 def test_texts_are_shown_as_texts(
     plain: Router, new_context: Callable[..., "BrowserContext"], complaints: list[str]
 ) -> None:

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -88,3 +89,13 @@ def chat(router: Router, model: str | None = "m", headers: dict[str, str] | None
     if model is not None:
         body["model"] = model
     return requests.post(router.url + CHAT, json=body, headers=headers, timeout=30)
+
+
+def unread_bytes(sock: socket.socket) -> int:
+    """How much of what this client sent the router has not read (proc(5), /proc/net/tcp)."""
+    ports = sock.getpeername()[1], sock.getsockname()[1]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, *ends, _, queues, _ = line.split(maxsplit=5)
+        if tuple(int(end.rpartition(":")[2], 16) for end in ends) == ports:
+            return int(queues.rpartition(":")[2], 16)
+    raise AssertionError("there is no such connection")

@@ -10,7 +10,7 @@ from typing import Any
 import falcon
 import pytest
 from falcon import testing
-from gunicorn.http.errors import InvalidChunkSize
+from gunicorn.http.errors import InvalidChunkSize, NoMoreData
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
@@ -282,16 +282,22 @@ def test_longer_chunked_body_is_refused_at_the_limit() -> None:
     assert stream.asked == [LIMIT + 1]
 
 
-def test_body_that_ends_early_is_refused() -> None:
+def test_body_that_ends_early_is_that_of_a_client_that_left() -> None:
     """Half a body is never taken for a whole one, not even where it happens to be JSON."""
-    with pytest.raises(InvalidRequest, match="ended after 2 of 20 bytes"):
+    with pytest.raises(ClientGone, match="ended after 2 of 20 bytes"):
         read_body(request(Stream(b"{}"), 20), LIMIT)
 
 
-@pytest.mark.parametrize("error", [InvalidChunkSize(b"x"), ConnectionResetError()], ids=repr)
-def test_broken_body_is_a_bad_request(error: Exception) -> None:
-    """A chunked body that breaks its own rules, or a connection that breaks, is the client's fault, not a 500."""
+def test_body_of_malformed_chunks_is_a_bad_request() -> None:
+    """It breaks its own rules: that is the client's fault, not a 500."""
     with pytest.raises(InvalidRequest):
+        read_body(request(Stream(error=InvalidChunkSize(b"x")), None), LIMIT)
+
+
+@pytest.mark.parametrize("error", [NoMoreData(), ConnectionResetError()], ids=repr)
+def test_connection_that_ends_in_a_body_is_that_of_a_client_that_left(error: Exception) -> None:
+    """Nobody is there to be told of a bad request, and there was none."""
+    with pytest.raises(ClientGone):
         read_body(request(Stream(error=error), None), LIMIT)
 
 

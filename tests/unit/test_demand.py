@@ -1,5 +1,7 @@
 """Demand: what would be in progress if nothing were rejected."""
 
+from pathlib import Path
+
 import pytest
 
 from app.admission.demand import WINDOW_S, DemandMeter, Excess, Totals, excess
@@ -7,6 +9,7 @@ from app.admission.model_traffic import TrafficCounts
 from app.shared_memory.counters import InflightCounters
 from tests.docs import demand
 from tests.support.forks import Parent
+from tests.support.routed_router import RoutedRouter
 
 MODEL = 3
 
@@ -18,6 +21,19 @@ def counts() -> TrafficCounts:
     counts = TrafficCounts(parent.table, InflightCounters(parent.table))
     counts.attach(parent.slots.claim().slot)
     return counts
+
+
+def test_model_is_never_shown_over_the_cap(tmp_path: Path) -> None:
+    """A request counts for its model just before it waits or is rejected: whoever looks then sees one too many."""
+    with RoutedRouter(tmp_path, {"name": "m", "protocol": "simulated"}, MAX_CONCURRENCY="2") as local:
+        local.start_worker()
+        shared_id = local.registry.model_ids()["m"]
+        for _ in range(3):
+            local.router.traffic.inflight.add(shared_id)
+        (state,) = local.registry.model_states(cap=2)
+        assert (state.inflight, state.queued, state.demand) == (2, 0, 2)
+        for _ in range(3):
+            local.router.traffic.inflight.remove(shared_id)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import socket
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
-from typing import Any
+from typing import Any, cast
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import gevent
@@ -16,6 +16,7 @@ from gevent.event import Event
 from gevent.socket import wait_read
 
 from app import native
+from app.admission.model_limit import ModelLimit
 from app.api.exchange import ENVIRON_KEY, Exchange
 from app.api.outermost import with_exchange
 from app.errors import ClientGone, LimitReached, QueueTimeout
@@ -268,6 +269,32 @@ def test_exchange_without_a_permit_gives_none_back(stage: Stage) -> None:
         stage.call()
     assert stage.limiter.snapshot() == (1, 0)
     assert [(exchange.rejection, exchange.permit) for exchange in stage.ended] == [("limit_reached", None)]
+    held.release()
+
+
+@pytest.mark.parametrize("queue_size", [0, 1])
+def test_refused_request_leaves_its_model_at_once(queue_size: int, make_stage: Callable[..., Stage]) -> None:
+    """The model is not shown with a request over the cap for as long as a client takes to read its 429, and gets its
+    place back once."""
+    counted = [0]
+
+    class Limit:
+        def acquire(self) -> Callable[[], None]:
+            counted[0] += 1
+
+            def give_back() -> None:
+                counted[0] -= 1
+
+            return give_back
+
+    stage = make_stage(queue_size)
+    held = acquire(stage.limiter)
+    exchange = Exchange({})
+    with pytest.raises(LimitReached if queue_size == 0 else QueueTimeout):
+        exchange.admit(stage.limiter, 0.01, cast(ModelLimit, Limit()))
+    assert counted == [0]
+    exchange.release()
+    assert counted == [0]
     held.release()
 
 

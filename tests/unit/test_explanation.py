@@ -13,6 +13,7 @@ RECORD: dict[str, Any] = {
     "model": "llama",
     "asked_model": "llama",
     "fallback": None,
+    "full_fallbacks": 0,
     "status": 200,
     "error": None,
     "rejection": None,
@@ -118,6 +119,10 @@ EXPLAINED = [
         ),
     ),
     (
+        {"status": 499, "model": "", "asked_model": "", "queue_ms": 0.0},
+        "the client left: after 340 ms, before its request had come",
+    ),
+    (
         {"status": 499, "attempts": [tried(A, "503"), tried(B, "499")]},
         f"the client left: after 340 ms, {A} gave 503 after 12 ms, it was with {B} for 12 ms",
     ),
@@ -145,6 +150,25 @@ EXPLAINED = [
         (
             "the client left: after 340 ms, response_stalled: it took no more of its response for STALL_TIMEOUT_S, so "
             f"the router hung up, {A} gave 200 after 12 ms"
+        ),
+    ),
+    (
+        {"status": 503, "error": "no_endpoint", "total_ms": 1.0, "pool_size": 1, "full_fallbacks": 1},
+        (
+            "failed: no_endpoint (status 503) after 1 ms, no endpoint of llama could be chosen, 1 fallback was passed "
+            "over: as many requests as allowed were there"
+        ),
+    ),
+    (
+        {
+            "asked_model": "big",
+            "fallback": "status_5xx",
+            "full_fallbacks": 2,
+            "attempts": [tried(A, "500"), tried(B, "200")],
+        },
+        (
+            f"served: by {B}, in 340 ms, as a fallback, llama got it in place of big (status_5xx), 2 fallbacks were "
+            f"passed over: as many requests as allowed were there, {A} gave 500 after 12 ms"
         ),
     ),
     ({"status": 404}, "not served: the router serves no such request (status 404)"),

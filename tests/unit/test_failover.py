@@ -182,6 +182,7 @@ def test_a_fallback_that_is_full_changes_nothing(stage: Stage) -> None:
     with pytest.raises(NoEndpoint):
         failover.serve(stage.exchange, stage.models, stage.admit, full)
     assert (stage.exchange.model, stage.exchange.fallbacks, stage.places()) == ("a", (), (1, 1))
+    assert stage.exchange.full_fallbacks == 1, "so its record says why nobody took its place"
     leave()
 
 

@@ -156,17 +156,26 @@ def test_first_fallback_is_read_as_it_was(recorded: Recorded) -> None:
     assert (record.asked, record.fallback) == (0, "")
 
 
+@pytest.mark.parametrize(("passed_over", "kept"), [(0, 0), (1, 1), (15, 15), (16, 15), (99, 15)])
+def test_fallbacks_that_were_full_are_counted(passed_over: int, kept: int, recorded: Recorded) -> None:
+    """Beside the scope of a limit, whichever it is."""
+    for scope in ("router", "model", "tenant"):
+        overload = Overload(scope, 1, 1, 0, None)
+        record = recorded.record(exchange_of(overload=overload, full_fallbacks=passed_over))
+        assert (record.full_fallbacks, record.overload, record.attempts) == (kept, overload, [])
+
+
 def test_nothing_of_an_earlier_record_is_left(recorded: Recorded) -> None:
     """A record in the place of a fuller one has nothing of it."""
     full = exchange_of("f" * 100, overload=Overload("model", 5, 5, 5, 5), rejection="queue_full", error="queue_full")
     full.attempts.append(attempt_at(2, "503", [1 << BITS] * 8))
-    full.fallbacks = (("other", "llama", "no_endpoint"),)
+    full.fallbacks, full.full_fallbacks = (("other", "llama", "no_endpoint"),), 3
     for _ in range(RECORDS):
         recorded.recorder.record(full, 2.0)
     record = recorded.record(exchange_of("s"))
     assert (record.overload, record.error, record.rejection) == (None, "", "")
     assert (record.attempts, record.candidates, record.policy, record.pool_size) == ([], [], "", 0)
-    assert (record.asked, record.fallback) == (0, "")
+    assert (record.asked, record.fallback, record.full_fallbacks) == (0, "", 0)
     assert record.is_of("s")
 
 

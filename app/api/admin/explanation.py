@@ -84,6 +84,8 @@ def _failed(record: Mapping[str, Any]) -> Iterator[str]:
 def _left(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"after {_seconds(record['total_ms'])}"
     yield from _stalled(record)
+    if not record["model"]:  # a model is looked up when the body is there, or the beginning of a form
+        yield "before its request had come"
     waited = record["rejection"] is None and not record["attempts"] and record["queue_ms"] > 0
     if not waited or record["model_ms"]:
         yield from _way(record, record["attempts"])
@@ -138,7 +140,7 @@ def _limit(record: Mapping[str, Any]) -> str:
 
 
 def _way(record: Mapping[str, Any], attempts: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Yields how long it waited, that a fallback took it, and what these attempts met."""
+    """Yields how long it waited, what became of fallbacks, and what these attempts met."""
     if record["queue_ms"] >= 1:
         expected, waited = record["expected_wait_ms"], _seconds(record["queue_ms"])
         if record["ahead"] or expected is not None:
@@ -153,6 +155,9 @@ def _way(record: Mapping[str, Any], attempts: list[Mapping[str, Any]]) -> Iterat
 def _fallback(record: Mapping[str, Any]) -> Iterator[str]:
     if record["fallback"]:
         yield f"as a fallback, {record['model']} got it in place of {record['asked_model']} ({record['fallback']})"
+    full = record["full_fallbacks"]
+    if full:
+        yield f"{full} fallback{'s were' if full > 1 else ' was'} passed over: as many requests as allowed were there"
 
 
 def _attempts(attempts: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -116,6 +116,7 @@ def _shown(record: RequestRecord, slot: int, names: Mapping[int, str]) -> dict[s
         "model": _name(record.model, names),
         "asked_model": _name(record.asked or record.model, names),
         "fallback": record.fallback or None,
+        "full_fallbacks": record.full_fallbacks,
         "status": record.status,
         "outcome": "",
         "error": record.error or None,
