@@ -192,3 +192,34 @@ def test_routes_with_a_credential_that_can_not_be_read_are_refused(kept: Kept, f
     assert kept.router.registry.names() == ["m"]
     assert kept.router.router.models.store.stale[0] == 1
     assert f"authorization: Bearer {SECRET}\r\n" in kept.head()
+
+
+def test_other_endpoints_serve_where_one_lacks_its_credential(kept: Kept, file: Path, upstream: Upstream) -> None:
+    """A worker that could never read it leaves that endpoint out, and uses it once it can be read."""
+    later = file.with_name("later")
+    later.write_text("of-new-routes")
+    lacking = {"url": f"{upstream.url}/lacking", "credential_file": str(later)}
+    kept.router.publish(
+        kept.model(endpoints=[kept.endpoint, lacking]), {**kept.model(endpoints=[lacking]), "name": "n"}
+    )
+    later.unlink()  # before models are built of these routes
+    statuses = [kept.router.ask("POST", "/v1/chat/completions", f'{{"model": "{name}"}}').status for name in "mmmn"]
+    assert statuses == [200, 200, 200, 503]
+    assert {seen.headers["authorization"] for seen in upstream.seen} == {f"Bearer {SECRET}"}
+    later.write_text("of-new-routes")
+    kept.upkeep.run()
+    assert kept.router.ask("POST", "/v1/chat/completions", '{"model": "n"}').status == 200
+    assert upstream.seen[-1].headers["authorization"] == "Bearer of-new-routes"
+
+
+def test_no_request_waits_for_the_credential_of_an_endpoint_that_was_found(tmp_path: Path, file: Path) -> None:
+    """Such an endpoint is there: 503 at once, although requests may wait for the first one. /readyz says why."""
+    model = {"name": "m", "dns": "m.test:80", "no_endpoint_wait_s": 60, **QUIET}
+    with RoutedRouter(tmp_path, model, QUEUE_SIZE="5") as router:
+        router.publish({**model, "credential_file": str(file)})
+        file.unlink()
+        router.found("dns m.test:80", "http://10.0.0.1:80")
+        answer = router.ask("POST", "/v1/chat/completions", '{"model": "m"}')
+        assert (answer.status, "could not read the credential" in answer.body) == (503, True)
+        ready = router.ask("GET", "/readyz")
+        assert (ready.status, "could not read the credential" in ready.body) == (503, True)
