@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from ipaddress import ip_network
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from app.errors import SettingsError
 
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 SYMMETRIC = ("HS256", "HS384", "HS512")
+DIGESTS_OF_NOTHING = frozenset(sha256(text).hexdigest() for text in (b"", b"\n"))
+"""What a shell makes of a variable that is not set."""
 _NO_TENANT_HEADERS = ("authorization", "connection", "content-length", "content-type", "host", "x-api-key")
 _MAX_LEEWAY_S = 600
 _CLAIM = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}\Z"
@@ -147,9 +150,12 @@ def _networks(text: str) -> tuple[str, ...]:
 
 
 def _digests(text: str) -> tuple[str, ...]:
-    if not all(re.fullmatch("[0-9A-Fa-f]{64}", item) for item in items(text)):
-        raise ValueError("a digest, and not the key itself")
-    return tuple(item.lower() for item in items(text))
+    digests = tuple(item.lower() for item in items(text))
+    if not digests or not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
+        raise ValueError("a digest, and not the key itself")  # none at all would open the pages to everyone
+    if not DIGESTS_OF_NOTHING.isdisjoint(digests):
+        raise ValueError("that of an empty text is no key's: a bearer token may be empty")
+    return digests
 
 
 CONVERTERS: Mapping[str, Callable[[str], Any]] = {

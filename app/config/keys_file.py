@@ -5,7 +5,6 @@ text is, nothing else is raised. No message repeats a value or a key of the text
 where its digest belongs.
 """
 
-import hashlib
 import pathlib
 import re
 from datetime import date, datetime
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
+from app.config.auth_settings import DIGESTS_OF_NOTHING
 from app.config.keys_schema import MAX_TENANTS, Key, Keys
 from app.config.routes_file import check_values
 from app.config.routes_file.convert import is_stand_in, to_record
@@ -26,7 +26,6 @@ from app.config.text_file import read_text
 from app.errors import KeysError, RoutesError
 
 MAX_FILE_BYTES = 1 << 20
-_NOTHING = {hashlib.sha256(text).hexdigest() for text in (b"", b"\n")}
 _QUOTED = re.compile(r"'[^']{5,}'")
 """A part of the file in a parser's message. Shorter ones are single characters."""
 
@@ -119,7 +118,7 @@ def _check_rules(source: Source, keys: Keys) -> None:
         path = ("keys", index)
         if tenants and key.tenant not in tenants and not any(map(is_stand_in, tenants)):
             source.report((*path, "tenant"), "must be one of the tenants, as the file lists some")
-        if key.sha256.lower() in _NOTHING:
+        if key.sha256.lower() in DIGESTS_OF_NOTHING:
             source.report((*path, "sha256"), "is the digest of an empty text: it must be that of a key")
         if key.expires is not None and not _is_time(key.expires):
             source.report((*path, "expires"), "must be a time that exists, such as 2030-01-31T00:00:00Z")

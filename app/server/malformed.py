@@ -31,6 +31,27 @@ _STATUS: dict[type[Exception], HTTPStatus] = {
     errors.InvalidResponseHeader: HTTPStatus.INTERNAL_SERVER_ERROR,  # these two are the application's fault
     errors.InvalidResponseHeaderName: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
+_WORDS: dict[type[Exception], str] = {
+    errors.InvalidRequestLine: "the request line is not valid",
+    errors.InvalidRequestMethod: "the method is not valid",
+    errors.InvalidHTTPVersion: "the version of HTTP is not valid",
+    errors.InvalidHeader: "a header field is not valid",
+    errors.InvalidHeaderName: "the name of a header field is not valid",
+    errors.ObsoleteFolding: "a header field is folded over several lines",
+    errors.UnsupportedTransferCoding: "no transfer coding but chunked is supported",
+    errors.ExpectationFailed: "no expectation but 100-continue can be met",
+    errors.InvalidProxyLine: "the PROXY line is not valid",
+}
+"""What is said of gunicorn's errors whose own text repeats what the client sent. That may be a key or a password at a
+wrong place, and the log has more readers than the client."""
+_NAMED = frozenset(
+    (
+        *("accept", "authorization", "connection", "content-length", "content-type", "cookie", "host", "origin"),
+        *("transfer-encoding", "user-agent", "x-api-key", "x-request-id"),
+    )
+)
+"""The header fields whose names are shown. What else stands where a name should may be anything."""
+_BARE_LF = "bare LF as line terminator"
 _TO_ANTHROPIC = re.compile(rb"[A-Z]+ (?:https?://[^/ ]*)?/v1/messages[/? ]", re.IGNORECASE)
 _ORIGIN = re.compile(rb"\r\norigin:[ \t]*([\x21-\x7e]+)", re.IGNORECASE)
 
@@ -53,10 +74,15 @@ def status_of(error: Exception) -> HTTPStatus:
 
 
 def detail_of(status: HTTPStatus, error: Exception) -> str:
-    """Returns the detail for the client."""
+    """Returns the detail for the client and the log. Of the request it repeats well-known names of fields only."""
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         return "the router failed; see its log"
-    return f"{problem.phrase(status)}: {error}"
+    words = _WORDS.get(type(error))
+    if words is None:  # it says what is wrong in words of its own
+        return f"{problem.phrase(status)}: {error}"
+    place = str(getattr(error, "hdr", getattr(error, "req", "")))
+    shown = f": {place}" if place == _BARE_LF or place.lower() in _NAMED else ""
+    return f"{problem.phrase(status)}: {words}{shown}"
 
 
 def response(

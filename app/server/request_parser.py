@@ -37,7 +37,7 @@ class InvalidTarget(errors.ParseException):
 
 
 class InvalidHost(errors.InvalidHeader):
-    """Host is missing, or is no host."""
+    """Host is missing, or is no host. The text does not repeat it either."""
 
     def __str__(self) -> str:
         return str(self.hdr)
@@ -140,7 +140,7 @@ class StrictRequest(message.Request):
             if self.version >= (1, 1):
                 raise InvalidHost("there is no Host header field", req=self)
         elif not is_host(host):
-            raise InvalidHost(f"Host is not a host: {host!r}", req=self)
+            raise InvalidHost("Host is not a host", req=self)
 
     def _join_cookies(self) -> None:
         cookies = [value for name, value in self.headers if name == "COOKIE"]

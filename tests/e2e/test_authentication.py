@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.clients import CHAT, Crowd, chat
+from tests.support.clients import CHAT, Crowd, chat, read_to_end
 from tests.support.credentials import AUDIENCE, ISSUER, Issuer, KeySetServer, bearer, digest_of, key, write_keys
 from tests.support.gate import Gate
 from tests.support.router import Router, until
@@ -120,6 +120,42 @@ def test_body_without_a_key_is_never_taken_for_a_request(
         sock.sendall(head + sent)
         received = b"".join(iter(lambda: sock.recv(65536), b""))
     assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"401"]
+
+
+LINE, FIELDS, KEY = b"GET /v1/models HTTP/1.1", b"Host: x\r\nConnection: close\r\n", b"ir-SECRET"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        LINE + b"\r\n" + FIELDS + b"Authorization Bearer " + KEY,
+        LINE + b"\r\n" + FIELDS + b"Authorization: Bearer " + KEY + b"\1",
+        LINE + b"\r\n" + FIELDS + b"Authorization : " + KEY,
+        LINE + b"\r\n" + FIELDS + b"Authorization: Bearer\r\n " + KEY,
+        LINE + b"\r\n" + FIELDS + b"Bearer " + KEY + b": x",
+        LINE + b"\r\n" + FIELDS + KEY,
+        LINE + b"\r\n" + FIELDS + KEY + b":\r\n x",
+        LINE + b"\r\n" + FIELDS + b"Content-Length: " + KEY,
+        LINE + b"\r\n" + FIELDS + b"Transfer-Encoding: " + KEY,
+        LINE + b"\r\n" + FIELDS + b"Expect: " + KEY,
+        LINE + b"\r\nHost: u:" + KEY + b"@x",
+        KEY + b"/ /v1/models HTTP/1.1\r\n" + FIELDS,
+        LINE.replace(b"models", b"models?key=" + KEY + b"\1") + b"\r\n" + FIELDS,
+        LINE.replace(b"models", b"models?key=" + KEY + b"#x") + b"\r\n" + FIELDS,
+        LINE.replace(b"/v1", b"http://u:" + KEY + b"@x/v1") + b"\r\n" + FIELDS,
+        LINE.replace(b"HTTP/1.1", KEY) + b"\r\n" + FIELDS,
+    ],
+)
+def test_key_in_a_malformed_head_is_shown_to_nobody(shared_keyed: Router, head: bytes) -> None:
+    """Wherever a client puts it by mistake, neither the log nor the response repeats it."""
+    before = shared_keyed.log()
+    with socket.create_connection(("127.0.0.1", shared_keyed.port), timeout=20) as sock:
+        sock.sendall(head + b"\r\n\r\n")
+        response = read_to_end(sock)
+    assert response.split(b" ", 2)[1] in {b"400", b"417", b"501"}
+    until(lambda: shared_keyed.log().count("\n") > before.count("\n"), "it is logged")
+    assert b"SECRET" not in response
+    assert "SECRET" not in shared_keyed.log().removeprefix(before)
 
 
 def test_key_is_that_of_its_request_only(shared_keyed: Router) -> None:

@@ -50,3 +50,13 @@ def test_name_that_may_be_a_strangers_is_refused(host: str) -> None:
     AdminAccess("9090", needs_key=True).check(request)  # a page of a stranger's has no key
     with pytest.raises(falcon.HTTPNotFound):
         AdminAccess("9091", needs_key=True).check(request)
+
+
+@pytest.mark.parametrize("origin", ["http://[x", "null", "://", "", "localhost", "http://localhost.evil.example"])
+def test_page_of_another_origin_changes_nothing_whatever_it_is_called(origin: str) -> None:
+    """An Origin that is no URL is a 403 too, and no error of the router's."""
+    sent = {"Content-Type": falcon.MEDIA_JSON, "Origin": origin}
+    access = AdminAccess("9090", needs_key=False)
+    with pytest.raises(falcon.HTTPForbidden):
+        access.check_change(create_req(host="localhost", port=9090, headers=sent))
+    access.check_change(create_req(host="localhost", port=9090, headers={**sent, "Origin": "http://localhost:9090"}))

@@ -1,5 +1,6 @@
 """Settings: what every variable takes and refuses, and that no message ever holds a password."""
 
+import hashlib
 import re
 
 import msgspec
@@ -581,3 +582,17 @@ def test_no_refusal_repeats_what_may_be_a_key(variable: str, text: str) -> None:
     message = refusal(**{variable: text})
     assert message.startswith(f"{variable}=")
     assert "SECRET" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (",", "a digest"),
+        (" , ,", "a digest"),
+        (hashlib.sha256(b"").hexdigest(), "an empty text"),
+        ("ab" * 32 + "," + hashlib.sha256(b"\n").hexdigest().upper(), "an empty text"),
+    ],
+)
+def test_key_of_operators_is_a_key(text: str, said: str) -> None:
+    """What a shell makes of variables that are not set, lists and digests of nothing, must open nothing."""
+    assert said in refusal(ADMIN_KEY_SHA256=text)
