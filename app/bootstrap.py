@@ -129,7 +129,8 @@ def _build_parts(
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
     tls, admin = listener_tls(settings), _admin_api(settings, limiter, models, ring)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth, tls)
-    live = LiveFeed(metrics, read_state, LiveFacts(admin, drain).read)
+    read_load = partial(read_state, of_endpoints=False)  # their reports say more than the gauges do
+    live = LiveFeed(metrics, read_load, LiveFacts(admin, drain).read, models.endpoints.all)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -239,6 +240,8 @@ def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
     registry: ModelRegistry,
     auth: Auth | None = None,
     tls: TlsContext | None = None,
+    *,
+    of_endpoints: bool = True,
 ) -> SharedState:
     """What the gauges say now. `tls` is that of the listener."""
     inflight, queued = limiter.snapshot()
@@ -249,7 +252,7 @@ def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
         workers=slots.live_workers(),
         metric_files_in_memory=metric_files.total(),
         permits_reclaimed=slots.permits_reclaimed(),
-        endpoints=tuple(registry.endpoint_states()),
+        endpoints=tuple(registry.endpoint_states()) if of_endpoints else (),
         models=tuple(registry.model_states(limiter.limit)),
         discovered={key: len(urls) for key, urls in registry.found().items()},
         waiting=dict(registry.waiting()),

@@ -26,7 +26,7 @@ class Feed:
 
     def __init__(self, metrics: Metrics) -> None:
         self.made = 0
-        self.live = LiveFeed(metrics, self._read, lambda _: {"endpoints": []})
+        self.live = LiveFeed(metrics, self._read, lambda _: {}, tuple)
 
     def _read(self) -> SharedState:
         self.made += 1
