@@ -142,9 +142,8 @@ def test_endpoints_that_do_not_change_are_told_once(
     """The first event has all, the later ones those that changed, and one after a reload all again."""
     busy, model = serve(), {"name": "m", "health_check": {"interval_s": 0}}
     urls = [f"http://127.0.0.1:{port}" for port in range(1, 101)]
-    router, admin = start_admin(
-        ROUTES_FILE=routes({**model, "endpoints": urls}, {**model, "name": "b", "endpoints": [busy.url]})
-    )
+    idle, used = {**model, "endpoints": urls}, {**model, "name": "b", "endpoints": [busy.url]}
+    router, admin = start_admin(ROUTES_FILE=routes(idle, used))
     with watch(admin) as events:
         first = next(events)
         assert first["endpoints_complete"]
@@ -154,7 +153,7 @@ def test_endpoints_that_do_not_change_are_told_once(
         found = until_shown(events, lambda event: event["endpoints"])
         assert not found["endpoints_complete"]
         assert [each["url"] for each in found["endpoints"]] == [busy.url]
-        routes({**model, "name": "b", "endpoints": [busy.url]})
+        routes(used)
         found = until_shown(events, lambda event: event["endpoints_complete"])
         assert [each["url"] for each in found["endpoints"]] == [busy.url]
 

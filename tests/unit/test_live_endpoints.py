@@ -42,8 +42,9 @@ def report(url: str, **members: Any) -> EndpointReport:
 
 def busy(**rates: float) -> EndpointRates:
     """The rates where only these endpoints get requests: so many a second, none of which fails."""
-    of_url = {f"http://{name}": {"requests_per_s": rate, "failures_per_s": 0.0} for name, rate in rates.items()}
-    return EndpointRates(KNOWN.idle, of_url)
+    return EndpointRates(
+        KNOWN.idle, {f"http://{name}": {**KNOWN.idle, "requests_per_s": rates[name]} for name in rates}
+    )
 
 
 class Looks:

@@ -44,7 +44,6 @@ class LiveFeed:
         self._metrics = metrics
         self._read_state = read_state
         self.facts = facts
-        self._reports = reports
         self._stops: Callable[[], bool] = lambda: False
         self._watchers = 0
         self._produces = False
@@ -87,7 +86,7 @@ class LiveFeed:
             self._watchers -= 1
 
     def _produce(self) -> None:
-        figures, self._endpoints = LiveFigures(), LiveEndpoints(self._reports)
+        figures = LiveFigures()
         try:
             while self._watchers and not self._stops():
                 state, now = self._read_state(), time.monotonic()
