@@ -4,7 +4,7 @@
 module does no work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -129,8 +129,7 @@ def _build_parts(
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
     tls, admin = listener_tls(settings), _admin_api(settings, limiter, models, ring)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth, tls)
-    read_load = partial(read_state, of_endpoints=False)  # their reports say more than the gauges do
-    live = LiveFeed(metrics, read_load, LiveFacts(admin, drain).read, models.endpoints.all)
+    live = _live_feed(metrics, read_state, admin, drain)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -177,6 +176,11 @@ def _metrics(directory: MetricsDirectory, slots: Slots, metric_files: MetricFile
 def _admin_api(settings: Settings, limiter: Limiter, models: Models, ring: RequestRing) -> AdminApi:
     records = RequestRecords(ring, models.registry)
     return AdminApi(access_to(settings), settings, models.registry, models.store, limiter, models.endpoints, records)
+
+
+def _live_feed(metrics: Metrics, read_state: Callable[..., SharedState], admin: AdminApi, drain: Drain) -> LiveFeed:
+    # Without the endpoints of the gauges: the reports of the admin API say more.
+    return LiveFeed(metrics, partial(read_state, of_endpoints=False), LiveFacts(admin, drain).read, admin.endpoints.all)
 
 
 def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
