@@ -4,7 +4,7 @@
 module does no work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -137,7 +137,7 @@ def _build_parts(
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
     tls, admin = listener_tls(settings), _admin_api(settings, limiter, models, ring)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth, tls, models.store)
-    live = LiveFeed(metrics, read_state, LiveFacts(admin, drain).read)
+    live = _live_feed(metrics, read_state, admin, drain)
     return Router(
         settings=settings,
         script_name=environ.get("SCRIPT_NAME", ""),
@@ -184,6 +184,11 @@ def _metrics(directory: MetricsDirectory, slots: Slots, metric_files: MetricFile
 def _admin_api(settings: Settings, limiter: Limiter, models: Models, ring: RequestRing) -> AdminApi:
     records = RequestRecords(ring, models.registry)
     return AdminApi(access_to(settings), settings, models.registry, models.store, limiter, models.endpoints, records)
+
+
+def _live_feed(metrics: Metrics, read_state: Callable[..., SharedState], admin: AdminApi, drain: Drain) -> LiveFeed:
+    # Without the endpoints of the gauges: the reports of the admin API say more.
+    return LiveFeed(metrics, partial(read_state, of_endpoints=False), LiveFacts(admin, drain).read, admin.endpoints.all)
 
 
 def _dispatcher(  # noqa: PLR0913, PLR0917  # the parts of a request's path
@@ -250,6 +255,8 @@ def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
     auth: Auth | None = None,
     tls: TlsContext | None = None,
     routes: RouteStore | None = None,
+    *,
+    of_endpoints: bool = True,
 ) -> SharedState:
     """What the gauges say now. `tls` is that of the listener."""
     inflight, queued = limiter.snapshot()
@@ -261,7 +268,7 @@ def shared_state(  # noqa: PLR0913, PLR0917  # what the gauges are read from
         workers=slots.live_workers(),
         metric_files_in_memory=metric_files.total(),
         permits_reclaimed=slots.permits_reclaimed(),
-        endpoints=tuple(registry.endpoint_states()),
+        endpoints=tuple(registry.endpoint_states()) if of_endpoints else (),
         models=tuple(registry.model_states(limiter.limit)),
         discovered={key: len(urls) for key, urls in registry.found().items()},
         waiting=dict(registry.waiting()),

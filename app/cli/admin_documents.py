@@ -1,5 +1,6 @@
 """What the commands read of the admin API's documents, so that a response of something else is an error in words."""
 
+from datetime import datetime
 from typing import NotRequired, TypedDict
 
 
@@ -115,8 +116,9 @@ class LiveEvent(TypedDict):
     rejections_per_s: NotRequired[float | None]
     failures_per_s: NotRequired[float | None]
     times_s: NotRequired[dict[str, dict[str, float] | None] | None]
-    time: NotRequired[str | None]
+    time: NotRequired[datetime]
     pod: NotRequired[str | None]
     workers: NotRequired[int | None]
     models: NotRequired[list[LiveModel]]
     endpoints: NotRequired[list[EndpointDocument]]
+    endpoints_complete: NotRequired[bool]

@@ -1,6 +1,7 @@
 """`top`: the figures of a running router, once a second, in the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -24,7 +25,7 @@ def command(count: int | None, admin: Admin, as_json: bool) -> None:
 
     In a terminal it fills the screen; elsewhere, as in a pipe, it prints one picture after the other.
     """
-    events = islice(admin.events("/admin/live", LiveEvent), count)
+    events = islice(whole(admin.events("/admin/live", LiveEvent)), count)
     try:
         if as_json:
             for event in events:
@@ -33,6 +34,29 @@ def command(count: int | None, admin: Admin, as_json: bool) -> None:
             _show(events)
     except KeyboardInterrupt:
         pass  # the way to end it
+
+
+def whole(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields the events, each with all endpoints: they may have only those that have changed since the one before.
+
+    What an endpoint has that runs, as the age of an error, is made later by the time that has passed since.
+    """
+    known: dict[str, tuple[dict[str, Any], float]] = {}
+    for event in events:
+        at = datetime.fromisoformat(event["time"]).timestamp() if "time" in event else 0.0
+        if event.get("endpoints_complete", True):
+            known.clear()
+        known.update((one["url"], (one, at)) for one in event.get("endpoints", ()))
+        yield {**event, "endpoints_complete": True, "endpoints": [_later(one, at - of) for one, of in known.values()]}
+
+
+def _later(endpoint: dict[str, Any], passed_s: float) -> dict[str, Any]:
+    until_s, error = endpoint.get("until_s"), endpoint.get("last_error")
+    if passed_s and until_s is not None:
+        endpoint = {**endpoint, "until_s": max(0.0, until_s - passed_s)}
+    if passed_s and error is not None:
+        endpoint = {**endpoint, "last_error": {**error, "age_s": error.get("age_s", 0.0) + passed_s}}
+    return endpoint
 
 
 def _show(events: Iterator[dict[str, Any]]) -> None:

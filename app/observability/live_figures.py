@@ -45,11 +45,11 @@ _BOUNDS = dict(_HISTOGRAMS.values())
 
 @dataclass(slots=True)
 class Counted:
-    """What was counted of one model, of one endpoint, or of all requests, ever."""
+    """What was counted of one model, or of all requests, ever."""
 
     requests: float = 0.0
     failures: float = 0.0
-    """Responses with a status of 500 or more; of an endpoint, also attempts that got no response."""
+    """Responses with a status of 500 or more."""
     rejections: float = 0.0
     times: "dict[str, array[float]]" = field(default_factory=dict)
     """How many requests are in each bucket, by what was timed. The last bucket has no bound."""
@@ -64,6 +64,21 @@ class Counted:
 
 
 _NOTHING = Counted()
+_NONE = 0.0, 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRates:
+    """The rates of all endpoints. Those that are idle have none of their own."""
+
+    idle: dict[str, float | None] = field(default_factory=dict)
+    """The rates of an endpoint of which nothing was counted: 0, or None while none are known."""
+    busy: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Those of the others, by URL."""
+
+    def of(self, url: str) -> dict[str, float | None]:
+        """Returns the rates of an endpoint."""
+        return self.busy.get(url, self.idle)
 
 
 @dataclass(slots=True)
@@ -74,7 +89,8 @@ class Reading:
     """In seconds of a monotonic clock."""
     total: Counted = field(default_factory=Counted)
     models: dict[str, Counted] = field(default_factory=dict)
-    endpoints: dict[str, Counted] = field(default_factory=dict)
+    endpoints: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Attempts with each endpoint, and those among them that failed: with such a status, or without a response."""
 
 
 def read(metrics: Metrics, state: SharedState, now: float) -> Reading:
@@ -82,7 +98,10 @@ def read(metrics: Metrics, state: SharedState, now: float) -> Reading:
     reading = Reading(now)
     for family, labels, numbers in metrics.totals(*_FAMILIES):
         if family is ENDPOINT_REQUESTS:
-            _add_responses(reading.endpoints.setdefault(labels["endpoint"], Counted()), labels["code"], numbers)
+            requests, failures = reading.endpoints.get(labels["endpoint"], _NONE)
+            number = sum(numbers.values())
+            failed = number if _is_failure(labels["code"]) else 0.0
+            reading.endpoints[labels["endpoint"]] = requests + number, failures + failed
         elif family is REJECTED:
             reading.total.rejections += sum(numbers.values())
         else:
@@ -100,8 +119,12 @@ def read(metrics: Metrics, state: SharedState, now: float) -> Reading:
 def _add_responses(counted: Counted, code: str, numbers: Mapping[Sample, float]) -> None:
     number = sum(numbers.values())
     counted.requests += number
-    if not code.isdigit() or int(code) >= 500:
+    if _is_failure(code):
         counted.failures += number
+
+
+def _is_failure(code: str) -> bool:
+    return not code.isdigit() or int(code) >= 500
 
 
 class LiveFigures:
@@ -139,9 +162,17 @@ class LiveFigures:
         rejections = self._rate(before.rejections, now.rejections)
         return {**self._rates(before, now), "rejections_per_s": rejections, "times_s": times}
 
-    def of_endpoint(self, url: str) -> dict[str, Any]:
-        """Returns the rates of an endpoint, which has no times of its own."""
-        return self._rates(self._before.endpoints.get(url, _NOTHING), self._now.endpoints.get(url, _NOTHING))
+    def of_endpoints(self) -> EndpointRates:
+        """Returns the rates of the endpoints, which have no times of their own."""
+        before = self._before.endpoints
+        return EndpointRates(
+            self._rates(_NOTHING, _NOTHING),
+            {
+                url: self._rates(Counted(*was), Counted(*now))
+                for url, now in self._now.endpoints.items()
+                if now != (was := before.get(url, _NONE))
+            },
+        )
 
     def _aged(self, seconds: float) -> Reading:
         """Returns the newest reading that is as old, within half a second, or else the oldest."""
@@ -149,7 +180,7 @@ class LiveFigures:
         at = bisect_right(self._readings, wanted, hi=len(self._readings) - 1, key=lambda reading: reading.at)
         return self._readings[max(0, at - 1)]
 
-    def _rates(self, before: Counted, now: Counted) -> dict[str, Any]:
+    def _rates(self, before: Counted, now: Counted) -> dict[str, float | None]:
         return {
             "requests_per_s": self._rate(before.requests, now.requests),
             "failures_per_s": self._rate(before.failures, now.failures),

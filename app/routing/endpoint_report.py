@@ -15,7 +15,7 @@ from app.routing.registry import ModelRegistry
 
 
 class EndpointReport(NamedTuple):
-    """One endpoint, over all workers."""
+    """One endpoint, over all workers. Times are points in time: two reports are equal if nothing has happened."""
 
     id: int
     """That of the counters: the URL keeps it while it is served."""
@@ -24,12 +24,25 @@ class EndpointReport(NamedTuple):
     state: str
     """`draining`, `ejected`, `unhealthy`, `backing_off`, `unknown` or `healthy`: the first that holds."""
     why: str | None
-    until_s: float | None
-    """Seconds until the state ends by itself, None where that is not known."""
+    until_ms: int
+    """When the state ends by itself, by the monotonic clock; 0 where that is not known."""
     inflight: int
     load: dict[str, Any] | None
     """What the endpoint has reported of itself, where a `least_load` model uses it."""
     last_error: LastError | None
+
+
+class _Place(NamedTuple):
+    """What the routes say of an endpoint."""
+
+    id: int
+    url: str
+    names: list[str]
+    """Of its models."""
+    pairs: list[tuple[str, int]]
+    """The names again, each with the index of the back-off."""
+    by_load: route_schema.Model | None
+    """The first of its models that uses its load."""
 
 
 class EndpointReports:
@@ -39,11 +52,20 @@ class EndpointReports:
         self._registry = registry
         self._shared = shared
         self._drain = drain
+        self._routes: route_schema.Routes | None = None
+        self._places: list[_Place] = []
+        """Those of `_routes`."""
 
     def all(self) -> Iterator[EndpointReport]:
         """Yields every endpoint once, in the order of the routes."""
+        routes = self._registry.routes
+        if routes is not self._routes:
+            self._places, self._routes = list(self._places_in(routes)), routes
+        return map(self._report, self._places)
+
+    def _places_in(self, routes: route_schema.Routes) -> Iterator[_Place]:
         models: dict[str, list[route_schema.Model]] = {}
-        for model in self._registry.routes.models:
+        for model in routes.models:
             for version in model.versions:
                 for endpoint in version.endpoints:
                     of_url = models.setdefault(endpoint.url, [])
@@ -51,7 +73,10 @@ class EndpointReports:
                         of_url.append(model)
         ids = self._registry.model_ids()
         for endpoint, shared_id, _ in self._registry.checks():
-            yield self._report(endpoint.url, shared_id, models[endpoint.url], ids)
+            own = models[endpoint.url]
+            pairs = [(model.name, pair(shared_id, ids[model.name])) for model in own]
+            by_load = next((model for model in own if model.balancing == "least_load"), None)
+            yield _Place(shared_id, endpoint.url, [model.name for model in own], pairs, by_load)
 
     def set_draining(self, shared_id: int, *, draining: bool) -> EndpointReport | None:
         """Begin or end the drain of the endpoint with this id. Returns its report, None if no endpoint has the id."""
@@ -63,28 +88,26 @@ class EndpointReports:
                 return next((after for after in self.all() if after.id == shared_id), None)
         return None
 
-    def _report(
-        self, url: str, shared_id: int, models: list[route_schema.Model], model_ids: dict[str, int]
-    ) -> EndpointReport:
-        shared = self._shared
-        state, why, until_ms = self._state(shared_id, models, model_ids)
+    def _report(self, place: _Place) -> EndpointReport:
+        shared, shared_id = self._shared, place.id
+        state, why, until_ms = self._state(shared_id, place.pairs)
         return EndpointReport(
             shared_id,
-            url,
-            [model.name for model in models],
+            place.url,
+            place.names,
             state,
             why,
-            max(0, until_ms - now_ms()) / 1000 if until_ms else None,
+            until_ms,
             shared.counters.total(shared_id),
-            self._load(shared_id, models),
+            None if place.by_load is None else self._load(shared_id, place.by_load),
             shared.last_errors.of(shared_id),
         )
 
     def _state(  # noqa: PLR0911  # one for each state
-        self, shared_id: int, models: list[route_schema.Model], model_ids: dict[str, int]
+        self, shared_id: int, pairs: list[tuple[str, int]]
     ) -> tuple[str, str | None, int]:
         """Returns the state, why it is that, and when it ends (ms of the monotonic clock, 0: not by itself)."""
-        health, now = self._shared.health, now_ms()
+        health, now, back_off_until_ms = self._shared.health, now_ms(), self._shared.back_offs.until_ms
         if health.is_draining(shared_id):
             return "draining", "an operator keeps new requests away; those in progress finish", 0
         if health.is_ejected(shared_id, now):
@@ -93,11 +116,7 @@ class EndpointReports:
             return "ejected", "it failed too often", health.unavailable_until(shared_id)
         if health.is_unhealthy(shared_id):
             return "unhealthy", "its health checks fail", 0
-        backing_off = {
-            model.name: until
-            for model in models
-            if (until := self._shared.back_offs.until_ms[pair(shared_id, model_ids[model.name])]) > now
-        }
+        backing_off = {name: until for name, at in pairs if (until := back_off_until_ms[at]) > now}
         if backing_off:
             why = f"it refused requests of {', '.join(backing_off)}, and gets more only where no other is available"
             return "backing_off", why, max(backing_off.values())
@@ -105,11 +124,8 @@ class EndpointReports:
             return "unknown", "neither a health check nor a request has succeeded yet", 0
         return "healthy", None, 0
 
-    def _load(self, shared_id: int, models: list[route_schema.Model]) -> dict[str, Any] | None:
-        by_load = [model for model in models if model.balancing == "least_load"]
-        if not by_load:
-            return None
-        found = self._shared.loads.read(shared_id, now_ms(), stale_ms(by_load[0]))
+    def _load(self, shared_id: int, model: route_schema.Model) -> dict[str, Any]:
+        found = self._shared.loads.read(shared_id, now_ms(), stale_ms(model))
         return {
             "waiting": found.waiting / UNIT,
             "others": found.others / UNIT,

@@ -21,7 +21,8 @@ class LastError(NamedTuple):
     """What went wrong last."""
 
     text: str
-    age_s: float
+    at_ms: int
+    """When, by the monotonic clock."""
 
 
 class LastErrors:
@@ -31,6 +32,12 @@ class LastErrors:
         self._lock = table.lock
         self._words = table.array("endpoint_last_errors")
         self._bytes = self._words.cast("B")
+        self._read: dict[int, LastError] = {}
+        """By id: what was read, as long as the entry has the same time. Old errors are read again and again.
+
+        An error that follows within the same millisecond has the same time. So what is read within that millisecond is
+        not kept: whatever is recorded later has another time.
+        """
 
     def record(self, shared_id: int, text: str) -> None:
         """Keep this error. The id belongs to the endpoint: an attempt counts under it, or the caller has looked."""
@@ -46,12 +53,22 @@ class LastErrors:
     def of(self, shared_id: int) -> LastError | None:
         """Returns the last error of the endpoint with this id, None if there was none."""
         at = shared_id * _WORDS
-        if not self._words[at]:  # as with most: a word is read at once, and no lock is worth to see it a moment later
+        when = self._words[at]
+        if not when:  # as with most: a word is read at once, and no lock is worth to see it a moment later
             return None
+        known = self._read.get(shared_id)
+        if known is not None and known.at_ms == when:
+            return known
         with self._lock:
             when, length = self._words[at], self._words[at + 1]
             content = bytes(self._bytes[(at + 2) * 8 : (at + 2) * 8 + length])
-        return LastError(content.decode(errors="replace"), max(0, now_ms() - when) / 1000) if when else None
+            may_be_kept = now_ms() > when
+        if not when:
+            return None
+        found = LastError(content.decode(errors="replace"), when)
+        if may_be_kept:
+            self._read[shared_id] = found
+        return found
 
     def reset(self, shared_id: int) -> None:
         """Forget the error of the endpoint that had this id. The lock is held."""

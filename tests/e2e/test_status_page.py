@@ -276,12 +276,37 @@ def test_accessibility(
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def feed(page: "Page", **figures: Any) -> None:
-    """Open the page, fed by the test."""
-    event = f"data: {json.dumps({**EMPTY, **figures})}\n\n"
-    page.route("**/admin/live", lambda route: route.fulfill(content_type="text/event-stream", body=event))
+def feed(page: "Page", *more: dict[str, Any], **figures: Any) -> None:
+    """Open the page, fed by the test: an event with these figures, and one for each of `more`."""
+    events = "".join(f"data: {json.dumps({**EMPTY, **each})}\n\n" for each in (figures, *more))
+    page.route("**/admin/live", lambda route: route.fulfill(content_type="text/event-stream", body=events))
     page.goto(ADMIN_URL)
     page.wait_for_selector("#link.live")
+
+
+def test_endpoints_that_an_event_leaves_out_are_as_before(
+    plain: Router, new_context: Callable[..., "BrowserContext"], complaints: list[str]
+) -> None:
+    """They stay in the table and are counted; a time that runs goes on. An event with all has those that are left."""
+    a, b, c = ({**ENDPOINT, "url": f"http://{name}", "models": ["m"], "last_error": None} for name in "abc")
+    out = {**b, "state": "ejected", "why": "it failed too often", "until_s": 30.0}
+    out["last_error"] = {"text": "refused", "age_s": 10.0}
+    first = {"time": "2026-01-01T00:00:00.000+00:00", "endpoints": [a, out, c], "endpoints_complete": True}
+    later = {"time": "2026-01-01T00:00:05.000+00:00", "endpoints_complete": False}
+    page = new_context().new_page()
+    feed(page, {**later, "endpoints": [{**c, "inflight": 7}]}, **first)
+    table = page.locator("#endpoints")
+    page.wait_for_function("document.querySelector('#endpoints').innerText.includes('for 25 s more')")
+    text = table.inner_text()
+    assert "15 s ago: refused" in text
+    assert "2 of 3 in use" in text
+    rows = [row.split("\t") for row in table.locator("tbody tr").all_inner_texts()]
+    assert [row[0].partition("\n")[0] for row in rows] == ["http://b", "http://a", "http://c"]
+    assert rows[2][2] == "7"
+    page.unroute("**/admin/live")
+    feed(page, {**later, "endpoints": [a], "endpoints_complete": True}, **first)
+    page.wait_for_function("document.querySelector('#endpoints').innerText.includes('1 of 1 in use')")
+    assert not complaints
 
 
 def test_phone_and_keyboard(plain: Router, new_context: Callable[..., "BrowserContext"], complaints: list[str]) -> None:

@@ -107,6 +107,6 @@ def application_over(router: Router, registry: ModelRegistry) -> WSGIApplication
         timeout_s,
         token_metrics=router.metrics.token_metrics,
     )
-    live = LiveFeed(router.metrics, read_state, router.live.facts)
+    live = LiveFeed(router.metrics, read_state, router.live.facts, router.models.endpoints.all)
     authenticator = router.auth.authenticator
     return create_app(settings, dispatcher, router.metrics, read_state, None, router.admin, live, authenticator)

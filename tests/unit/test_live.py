@@ -26,7 +26,7 @@ class Feed:
 
     def __init__(self, metrics: Metrics) -> None:
         self.made = 0
-        self.live = LiveFeed(metrics, self._read, lambda _: {"endpoints": []})
+        self.live = LiveFeed(metrics, self._read, lambda _: {}, tuple)
 
     def _read(self) -> SharedState:
         self.made += 1
@@ -79,12 +79,14 @@ def test_nothing_is_read_while_nobody_watches(feed: Feed) -> None:
 
 
 def test_watcher_that_hangs_skips_events(feed: Feed) -> None:
-    """Nothing is kept for a watcher that does not read: its next event is the newest one."""
+    """Nothing is kept for a watcher that does not read: its next event is the newest one, with all endpoints."""
     hung, reads = feed.watch(), feed.watch()
     first = next(hung)
     seen = [next(reads) for _ in range(6)]
     assert seen[0] is first
-    assert next(hung) is seen[-1]
+    late, newest = (json.loads(event.removeprefix(b"data: ")) for event in (next(hung), seen[-1]))
+    assert (late.pop("endpoints_complete"), newest.pop("endpoints_complete")) == (True, False)
+    assert late == newest
 
 
 def test_events_end_when_the_worker_stops(feed: Feed) -> None:

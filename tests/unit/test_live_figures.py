@@ -21,7 +21,7 @@ def reading(
     if times:
         total.times["in_model"] = array("d", bytes(8 * (len(SECONDS) + 1)))
         total.add_times("in_model", {bound: float(times.count(bound)) for bound in set(times)})
-    return Reading(at, total, {"m": total}, {"http://a": total})
+    return Reading(at, total, {"m": total}, {"http://a": (requests, failures)})
 
 
 def figures(*readings: Reading) -> LiveFigures:
@@ -100,8 +100,18 @@ def test_models_and_endpoints_that_appear_count_from_nothing() -> None:
     found = figures(Reading(0), reading(2, 6, times=(1.0,)))
     assert found.of_model("m")["requests_per_s"] == 3
     assert found.of_model("m")["times_s"]["in_model"]["p50"] <= 1
-    assert found.of_endpoint("http://a") == {"requests_per_s": 3, "failures_per_s": 0}
-    assert found.of_endpoint("http://b") == {"requests_per_s": 0, "failures_per_s": 0}
+    rates = found.of_endpoints()
+    assert rates.of("http://a") == {"requests_per_s": 3, "failures_per_s": 0}
+    assert rates.of("http://b") == {"requests_per_s": 0, "failures_per_s": 0}
+
+
+def test_idle_endpoints_have_no_rates_of_their_own() -> None:
+    """Whoever looks at hundreds of endpoints looks at those only of which something was counted lately."""
+    found = figures(reading(0, 5), *(Reading(float(at), endpoints={"http://a": (6.0, 1.0)}) for at in range(1, 11)))
+    assert found.of_endpoints().busy == {"http://a": {"requests_per_s": 0.1, "failures_per_s": 0.1}}
+    found.add(Reading(11.0, endpoints={"http://a": (6.0, 1.0)}))
+    assert found.of_endpoints().busy == {}
+    assert figures(reading(0, 5)).of_endpoints().of("http://a")["requests_per_s"] is None
 
 
 def test_readings_do_not_pile_up() -> None:

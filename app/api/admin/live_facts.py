@@ -1,4 +1,4 @@
-"""What a live event says that is not counted: the router, its endpoints, and the latest rejections in words."""
+"""What a live event says that is not counted: the router, and the latest rejections in words."""
 
 import time
 from importlib import metadata
@@ -6,7 +6,7 @@ from typing import Any
 
 from app.api.admin.explanation import explanation_of
 from app.api.admin.records_query import Wanted
-from app.api.admin.resources import AdminApi, endpoint_shown
+from app.api.admin.resources import AdminApi
 from app.compiled import form
 from app.observability.metrics import SharedState
 from app.shared_memory.drain import Drain
@@ -39,7 +39,6 @@ class LiveFacts:
             "expected_wait_ms": limiter.expected_wait_ms(state.queued) if full else 0,
             "draining": self._drain.begun,
             "routes": {"generation": api.registry.generation, "stale": bool(api.store.stale[0])},
-            "endpoints": [endpoint_shown(report) for report in api.endpoints.all()],
             "rejections": self._latest_rejections(sum(model.rejected for model in state.models)),
         }
 

@@ -15,6 +15,7 @@ from app.api.exchange import ENVIRON_KEY
 from app.config import route_schema
 from app.config.settings import Settings
 from app.config.shown_settings import shown_settings
+from app.native import now_ms
 from app.routing.endpoint_report import EndpointReport, EndpointReports
 from app.routing.registry import ModelRegistry
 from app.routing.route_store import RouteStore
@@ -109,7 +110,8 @@ class EndpointsResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._api.access.check(req)
-        _respond(resp, {"endpoints": [endpoint_shown(report) for report in self._api.endpoints.all()]})
+        now = now_ms()
+        _respond(resp, {"endpoints": [endpoint_shown(report, now) for report in self._api.endpoints.all()]})
 
     on_head = on_get
 
@@ -126,15 +128,23 @@ class EndpointsResource:
             raise falcon.HTTPNotFound(description=f"no endpoint that is served has the id {shared_id}")
         event = "endpoint drains" if draining else "endpoint is in use again"
         _log.warning(event, endpoint=report.url, client=req.remote_addr, request_id=req.env[ENVIRON_KEY].request_id)
-        _respond(resp, endpoint_shown(report))
+        _respond(resp, endpoint_shown(report, now_ms()))
 
 
-def endpoint_shown(report: EndpointReport) -> dict[str, Any]:
-    """Returns an endpoint as it is shown."""
-    shown = report._asdict()
-    if report.last_error is not None:
-        shown["last_error"] = report.last_error._asdict()
-    return shown
+def endpoint_shown(report: EndpointReport, now: int) -> dict[str, Any]:
+    """Returns an endpoint as it is shown. `now` is in ms of the monotonic clock."""
+    error = report.last_error
+    return {
+        "id": report.id,
+        "url": report.url,
+        "models": report.models,
+        "state": report.state,
+        "why": report.why,
+        "until_s": max(0, report.until_ms - now) / 1000 if report.until_ms else None,
+        "inflight": report.inflight,
+        "load": report.load,
+        "last_error": error and {"text": error.text, "age_s": max(0, now - error.at_ms) / 1000},
+    }
 
 
 class QueueResource:
