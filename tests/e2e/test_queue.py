@@ -12,7 +12,7 @@ from tests.support.clients import Crowd, raw_request
 from tests.support.gate import Gate
 from tests.support.router import Router, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 Start = Callable[..., Router]
 
@@ -40,7 +40,7 @@ def test_served_in_order_of_arrival_whichever_worker_holds_them(start_gated: Sta
 
 def test_full_queue_and_late_waiter_are_refused_with_their_reason(start_gated: Start, gate: Gate) -> None:
     """queue_full at once, queue_timeout after the wait, both with a computed Retry-After, neither in the model."""
-    router = start_gated(MAX_CONCURRENCY=1, QUEUE_SIZE=2, QUEUE_TIMEOUT_MS=1500)
+    router = start_gated(MAX_CONCURRENCY=1, QUEUE_SIZE=2, QUEUE_TIMEOUT_MS=3000)
     first = Crowd(lambda _: router.infer().status_code).send(1)
     gate.wait_inside(1)
     waiting = Crowd(lambda _: router.infer()).send(2)
@@ -109,6 +109,7 @@ def test_dead_workers_waiters_give_way_to_the_living(start_gated: Start, gate: G
     assert (metrics["router_inflight_requests"], metrics["router_queued_requests"]) == (0, 0)
 
 
+@pytest.mark.alone
 def test_probes_answer_while_the_cap_and_the_queue_are_full_and_many_more_ask(start_gated: Start, gate: Gate) -> None:
     """Every probe and scrape answers 200 while ten times as many clients as may be served are being refused."""
     router = start_gated(MAX_CONCURRENCY=2, QUEUE_SIZE=2, QUEUE_TIMEOUT_MS=60_000, ACCESS_LOG="off")

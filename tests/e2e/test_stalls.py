@@ -13,7 +13,7 @@ import requests
 from tests.support.clients import read_to_end, readable
 from tests.support.router import Router, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 Start = Callable[..., Router]
 
@@ -59,6 +59,7 @@ def test_client_that_does_not_read_loses_its_permit(start: Start) -> None:
         sock.close()
 
 
+@pytest.mark.alone
 def test_client_that_reads_slowly_is_served_to_the_end(start: Start) -> None:
     """It is progress that counts, not the whole: an answer may take longer than STALL_TIMEOUT_S."""
     router = start(SIMULATED_LATENCY_MS=1, STALL_TIMEOUT_S=1, MAX_BODY_BYTES=20_000_000)
@@ -149,7 +150,7 @@ def test_client_that_left_after_an_early_byte_is_noticed(start: Start) -> None:
 
 def test_pipelined_request_is_no_disconnect(start: Start) -> None:
     """A second request that arrives while the first is served is answered after it."""
-    router = start(MAX_CONCURRENCY=1, SIMULATED_LATENCY_MS=700)
+    router = start(MAX_CONCURRENCY=1, SIMULATED_LATENCY_MS=2000)
     first = b'POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{"prompt":"x"}'
     with connect(router, first) as sock:
         until(lambda: router.metrics()["router_inflight_requests"] == 1, "the first is being served")

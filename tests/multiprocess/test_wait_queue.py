@@ -20,6 +20,7 @@ from app.errors import ClientGone, QueueFull
 from tests.support.forks import Barrier, KernelCount, Parent, acquire, die_at
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 @given(st.lists(st.tuples(st.sampled_from("agre"), st.integers(0, 7)), max_size=300))
 def test_queue_behaves_as_a_list_does(steps: list[tuple[str, int]]) -> None:

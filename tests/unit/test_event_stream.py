@@ -45,6 +45,7 @@ def test_pieces_of_any_length_count_the_same(transcript: Transcript, line_end: b
         assert counts(*(whole[at : at + size] for at in range(0, len(whole), size))) == expected(transcript)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(sorted(ALL)), st.lists(st.integers(0, 4000)), st.sampled_from([b"\n", b"\r\n"]))
 def test_stream_cut_anywhere_counts_the_same(name: str, cuts: list[int], line_end: bytes) -> None:
@@ -140,6 +141,7 @@ def test_data_on_several_lines_is_one_event() -> None:
     assert counts(lines) == (0, TokenUsage(1, 2), True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1000, 65536])
 def test_endless_event_takes_bounded_memory(size: int) -> None:
     """64 MiB without a blank line: a constant is kept."""

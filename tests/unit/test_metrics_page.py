@@ -139,6 +139,7 @@ texts = st.text(max_size=20)
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(texts, st.tuples(numbers, numbers), max_size=5), texts, texts)
 @example({"%%s\\": (float("nan"), -0.0)}, "%", "\\n\r\u2028")
 @effort(max_examples=60, deadline=None)

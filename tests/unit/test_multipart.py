@@ -245,6 +245,7 @@ def forms(draw: st.DrawFn) -> bytes:
     return body
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(forms(), st.integers(1, 30))
 @example(MODEL + MODEL.replace(b"\r\n", b"\n") + END, 5)

@@ -225,6 +225,7 @@ def test_what_is_no_request_is_passed_over() -> None:
         read_log([])
 
 
+@pytest.mark.slow
 def test_stopped_clock_is_exact_and_goes_on_afterwards() -> None:
     """Both functions return what was set, compiled or not, and the machine's time again after that."""
     before = now_ms()

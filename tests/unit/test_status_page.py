@@ -31,9 +31,8 @@ def test_page_is_small_and_loads_nothing() -> None:
 def test_page_is_packaged() -> None:
     """It is in the wheel and in the source distribution, as is every file beside the modules that they read."""
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    found = {str(file.relative_to(ROOT / "app")) for file in (ROOT / "app").rglob("*.html")}
-    folders = {package: package.removeprefix("app.").replace(".", "/") for package in data}
-    assert found == {f"{folders[package]}/{name}" for package, names in data.items() for name in names}
+    found = {str(file.relative_to(ROOT)) for file in (ROOT / "app").rglob("*.html")}
+    assert found == {f"{package.replace('.', '/')}/{name}" for package, names in data.items() for name in names}
     assert "*.html" in (ROOT / "MANIFEST.in").read_text()
 
 

@@ -530,7 +530,6 @@ def test_body_of_an_error_is_not_waited_for_as_a_first_token() -> None:
     assert "within 0.5 s" in failure(script, UpstreamTimeout, timeouts=limits(idle_s=0.5))
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 103 E\r\n\r\n"], ids=["head", "interim responses"])
 def test_head_that_drips_has_no_longer_for_the_first_byte(piece: bytes) -> None:
     """What comes before the body does not start `first_byte_s` again, and `idle_s` does not replace it."""
