@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from app.cli.completions import model_name
 from app.cli.load import Bounds, Measured, Target, run, target
 from app.cli.output import INTERRUPTED, console, json_option, moves_cursor, print_json, print_table
 from app.cli.quantiles import histogram, quantile
@@ -41,7 +42,7 @@ class _Seconds(click.FloatRange):
 )
 @click.option("--connections", type=click.IntRange(1, 10_000), default=10, show_default=True, help="At the same time.")
 @click.option("--path", default=_CHAT, show_default=True, help="Path of the request.")
-@click.option("--model", help="The model to ask for.")
+@click.option("--model", shell_complete=model_name, help="The model to ask for.")
 @click.option("--prompt", default="Hello", show_default=True)
 @click.option("--stream/--no-stream", default=False, help="Whether the response is asked for as a stream of events.")
 @click.option("--body", type=click.File("rb"), help="A file with the body to send, in place of the last three.")

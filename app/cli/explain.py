@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import click
 
+from app.cli import completions
 from app.cli.admin import Admin, admin_option
 from app.cli.admin_documents import RecordDocument
 from app.cli.output import json_option, print_json, print_table, shown
@@ -13,7 +14,7 @@ _TIMES = (("queue_ms", "in the queue"), ("model_ms", "in the model"), ("total_ms
 
 
 @click.command
-@click.argument("request_id")
+@click.argument("request_id", shell_complete=completions.request_id)
 @admin_option
 @json_option
 def command(request_id: str, admin: Admin, as_json: bool) -> None:

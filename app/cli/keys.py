@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from app.cli.completions import model_name
 from app.cli.output import json_option, print_json
 from app.config.keys_file import parse_keys
 from app.config.keys_schema import TENANT_PATTERN, TENANT_RULE
@@ -28,7 +29,13 @@ def command() -> None:
 @command.command("new")
 @click.option("--tenant", required=True, help="Whose key it is.")
 @click.option("--id", "key_id", help="Name of the key, as logs show it. Default: the tenant's and a number.")
-@click.option("--model", "models", multiple=True, help="A model that it is for; repeatable. Default: all.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=model_name,
+    help="A model that it is for; repeatable. Default: all.",
+)
 @click.option("--expires", metavar="TIME", help="A date or a time, such as 2030-01-31 or 2030-01-31T12:00:00Z.")
 @click.option("--days", type=click.IntRange(1, 36_500), help="In place of --expires: days from now.")
 @click.option("--format", "form", type=click.Choice(["toml", "yaml"]), default="toml", show_default=True)
