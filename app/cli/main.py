@@ -98,7 +98,7 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 def cli(context: click.Context) -> None:
     """An inference router with one exact concurrency cap. Settings come from the environment.
 
-    Exit codes: 0 it is as it should be, 1 it is not, 2 the command was called wrongly, 130 it was interrupted.
+    Exit codes: 0 it is as it should be, 1 it is not or can't be had, 2 the command was called wrongly, 130 Ctrl-C.
     """
     _log_to_stderr()
     if context.obj is None:
