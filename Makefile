@@ -30,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: run observe test test-compiled test-quick lint type format docs screenshots bench bench-quick peers fuzz pins
-.PHONY: clean help dev prometheus wrk golang chromium
+.PHONY: clean help dev prometheus wrk golang chromium shells
 
 # Recipes `exec` what runs long: it is make's own child then, so Ctrl-C and SIGTERM reach it and nothing else.
 
@@ -39,7 +39,7 @@ run: $(VENV)/.run $(COMPILED)/.made  ## serve on 0.0.0.0:8080, compiled; setting
 	@export PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR); $(BIN)/python -P -m app --version && exec $(BIN)/gunicorn -c gunicorn.conf.py
 
 # The checks without tests, and what the tests wait for, share the cores. Each prints what it has to say when it ends.
-test: dev prometheus chromium  ## every check: linters, types, layering, and all tests, of the compiled form too
+test: dev prometheus chromium shells  ## every check: linters, types, layering, and all tests, of the compiled form too
 	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target lint type collected $(COMPILED)/.made
 	@$(BIN)/python -m pytest $(AT_ONCE) -m "not alone"
 	@$(BIN)/python -m pytest -m alone
@@ -170,6 +170,11 @@ chromium: $(VENV)/.made
 	[ -e "$$home/$(AXE)" ] || { command -v npm >/dev/null && echo "fetching $(AXE)" && mkdir -p "$$home" && cd "$$home" && \
 	npm pack --silent $(AXE) >/dev/null && tar -xzf $(subst @,-,$(AXE)).tgz && mv $(subst @,-,$(AXE)).tgz $(AXE); } || \
 	echo 'make: without axe-core from npm the accessibility of the status page is not tested' >&2
+
+# Their completion is tested in each of them that there is.
+shells:
+	@for shell in zsh fish; do command -v $$shell >/dev/null || ( $(call apt_install,$$shell) ) || \
+	echo "make: without $$shell its completion is not tested" >&2; done
 
 golang:
 	@command -v go >/dev/null || { $(call apt_install,golang-go); }

@@ -14,7 +14,7 @@ from typing import Any
 import falcon
 import msgspec
 
-from app.api import error_responses, own_paths
+from app.api import error_responses, openapi_examples, own_paths
 from app.api.own_paths import ABOUT_BODIES, OwnPath
 from app.api.path_access import Needs, needs
 from app.config.settings import Settings
@@ -35,12 +35,19 @@ from app.protocols.interfaces import ErrorBody, Kind, Operation
 _Document = dict[str, Any]
 _OF_ACCESS = (Unauthorized, AuthenticationUnavailable, ModelNotAllowed)
 _OF_ROUTER = "the router"
+_OF_ADMIN_LISTENER = "the admin listener"
 _ANY: _Document = {"*/*": {}}
+_FILE: _Document = {"description": "Passed on as it comes.", "contentMediaType": "application/octet-stream"}
 _OVERLOAD = Overload("router", limit=1, in_flight=1, expected_wait_ms=1)._asdict()
 """What a 429 says of the limit that was met."""
 _OF_OVERLOAD: dict[str, _Document] = {
     "limit_scope": {"enum": list(LIMIT_SCOPES)},
     "expected_wait_ms": {"type": ["integer", "null"]},
+}
+_TAGS = {
+    _OF_ROUTER: "The router responds by itself.",
+    _OF_ADMIN_LISTENER: "At the address of ADMIN_BIND, and nowhere else.",
+    **{each.title: "The request goes to a model server, and its response comes back as it is." for each in PROTOCOLS},
 }
 _INDEX = "A JSON object, or nothing at all."
 
@@ -68,6 +75,7 @@ def document(settings: Settings) -> _Document:
         if accepted:
             described["security"] = accepted
         paths.setdefault(_shown(template), {})[method.lower()] = described
+    used = {tag for path in paths.values() for described in path.values() for tag in described["tags"]}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -76,6 +84,7 @@ def document(settings: Settings) -> _Document:
             "description": "One exact limit of concurrent inference requests in front of model servers. Models can "
             "have further paths, which their routes list and this document does not.",
         },
+        "tags": [{"name": name, "description": about} for name, about in _TAGS.items() if name in used],
         "paths": paths,
         "components": {
             "schemas": {
@@ -130,7 +139,7 @@ def _operations(settings: Settings) -> Iterator[tuple[str, str, _Document]]:
 def _operation(title: str, error_body: ErrorBody, operation: Operation, template: str, settings: Settings) -> _Document:
     described: _Document = {
         "operationId": _id(operation.method, template),
-        "summary": f"{operation.method} {template}, of {title}.",
+        "summary": openapi_examples.summary_of(template) or f"{operation.method} {template}, of {title}.",
         "tags": [title],
         "parameters": _parameters(template),
     }
@@ -141,10 +150,8 @@ def _operation(title: str, error_body: ErrorBody, operation: Operation, template
         errors.remove(ResponseNotFound)
     possible = (*_errors_of_access(template, settings), *((ModelNotAllowed,) if settings.authenticates else ()))
     errors = [error for error in errors if error not in _OF_ACCESS or error in possible]
-    if operation.route == infer.ROUTE:
-        success = {"application/json": {"schema": {"$ref": "#/components/schemas/InferResponse"}}}
-    else:
-        success = _ANY
+    made_here = {"$ref": "#/components/schemas/InferResponse"} if operation.route == infer.ROUTE else None
+    success = openapi_examples.success(template, made_here)
     described["responses"] = {
         "200": {"description": "What the model server returns.", "content": success},
         **_error_responses(operation.error_body or error_body, errors, (), passed=operation.route != infer.ROUTE),
@@ -169,7 +176,7 @@ def _own_operations(paths: Iterable[OwnPath], settings: Settings) -> Iterator[tu
             described: _Document = {
                 "operationId": _id(method, own.template),
                 "summary": own.summary,
-                "tags": [_OF_ROUTER],
+                "tags": [_OF_ADMIN_LISTENER if own in own_paths.OF_ADMIN_LISTENER else _OF_ROUTER],
                 "parameters": _parameters(own.template, own.query),
                 "responses": {
                     "200": {"description": own.summary, **content},
@@ -189,7 +196,7 @@ def _request_content(operation: Operation, template: str) -> _Document:
     members: dict[str, _Document] = {}
     required: list[str] = []
     if operation.kind is Kind.FORM:
-        members, required = {"model": {"type": "string"}}, ["model"]
+        members, required = {"model": {"type": "string"}, "file": _FILE}, ["model"]
     elif template == infer.ROUTE:
         members, required = {"model": {"type": ["string", "null"]}, "prompt": {"type": "string"}}, ["prompt"]
     elif template.startswith("/v2/models/"):
@@ -197,11 +204,15 @@ def _request_content(operation: Operation, template: str) -> _Document:
             members, required = {"inputs": {"type": "array"}}, ["inputs"]
     else:
         members = {"model": {"type": ["string", "null"]}, **{name: {} for name in openai.PATHS.get(template, ())}}
+        if openapi_examples.streams_on_demand(template):
+            members["stream"] = {"description": "Whether the response is a stream of events."}
     schema: _Document = {"type": "object", "properties": members, "required": required}
+    example = openapi_examples.EXAMPLES.get(template)
+    as_json: _Document = {"schema": schema, **({"example": example.request} if example else {})}
     if template.endswith("/infer") and template != infer.ROUTE:
         binary = {"schema": {"type": "string", "format": "binary"}}
-        return {"application/json": {"schema": schema}, "application/octet-stream": binary}
-    return {"multipart/form-data" if operation.kind is Kind.FORM else "application/json": {"schema": schema}}
+        return {"application/json": as_json, "application/octet-stream": binary}
+    return {"multipart/form-data": {"schema": schema}} if operation.kind is Kind.FORM else {"application/json": as_json}
 
 
 def _error_responses(
@@ -283,4 +294,4 @@ def _parameters(template: str, query: Iterable[tuple[str, str]] = ()) -> list[_D
 
 
 def _id(method: str, template: str) -> str:
-    return "_".join((method.lower(), *re.findall(r"\w+", _shown(template))))
+    return "_".join((method.lower(), *(re.findall(r"\w+", _shown(template)) or ["root"])))

@@ -36,12 +36,18 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class Admin:
     """The admin API at one address."""
 
-    def __init__(self, url: str, key: str = "") -> None:
+    def __init__(self, url: str, key: str = "", timeout_s: float | None = None) -> None:
         """`key` is sent as a bearer token, if there is one."""
         self.url = url.rstrip("/")
+        self._key = key
+        self._timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         # Not through a proxy that the environment names: the admin listener is near.
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects).open
+
+    def within(self, timeout_s: float) -> "Admin":
+        """Returns the same with another timeout."""
+        return Admin(self.url, self._key, timeout_s)
 
     def get(self, path: str, kind: Any) -> Any:
         """Returns the document at this path, as it came. Raises ClickException, also if it is not of this kind."""
@@ -70,7 +76,7 @@ class Admin:
     def _document(self, method: str, path: str, kind: Any) -> Any:
         with self._request(method, path) as response:
             try:
-                return _decoded(_read(response), self.url + path, kind)
+                return _decoded(_read(response, self._timeout_s), self.url + path, kind)
             except (OSError, HTTPException) as error:
                 raise click.ClickException(f"{self.url}{path}: the response broke off: {shown(error)}") from error
 
@@ -80,10 +86,12 @@ class Admin:
         data = b"{}" if posts else None
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310  # checked
         try:
-            return self._open(request, timeout=TIMEOUT_S)
+            return self._open(request, timeout=self._timeout_s)
         except urllib.error.HTTPError as error:
             with error:
-                raise click.ClickException(f"{self.url}{path}: {error.code} {_detail(error)}") from error
+                raise click.ClickException(
+                    f"{self.url}{path}: {error.code} {_detail(error, self._timeout_s)}"
+                ) from error
         except (OSError, HTTPException) as error:
             reason = shown(str(getattr(error, "reason", error)).strip())[:_MOST_SHOWN]
             raise click.ClickException(
@@ -97,13 +105,17 @@ def admin_option(function: F) -> F:
     return click.option(
         "--admin",
         metavar="URL",
-        callback=_admin_at,
+        callback=_given,
         help=f"The router's admin listener. Default: {URL_VARIABLE}, or ADMIN_BIND of the environment.",
     )(function)
 
 
-def _admin_at(context: click.Context, _: click.Parameter, given: str | None) -> Admin:
-    environ: Mapping[str, str] = context.obj or {}
+def _given(context: click.Context, _: click.Parameter, given: str | None) -> Admin:
+    return admin_at(context.obj or {}, given)
+
+
+def admin_at(environ: Mapping[str, str], given: str | None) -> Admin:
+    """Returns the admin API at the URL that is given, or else where the environment says. Raises UsageError."""
     url = (given or environ.get(URL_VARIABLE, "").strip() or url_of(_bind(environ))).rstrip("/")
     try:
         check_url(url)
@@ -123,9 +135,9 @@ def _bind(environ: Mapping[str, str]) -> str:
     return next((bind for bind in given if bind), str(defaults["bind"]))
 
 
-def _read(response: Any) -> bytes:
+def _read(response: Any, timeout_s: float) -> bytes:
     """Returns the body. Raises OSError if it takes too long in all, however steadily its bytes come."""
-    until = time.monotonic() + TIMEOUT_S
+    until = time.monotonic() + timeout_s
     body = bytearray()
     while piece := response.read1(_PIECE):
         body += piece
@@ -151,11 +163,11 @@ def _not_a_router(url: str, why: str) -> click.ClickException:
     return click.ClickException(f"{url}: this is no response of a router's admin API: {why}")
 
 
-def _detail(error: urllib.error.HTTPError) -> str:
+def _detail(error: urllib.error.HTTPError, timeout_s: float) -> str:
     """Returns what an error response says, as far as it comes."""
     text = None
     try:
-        body = _read(error)
+        body = _read(error, timeout_s)
         problem = msgspec.json.decode(body)
         text = problem.get("detail") or problem.get("title")
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):

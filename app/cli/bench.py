@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from app.cli.completions import model_name
 from app.cli.load import Bounds, Measured, Target, run, target
 from app.cli.output import INTERRUPTED, console, json_option, moves_cursor, print_json, print_table
 from app.cli.quantiles import histogram, quantile
@@ -30,28 +31,46 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
-@click.command
+@click.command(epilog="Exits with 0, with 1 if no request to one of the servers succeeded, or 130 at Ctrl-C.")
 @click.argument("url")
 @click.option("--direct", metavar="URL", help="A model server behind the router: prints how the two compare.")
-@click.option("--requests", type=click.IntRange(min=1), help="End after so many requests to each server.")
+@click.option("--requests", type=click.IntRange(min=1), metavar="N", help="End after so many requests to each server.")
 @click.option(
     "--duration",
     type=_Seconds(min=0, min_open=True, max=86_400),
+    metavar="SECONDS",
     help=f"End after so many seconds for each server. Default: {_DEFAULT_S:g}, without --requests.",
 )
-@click.option("--connections", type=click.IntRange(1, 10_000), default=10, show_default=True, help="At the same time.")
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="At the same time.",
+)
 @click.option("--path", default=_CHAT, show_default=True, help="Path of the request.")
-@click.option("--model", help="The model to ask for.")
-@click.option("--prompt", default="Hello", show_default=True)
+@click.option("--model", shell_complete=model_name, help="The model to ask for.")
+@click.option("--prompt", default="Hello", show_default=True, help="What it is asked.")
 @click.option("--stream/--no-stream", default=False, help="Whether the response is asked for as a stream of events.")
-@click.option("--body", type=click.File("rb"), help="A file with the body to send, in place of the last three.")
+@click.option(
+    "--body", type=click.File("rb"), help="A file with the body to send, in place of --model, --prompt and --stream."
+)
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header to send; repeatable.")
-@click.option("--timeout", "timeout_s", type=_Seconds(0.1, 3600), default=60.0, show_default=True)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=_Seconds(0.1, 3600),
+    metavar="SECONDS",
+    default=60.0,
+    show_default=True,
+    help="For each step of a request.",
+)
 @json_option
 def command(url: str, direct: str | None, as_json: bool, **options: Any) -> None:
     """Send requests to URL and show how long they took: to the end, and to the first token.
 
-    Ctrl-C ends it early, with the figures until then. Exits with 1 if no request to one of the servers succeeded.
+    Ctrl-C ends it early, with the figures until then.
     """
     body = options["body"].read() if options["body"] else _body(options)
     headers = tuple(_header(text) for text in options["headers"])

@@ -10,15 +10,15 @@ from app.cli.output import json_option, print_json, print_table, shown
 from app.config.shown_settings import shown_settings
 
 
-@click.command
+@click.command(epilog="Exits with 0 if a router could start so, or 1 if anything is wrong.")
 @click.option("--routes", type=click.Path(dir_okay=False, path_type=Path), help="In place of ROUTES_FILE and BACKENDS.")
 @json_option
 @click.pass_context
 def command(context: click.Context, routes: Path | None, as_json: bool) -> None:
     """Check settings and routes, and show what would be used.
 
-    Tells everything that is wrong, routes with file and line. Exits with 1 if there is anything. Warns of settings and
-    members that have no effect. Shows no secret.
+    Tells everything that is wrong, routes with file and line. Warns of settings and members that have no effect. Shows
+    no secret.
     """
     environ = dict(context.obj)
     if routes is not None:

@@ -5,15 +5,16 @@ from urllib.parse import quote
 
 import click
 
+from app.cli import completions
 from app.cli.admin import Admin, admin_option
 from app.cli.admin_documents import RecordDocument
-from app.cli.output import json_option, print_json, print_table, shown
+from app.cli.output import NO_ROUTER, json_option, print_json, print_table, shown
 
 _TIMES = (("queue_ms", "in the queue"), ("model_ms", "in the model"), ("total_ms", "in all"))
 
 
-@click.command
-@click.argument("request_id")
+@click.command(epilog=f"Exits with 0, or {NO_ROUTER}, as it does if it has no record of the request.")
+@click.argument("request_id", shell_complete=completions.request_id)
 @admin_option
 @json_option
 def command(request_id: str, admin: Admin, as_json: bool) -> None:

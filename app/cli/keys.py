@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from app.cli.completions import model_name
 from app.cli.output import json_option, print_json
 from app.config.keys_file import parse_keys
 from app.config.keys_schema import TENANT_PATTERN, TENANT_RULE
@@ -25,13 +26,21 @@ def command() -> None:
     """Make API keys. The file that KEYS_FILE names has the SHA-256 of each and not the key."""
 
 
-@command.command("new")
+@command.command("new", epilog="Exits with 0, or 2 if no file may have such a key.")
 @click.option("--tenant", required=True, help="Whose key it is.")
 @click.option("--id", "key_id", help="Name of the key, as logs show it. Default: the tenant's and a number.")
-@click.option("--model", "models", multiple=True, help="A model that it is for; repeatable. Default: all.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    shell_complete=model_name,
+    help="A model that it is for; repeatable. Default: all.",
+)
 @click.option("--expires", metavar="TIME", help="A date or a time, such as 2030-01-31 or 2030-01-31T12:00:00Z.")
-@click.option("--days", type=click.IntRange(1, 36_500), help="In place of --expires: days from now.")
-@click.option("--format", "form", type=click.Choice(["toml", "yaml"]), default="toml", show_default=True)
+@click.option("--days", type=click.IntRange(1, 36_500), metavar="N", help="In place of --expires: days from now.")
+@click.option(
+    "--format", "form", type=click.Choice(["toml", "yaml"]), default="toml", show_default=True, help="Of the lines."
+)
 @json_option
 def new(as_json: bool, form: str, **options: Any) -> None:
     """Make a key and print it, this once. Add the lines below it to the file that KEYS_FILE names."""
@@ -45,7 +54,7 @@ def new(as_json: bool, form: str, **options: Any) -> None:
     click.echo(_toml(entry) if form == "toml" else _yaml(entry))
 
 
-@command.command("digest")
+@command.command("digest", epilog="Exits with 0, or 2 if there is no key.")
 @json_option
 def digest(as_json: bool) -> None:
     """Print the SHA-256 of the key on standard input, as KEYS_FILE has it. A line break at its end is left out."""

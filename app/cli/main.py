@@ -98,10 +98,11 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 def cli(context: click.Context) -> None:
     """An inference router with one exact concurrency cap. Settings come from the environment.
 
-    Exit codes: 0 it is as it should be, 1 it is not, 2 the command was called wrongly, 130 it was interrupted.
+    Exit codes: 0 it is as it should be, 1 it is not or can't be had, 2 the command was called wrongly, 130 Ctrl-C.
     """
     _log_to_stderr()
-    context.obj = dict(os.environ)  # here alone does the command line read it
+    if context.obj is None:
+        context.obj = dict(os.environ)
     if context.invoked_subcommand is None:
         click.echo(f"{version()}\n\n{context.get_help()}")
 
@@ -131,7 +132,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # the lines of a table are not in every character set
     code: Any = 1
     try:
-        cli(prog_name="inference-router")
+        cli(prog_name="inference-router", obj=dict(os.environ))  # for completions, which run no command
     except SystemExit as ended:
         code = ended.code
     except OSError as error:  # of the help, or of the line that says what is wrong

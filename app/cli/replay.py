@@ -15,13 +15,13 @@ from app.cli.simulation import Simulation
 _VARIABLES = {"cap": "MAX_CONCURRENCY", "queue_size": "QUEUE_SIZE", "queue_timeout_ms": "QUEUE_TIMEOUT_MS"}
 
 
-@click.command
+@click.command(epilog="Exits with 0, or 1 if nothing in the log can be replayed, or settings or routes are wrong.")
 @click.argument("log", type=click.File("rb"))
 @click.option("--routes", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="In place of ROUTES_FILE.")
-@click.option("--cap", type=click.IntRange(min=1), help="In place of MAX_CONCURRENCY.")
-@click.option("--queue-size", type=click.IntRange(min=0), help="In place of QUEUE_SIZE.")
-@click.option("--queue-timeout-ms", type=click.IntRange(min=1), help="In place of QUEUE_TIMEOUT_MS.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of all that is random.")
+@click.option("--cap", type=click.IntRange(min=1), metavar="N", help="In place of MAX_CONCURRENCY.")
+@click.option("--queue-size", type=click.IntRange(min=0), metavar="N", help="In place of QUEUE_SIZE.")
+@click.option("--queue-timeout-ms", type=click.IntRange(min=1), metavar="N", help="In place of QUEUE_TIMEOUT_MS.")
+@click.option("--seed", type=int, metavar="N", default=1, show_default=True, help="Of all that is random.")
 @json_option
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917  # the options

@@ -4,10 +4,10 @@ import click
 
 from app.cli.admin import Admin, admin_option
 from app.cli.admin_documents import RoutesDocument
-from app.cli.output import json_option, print_json, print_table, shown
+from app.cli.output import NO_ROUTER, json_option, print_json, print_table, shown
 
 
-@click.command
+@click.command(epilog=f"Exits with 0, or {NO_ROUTER}.")
 @admin_option
 @json_option
 def command(admin: Admin, as_json: bool) -> None:

@@ -11,7 +11,10 @@ import app
 _CONFIG = "gunicorn.conf.py"
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="Exits with 0 after it was told to end, by Ctrl-C too, with 1 if it can't start, or as gunicorn does.",
+)
 @click.option(
     "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="gunicorn's configuration."
 )

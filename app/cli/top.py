@@ -10,14 +10,16 @@ import click
 from app.cli import endpoints
 from app.cli.admin import Admin, admin_option
 from app.cli.admin_documents import LiveEvent
-from app.cli.output import console, json_option, moves_cursor, print_json_line, shown, table
+from app.cli.output import NO_ROUTER, console, json_option, moves_cursor, print_json_line, shown, table
 
 _TIMES = {"queue": "in the queue", "first_token": "to the first token", "in_model": "in the model"}
 _BAR = 40
 
 
-@click.command
-@click.option("--count", type=click.IntRange(1, 10**9), help="End after so many seconds. Default: at Ctrl-C.")
+@click.command(epilog=f"Exits with 0, also at Ctrl-C, or {NO_ROUTER}, or its stream ends.")
+@click.option(
+    "--count", type=click.IntRange(1, 10**9), metavar="N", help="End after so many seconds. Default: at Ctrl-C."
+)
 @admin_option
 @json_option
 def command(count: int | None, admin: Admin, as_json: bool) -> None:

@@ -45,7 +45,7 @@ from app.routing import (
 )
 from app.shared_memory import counters
 from app.upstream import dialer, pool, resolver, response_head
-from tests.docs import demand
+from tests.docs import command_tables, demand
 from tests.support.malformed import MALFORMED
 
 _MODULES = (metrics_module, auth_metrics, endpoint_gauges, model_gauges, route_metrics, tls_metrics, token_metrics)
@@ -63,6 +63,7 @@ DOCUMENTS = tuple(
         "docs/balancing.md",
         "docs/kubernetes.md",
         "docs/security.md",
+        "docs/cli.md",
     )
 )
 
@@ -267,6 +268,8 @@ PARTS: dict[str, Callable[[], list[str]]] = {
     "prompts": prompts,
     "fixed_values": fixed_values,
     "demand": demand_simulation,
+    "commands": lambda: _table("Command, Does, Exits with", command_tables.exits()),
+    "options": lambda: _table("Option, Means", command_tables.options()),
     **{name: partial(record_members, record) for name, record in RECORDS.items()},
 }
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
+from app.cli.main import COMMANDS
 from tests.support.command_line import COMMAND, Commands, environ_of
 from tests.support.router import ROOT, Router, free_port, until
 from tests.support.upstream import Reply, Seen, Upstream
@@ -269,9 +270,8 @@ def test_replay_of_the_routers_own_log_agrees_with_it(running: Running, run: Com
 
 def test_manual_shows_every_command() -> None:
     """None is left out. tests/docs runs those that it shows."""
-    shown = set(re.findall(r"^(?:\$ )?(?:\w+=\S+ )*inference-router (\w+)", MANUAL, re.MULTILINE))
-    listed = {name for name in re.findall(r"`(\w+)`", MANUAL.partition("## Serve")[0]) if name != "2"} - {"json"}
-    assert shown | {"completion"} == listed
+    shown = set(re.findall(r"inference-router (\w+)", "\n".join(re.findall(r"```\w+\n(.*?)```", MANUAL, re.DOTALL))))
+    assert shown == set(COMMANDS)
 
 
 def test_bash_completes_after_the_manuals_line(tmp_path: Path) -> None:

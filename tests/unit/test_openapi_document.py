@@ -10,6 +10,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from app.api import listed_paths, openapi
+from app.api.openapi_examples import EXAMPLES, MODEL
 from app.config.settings import load_settings
 from app.errors import Overload
 from tests.support.credentials import digest_of, key, write_keys
@@ -106,3 +107,72 @@ def test_what_a_rejection_says_of_its_limit_is_described() -> None:
             jsonschema.validate(overload._asdict(), {"properties": schema["properties"]})
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"limit_scope": "pod"}, {"properties": schema["properties"]})
+
+
+def content_of(template: str, method: str = "post") -> tuple[Any, Any]:
+    """What the document says of the request and of the successful response of an operation."""
+    operation = document()["paths"][template][method]
+    return operation["requestBody"]["content"], operation["responses"]["200"]["content"]
+
+
+@pytest.mark.parametrize("template", EXAMPLES)
+def test_examples_are_what_the_router_takes_and_gives(template: str, tmp_path: Path) -> None:
+    """Whoever copies the request gets a response that has every member of the example, and is of its type."""
+    asked, given = content_of(template)
+    request = asked["application/json"]["example"]
+    target = template.replace("{name}", MODEL)
+    with LocalRouter(tmp_path, MODEL_REF=MODEL, SIMULATED_LATENCY_MS="0", POD_NAME="router-0") as local:
+        if "application/json" in given:
+            response = local.ask("POST", target, json.dumps(request).encode())
+            assert (response.status, response.headers["content-type"].partition(";")[0]) == (200, "application/json")
+            has_members(json.loads(response.body), given["application/json"]["example"])
+        if "text/event-stream" in given:
+            streamed = request if template.endswith("_stream") else {**request, "stream": True}
+            response = local.ask("POST", target, json.dumps(streamed).encode())
+            assert (response.status, response.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+            assert events_of(given["text/event-stream"]["example"]) <= events_of(response.body)
+    assert ("stream" in asked["application/json"]["schema"]["properties"]) == (len(given.keys() - {"*/*"}) > 1)
+
+
+def has_members(found: Any, wanted: Any) -> None:
+    """Fail if a member of an object that is wanted is not in the one that was found."""
+    if isinstance(wanted, dict):
+        assert wanted.keys() <= found.keys()
+        for name, value in wanted.items():
+            has_members(found[name], value)
+    elif isinstance(wanted, list) and wanted:
+        has_members(found[0], wanted[0])
+    else:
+        assert isinstance(found, type(wanted)) or None in (found, wanted)
+
+
+def events_of(stream: str) -> set[str]:
+    """Names of events, and of the members of their data."""
+    lines = [line.partition(": ") for line in stream.splitlines() if line]
+    names = {value for name, _, value in lines if name == "event"}
+    data = [value for name, _, value in lines if name == "data"]
+    return (
+        names | {member for value in data if value != "[DONE]" for member in json.loads(value)} | {*data} & {"[DONE]"}
+    )
+
+
+def test_forms_are_described_as_forms() -> None:
+    """With the field that the router reads, and with a file."""
+    asked, _ = content_of("/v1/audio/transcriptions")
+    schema = asked["multipart/form-data"]["schema"]
+    assert (asked.keys(), schema["required"]) == ({"multipart/form-data"}, ["model"])
+    assert "contentMediaType" in schema["properties"]["file"]
+
+
+def test_paths_of_the_admin_listener_are_told_apart() -> None:
+    """The document has one list of paths for two addresses."""
+    described = document(ADMIN_BIND="h:9090")
+    tagged = {
+        path
+        for path, methods in described["paths"].items()
+        if "the admin listener" in methods["get" if "get" in methods else "post"]["tags"]
+    }
+    assert tagged == {path for path in described["paths"] if path == "/" or path.startswith("/admin/")}
+    assert {tag["name"] for tag in described["tags"]} == {
+        tag for m in described["paths"].values() for o in m.values() for tag in o["tags"]
+    }
