@@ -1,6 +1,6 @@
 """What is known of each endpoint, for the people who run the router: its state, why, until when, its loads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from app.config import route_schema
@@ -58,25 +58,13 @@ class EndpointReports:
 
     def all(self) -> Iterator[EndpointReport]:
         """Yields every endpoint once, in the order of the routes."""
-        routes = self._registry.routes
-        if routes is not self._routes:
-            self._places, self._routes = list(self._places_in(routes)), routes
+        registry = self._registry
+        while (routes := registry.routes) is not self._routes:
+            # Each of these is of the routes that are current when it is read, and others may be published in between.
+            ids, checks = registry.model_ids(), list(registry.checks())
+            if registry.routes is routes:
+                self._places, self._routes = list(_places_in(routes, ids, checks)), routes
         return map(self._report, self._places)
-
-    def _places_in(self, routes: route_schema.Routes) -> Iterator[_Place]:
-        models: dict[str, list[route_schema.Model]] = {}
-        for model in routes.models:
-            for version in model.versions:
-                for endpoint in version.endpoints:
-                    of_url = models.setdefault(endpoint.url, [])
-                    if model not in of_url:
-                        of_url.append(model)
-        ids = self._registry.model_ids()
-        for endpoint, shared_id, _ in self._registry.checks():
-            own = models[endpoint.url]
-            pairs = [(model.name, pair(shared_id, ids[model.name])) for model in own]
-            by_load = next((model for model in own if model.balancing == "least_load"), None)
-            yield _Place(shared_id, endpoint.url, [model.name for model in own], pairs, by_load)
 
     def set_draining(self, shared_id: int, *, draining: bool) -> EndpointReport | None:
         """Begin or end the drain of the endpoint with this id. Returns its report, None if no endpoint has the id."""
@@ -132,3 +120,22 @@ class EndpointReports:
             "cache": found.cache / UNIT,
             "stale": found.is_stale,
         }
+
+
+def _places_in(
+    routes: route_schema.Routes,
+    ids: Mapping[str, int],
+    checks: Iterable[tuple[route_schema.Endpoint, int, route_schema.Model]],
+) -> Iterator[_Place]:
+    models: dict[str, list[route_schema.Model]] = {}
+    for model in routes.models:
+        for version in model.versions:
+            for endpoint in version.endpoints:
+                of_url = models.setdefault(endpoint.url, [])
+                if model not in of_url:
+                    of_url.append(model)
+    for endpoint, shared_id, _ in checks:
+        own = models[endpoint.url]
+        pairs = [(model.name, pair(shared_id, ids[model.name])) for model in own]
+        by_load = next((model for model in own if model.balancing == "least_load"), None)
+        yield _Place(shared_id, endpoint.url, [model.name for model in own], pairs, by_load)

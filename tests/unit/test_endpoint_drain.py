@@ -20,7 +20,7 @@ from app.routing.outlier_detection import Ended, Outcome, PoolRules
 from app.shared_memory.table import SharedTable, name_hash
 from tests.support.local_router import LocalRouter
 
-A, B, C = (f"http://{name}.test:8000" for name in "abc")
+A, B, C, D = (f"http://{name}.test:8000" for name in "abcd")
 
 
 class Routed:
@@ -155,6 +155,22 @@ def test_drain_belongs_to_the_url_and_not_to_its_id(routed: Routed) -> None:
     routed.models.publisher.republish()
     assert not routed.shared.health.is_draining(routed.id_of(A))
     assert routed.models.endpoints.set_draining(511, draining=True) is None
+
+
+def test_endpoints_are_of_one_document(routed: Routed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Routes that are published while endpoints are read change nothing halfway, though a new URL has no model yet."""
+    registry = routed.models.registry
+    read_ids, published = registry.model_ids, [(B, C), (C, D)]
+
+    def ids_read_as_others_are_published() -> dict[str, int]:
+        ids = read_ids()
+        if published:
+            routed.publish(*published.pop())
+            routed.models.publisher.republish()
+        return ids
+
+    monkeypatch.setattr(registry, "model_ids", ids_read_as_others_are_published)
+    assert [report.url for report in routed.models.endpoints.all()] == [B, C]
 
 
 def test_undrained_endpoint_starts_slowly(routed: Routed) -> None:
