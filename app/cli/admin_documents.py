@@ -30,6 +30,7 @@ class RoutesDocument(TypedDict):
     generation: int
     source: str
     age_s: float
+    stale: NotRequired[bool]
     models: list[RoutesModel]
 
 

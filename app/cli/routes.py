@@ -34,3 +34,5 @@ def command(admin: Admin, as_json: bool) -> None:
         ],
     )
     click.echo(f"generation {routes['generation']} of {shown(routes['source'])}, {routes['age_s']:.0f} s old")
+    if routes.get("stale"):
+        click.echo("the newest file is refused as invalid: the log says why, and so does `inference-router check`")

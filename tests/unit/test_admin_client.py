@@ -156,3 +156,12 @@ def test_key_that_no_header_can_hold_is_wrong_use(key: str) -> None:
     assert (done.exit_code, done.stdout) == (2, "")
     assert "ROUTER_ADMIN_KEY: must be printable ASCII" in done.stderr
     assert key not in done.stderr
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_routes_that_are_not_the_newest_are_told_as_such(stale: bool) -> None:
+    """Whoever changed the file and looks whether it is served sees that it was refused."""
+    routes = {"generation": 1, "source": "ROUTES_FILE r.toml", "age_s": 5, "stale": stale, "models": []}
+    with ScriptedServer(answer_and_close(response(json.dumps(routes).encode()))) as server:
+        done = ask("routes", "--admin", f"http://127.0.0.1:{server.port}")
+    assert (done.exit_code, "the newest file is refused" in done.stdout) == (0, stale)
