@@ -151,7 +151,7 @@ def test_silent_name_server_blocks_nobody(discover: Discovering, tmp_path: Path)
         (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:5\n")
         (tmp_path / "dns_port").write_text(str(silent.port))
         models = ({"name": "s", "protocol": "simulated"}, {"name": "m", "dns": "m.test:80"})
-        router = discover(*models, WEB_CONCURRENCY=1, SIMULATED_LATENCY_MS=0, TEST_LOOKUP_S=3)
+        router = discover(*models, WEB_CONCURRENCY=1, SIMULATED_LATENCY_MS=0, TEST_LOOKUP_S=10)
         until(lambda: silent.asked, "a lookup has begun")
         slowest = 0.0
         with requests.Session() as session:
@@ -161,7 +161,7 @@ def test_silent_name_server_blocks_nobody(discover: Discovering, tmp_path: Path)
                 assert session.post(router.url + CHAT, json=body, timeout=30).status_code == 200
                 slowest = max(slowest, time.monotonic() - began)
         assert "discovery fails" not in router.log(), "all of that took place while the lookup waited"
-        assert slowest < 1.5, "the lookup, which takes 3 s, has held a request up"
+        assert slowest < 4, "the lookup, which takes 10 s, has held a request up"
 
 
 def test_terminating_pod_gets_no_new_request_and_keeps_those_it_has(
