@@ -76,8 +76,7 @@ class Exchange:
         self.status = 500
         self.endless = False
         """Whether its response ends only when the client leaves, which is then no early end."""
-        self.delivered = False
-        """Whether its response has been delivered before its body has ended: see `deliver`."""
+        self.delivered = False  # see `deliver`
         self.queue_s = self.model_s = 0.0
         self.earlier_s = 0.0
         """Of `model_s`: what passed with models before the last one."""
