@@ -208,7 +208,8 @@ def test_file_is_read_again_if_another_process_published_meanwhile(
     publisher = KeysPublisher("/keys.json", parent.table, InflightCounters(parent.table, COUNTERS), METRICS)
     states = [Keys(tenants=(Tenant(name=name),)) for name in ("old", "new")]
 
-    def read(_: object) -> Keys:
+    def read(_: object, sources: list[object]) -> Keys:
+        sources.append("where its members are")
         if len(states) > 1:
             publish(parent, new=1)  # by the other process, which has read what is there by now
             return states.pop(0)
