@@ -237,7 +237,7 @@ def test_nothing_is_lost_when_workers_die_amid_signals(start_gated: Start, gate:
     gate.open()
     releaser.join()
     crowd.join()
-    # Signals that still wait would stop workers below. HUP comes after them, and starts its workers before it stops any.
+    # Signals that still wait would stop workers below. HUP comes after them; it starts its workers before it stops any.
     before = set(router.workers())
     router.signal(signal.SIGHUP)
     until(lambda: len(router.workers()) == 3 and not before.intersection(router.workers()), "all workers are new", 30)
