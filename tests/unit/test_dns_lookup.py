@@ -75,6 +75,7 @@ def _truncated(question: message.Message, tcp: bool) -> bytes | None:
     return reply.to_wire()
 
 
+@pytest.mark.slow  # some wait until no response has come
 @pytest.mark.parametrize(
     "script",
     [

@@ -283,6 +283,7 @@ def test_variables_named_in_prose_exist(document: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["router", "routed"])
 def test_metrics_table_is_the_metrics_page(name: str, request: pytest.FixtureRequest) -> None:
     """Every metric of the page has its row with type, labels and help text, and no row is without one."""
