@@ -90,7 +90,8 @@ class Admin:
             return self._open(request, timeout=self._timeout_s)
         except urllib.error.HTTPError as error:
             with error:
-                hint = f"; {KEY_VARIABLE} has the key to send" if error.code == HTTPStatus.UNAUTHORIZED else ""
+                lacks_key = error.code == HTTPStatus.UNAUTHORIZED and not self._key
+                hint = f"; {KEY_VARIABLE} has the key to send" if lacks_key else ""
                 raise click.ClickException(
                     f"{self.url}{path}: {error.code} {_detail(error, self._timeout_s)}{hint}"
                 ) from error
