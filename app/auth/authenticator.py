@@ -117,11 +117,11 @@ def check_admin_key(environ: Mapping[str, Any], digests: Sequence[bytes]) -> Non
     if secret is None:
         secret = password_in(environ.get("HTTP_AUTHORIZATION", ""))
     if secret is None:
-        raise Unauthorized("the key of the administrator is needed", "missing", basic=True)
+        raise Unauthorized("the operators' key is needed", "missing", basic=True)
     digest = sha256(secret).digest()
     matches = [hmac.compare_digest(digest, each) for each in digests]
     if not any(matches):
-        raise Unauthorized("the key is not that of the administrator", "invalid", basic=True)
+        raise Unauthorized("the key is not the operators' key", "invalid", basic=True)
 
 
 def credential_in(environ: Mapping[str, Any]) -> bytes | None:

@@ -4,6 +4,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any, TypeVar
 
@@ -89,8 +90,10 @@ class Admin:
             return self._open(request, timeout=self._timeout_s)
         except urllib.error.HTTPError as error:
             with error:
+                lacks_key = error.code == HTTPStatus.UNAUTHORIZED and not self._key
+                hint = f"; {KEY_VARIABLE} has the key to send" if lacks_key else ""
                 raise click.ClickException(
-                    f"{self.url}{path}: {error.code} {_detail(error, self._timeout_s)}"
+                    f"{self.url}{path}: {error.code} {_detail(error, self._timeout_s)}{hint}"
                 ) from error
         except (OSError, HTTPException) as error:
             reason = shown(str(getattr(error, "reason", error)).strip())[:_MOST_SHOWN]

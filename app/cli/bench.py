@@ -31,7 +31,7 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
-@click.command(epilog="Exits with 0, with 1 if no request to one of the servers succeeded, or 130 at Ctrl-C.")
+@click.command(epilog="Exits with 0, 1 if no request to one of the servers succeeded, or 130 at Ctrl-C.")
 @click.argument("url")
 @click.option("--direct", metavar="URL", help="A model server behind the router: prints how the two compare.")
 @click.option("--requests", type=click.IntRange(min=1), metavar="N", help="End after so many requests to each server.")

@@ -10,10 +10,10 @@ from app.cli.admin_documents import EndpointDocument, EndpointsDocument
 from app.cli.completions import endpoint_id
 from app.cli.output import NO_ROUTER, json_option, print_json, print_table, shown
 
-COLUMNS = ("Id", "Endpoint", "Models", "State", "In flight", "For another", "Why", "Last error")
+COLUMNS = ("Id", "Endpoint", "Models", "State", "In flight", "Ends in", "Why", "Last error")
 
 
-@click.command(epilog=f"Exits with 0, or {NO_ROUTER}, as it does if it has no endpoint of this ID.")
+@click.command(epilog=f"Exits with 0, or {NO_ROUTER}, or has no endpoint of this ID.")
 @click.option("--drain", type=int, metavar="ID", shell_complete=endpoint_id, help="Give this endpoint no new requests.")
 @click.option("--undrain", type=int, metavar="ID", shell_complete=endpoint_id, help="Use it again.")
 @admin_option

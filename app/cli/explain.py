@@ -13,7 +13,7 @@ from app.cli.output import NO_ROUTER, json_option, print_json, print_table, show
 _TIMES = (("queue_ms", "in the queue"), ("model_ms", "in the model"), ("total_ms", "in all"))
 
 
-@click.command(epilog=f"Exits with 0, or {NO_ROUTER}, as it does if it has no record of the request.")
+@click.command(epilog=f"Exits with 0, or {NO_ROUTER}, or has no record of the request.")
 @click.argument("request_id", shell_complete=completions.request_id)
 @admin_option
 @json_option

@@ -26,7 +26,7 @@ def command() -> None:
     """Make API keys. The file that KEYS_FILE names has the SHA-256 of each and not the key."""
 
 
-@command.command("new", epilog="Exits with 0, or 2 if no file may have such a key.")
+@command.command("new", epilog="Exits with 0, or 2 if a keys file can't have such a key.")
 @click.option("--tenant", required=True, help="Whose key it is.")
 @click.option("--id", "key_id", help="Name of the key, as logs show it. Default: the tenant's and a number.")
 @click.option(

@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
-NO_ROUTER = "1 if no router can be reached, or it refuses"
+NO_ROUTER = "1 if no router can be reached, or it refuses the request"
 _WIDTH_OF_FILES = 10_000
 """Columns where standard output is no terminal: a row is one line there, for `grep` and the like."""
 _NOTHING = "–"  # noqa: RUF001  # an en dash, as in printed tables

@@ -13,7 +13,7 @@ _CONFIG = "gunicorn.conf.py"
 
 @click.command(
     context_settings={"ignore_unknown_options": True},
-    epilog="Exits with 0 after it was told to end, by Ctrl-C too, with 1 if it can't start, or as gunicorn does.",
+    epilog="Exits with 0 after it was told to end, by Ctrl-C too, 1 if it can't start, or gunicorn's own code.",
 )
 @click.option(
     "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="gunicorn's configuration."

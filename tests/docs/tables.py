@@ -63,6 +63,7 @@ DOCUMENTS = tuple(
         "docs/balancing.md",
         "docs/kubernetes.md",
         "docs/security.md",
+        "docs/tls.md",
         "docs/cli.md",
     )
 )
@@ -106,12 +107,14 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |".replace("|  |", "| |")
 
 
-def settings() -> list[str]:
-    """Every setting: variable, default, allowed values, meaning."""
+def settings(prefix: str = "") -> list[str]:
+    """Every setting that begins so: variable, default, allowed values, meaning."""
     rows = []
     inherited = len(msgspec.structs.fields(AuthSettings))  # a record's fields come after those of its base
     fields = msgspec.structs.fields(Settings)
     for field in (*fields[inherited:], *fields[:inherited]):
+        if not field.name.upper().startswith(prefix):
+            continue
         meta = field.type.__metadata__[0]
         default = "the usable CPUs" if field.required else _default(field, nothing="unset")
         rows.append((f"`{field.name.upper()}`", default, meta.extra["allowed"], meta.description))
@@ -262,6 +265,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
 }
 PARTS: dict[str, Callable[[], list[str]]] = {
     "settings": settings,
+    "tls_settings": lambda: settings("TLS_"),
     "metrics": metrics,
     "errors": error_codes,
     "words": words,

@@ -49,7 +49,7 @@ def is_one_line(done: Result) -> bool:
         (response(b'{"models": "\xff"}'), "no response of a router's admin API"),
         (response(b"", b"204 No Content"), "no response of a router's admin API"),
         (response(b'{"models": [', length=500), "ends early|no response of a router"),
-        (response(b'{"title": "Unauthorized"}', b"401 Unauthorized"), "401 Unauthorized"),
+        (response(b'{"title": "Unauthorized"}', b"401 Unauthorized"), "401 Unauthorized; ROUTER_ADMIN_KEY has the key"),
         (response(b"", b"403 Forbidden"), "403 Forbidden"),
         (response(b"<p>\r\n\x1b[2Jno\xff</p>", b"404 Not Found"), r"404 <p>\\u000d\\u000a\\u001b\[2Jno"),
         (response(b'{"det', b"500 Oops", length=500), "500 Oops"),

@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import falcon
 
-from app.api.admin import explanation
+from app.api.admin import explanation, resources
 from app.api.admin.records import RequestRecords
 from app.observability.request_record import MOST_ATTEMPTS, MOST_CANDIDATES
 from app.shared_memory.request_ring import RECORD_BYTES, RECORDS
@@ -58,3 +59,22 @@ def test_members_of_a_record_are_documented(tmp_path: Path) -> None:
     assert f"{RECORDS * RECORD_BYTES / (1 << 20):g} MiB" in DOCUMENT
     assert f"the first {MOST_CANDIDATES} of `pool_size`" in DOCUMENT
     assert f"The last {MOST_ATTEMPTS} requests to endpoints" in DOCUMENT
+
+
+def test_members_of_an_endpoint_are_documented() -> None:
+    """The section of endpoints names each."""
+    report: Any = SimpleNamespace(
+        id=0,
+        url="",
+        models=[],
+        state="",
+        why="",
+        until_ms=0,
+        inflight=0,
+        load=None,
+        last_error=SimpleNamespace(text="", at_ms=0),
+    )
+    shown = resources.endpoint_shown(report, 0)
+    section = DOCUMENT.partition("\n## Endpoints\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", section))
+    assert {*shown, "age_s"} <= named
