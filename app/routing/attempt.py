@@ -6,7 +6,7 @@ from itertools import chain
 
 import structlog
 
-from app.errors import ClientGone, UpstreamError
+from app.errors import ClientGone, RouterError, UpstreamError
 from app.http_fields import Headers
 from app.native import monotonic
 from app.protocols.calls import AttemptTrace, BodyStream, Call, Reply
@@ -214,8 +214,13 @@ class Attempt(AttemptRecord):
         except (ClientGone, GeneratorExit):
             raise  # `_abandon` follows
         except BaseException as error:
-            if not (response.is_whole and isinstance(error, UpstreamError)):  # else it has not failed
+            if not response.is_whole:
                 self.finish(*self._outcome_of(error))
+                raise
+            # Nothing has failed: the rest was read for the connection's sake alone. What a drain throws to end the
+            # greenlet is passed on, and so is what shows a mistake in the program.
+            if not isinstance(error, RouterError):
+                self.finish(*self._outcome_of_response(response.head))
                 raise
         response.close()
         self.finish(*self._outcome_of_response(response.head))
