@@ -214,14 +214,10 @@ class Attempt(AttemptRecord):
         except (ClientGone, GeneratorExit):
             raise  # `_abandon` follows
         except BaseException as error:
-            if not response.is_whole:
-                self.finish(*self._outcome_of(error))
-                raise
-            # Nothing has failed: the rest was read for the connection's sake alone. What a drain throws to end the
-            # greenlet is passed on, and so is what shows a mistake in the program.
-            if not isinstance(error, RouterError):
-                self.finish(*self._outcome_of_response(response.head))
-                raise
+            whole = response.is_whole  # nothing has failed then: the rest is read for the connection's sake alone
+            self.finish(*(self._outcome_of_response(response.head) if whole else self._outcome_of(error)))
+            if not (whole and isinstance(error, RouterError)):
+                raise  # also what a drain throws to end the greenlet
         response.close()
         self.finish(*self._outcome_of_response(response.head))
 
