@@ -108,19 +108,17 @@ class RouterWorker(GeventWorker):
             pass
 
     def _drain(self, servers: list[StreamServer]) -> None:
-        """Wait for the requests in progress, at most the graceful timeout; then cut off the rest.
-
-        One that has stopped arriving is not waited for, but cut off too: it is told to its client, and logged.
-        """
+        """Wait for the requests in progress, at most the graceful timeout; then cut off what still runs or arrives."""
         deadline = time.monotonic() + (self._context.graceful_timeout_s or self.cfg.graceful_timeout)
         if self._context.server_drains():
             # Go on accepting for probes. Their connections do not keep this worker alive, requests do.
             self._wait_while(deadline, lambda connection: connection.is_busy())
         listeners.close(servers, self._context.connection_counts)
         self._wait_while(deadline, lambda connection: connection.expects_request())
-        left = sum(connection.has_request() for connection in self._connections)
-        if left:
-            self.log.warning("the drain has ended: %d requests are cut off (pid %s)", left, self.pid)
+        busy = sum(connection.is_busy() for connection in self._connections)
+        if busy:
+            self.log.warning("graceful timeout: %d requests are cut off (pid %s)", busy, self.pid)
+        if any(connection.has_request() for connection in self._connections):  # also one that has stopped arriving
             listeners.cut_off(servers)
         self._context.before_exit(max(0.0, deadline - time.monotonic()))
 
