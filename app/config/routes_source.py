@@ -57,16 +57,20 @@ class RoutesSource:
         if self._file is None:
             self._keep(self._from_settings(), None)
             return Document(self._read[0])
-        # The state is noted before the file is read: a change in between causes one read too many, never one too few.
-        self._seen = {**self._seen, self._file: state_of(self._file)}
+        # States are noted before the files are read: a change in between causes one read too many, never one too few.
+        # Those of the other files are noted too, for an invalid file does not say which ones belong to it.
+        self._seen = {file: state_of(file) for file in (*self._seen, self._file)}
         sources: list[Source] = []
         routes = parse_routes(read_file(self._file), str(self._file), sources=sources)
         holders = credential_holders(routes)
         secrets = {Path(holder.credential_file) for holder in holders if holder.credential_file is not None}
-        self._seen = {self._file: self._seen[self._file], **{file: state_of(file) for file in secrets}}
+        needed = {self._file: self._seen[self._file], **{file: state_of(file) for file in secrets}}
+        tls = {Path(file) for holder in holders for file in tls_files_of(holder).given()}
+        self._seen = {**{file: state_of(file) for file in tls}, **needed}
         for holder in holders:
             check_tls_files(holder)
             self.check_credential(holder)
+        self._seen = needed  # from now on each process looks at the files of TLS by itself (tls_renewal.py)
         self._keep(routes, sources[0])
         return Document(routes)
 
@@ -82,6 +86,7 @@ class RoutesSource:
     def changed(self) -> bool:
         """Whether the file, or one with a credential, was written or replaced since the last `load`.
 
+        After a `load` that failed, so may one with a certificate or a key have been, which is perhaps what it lacked.
         A replaced symlink of a folder above it counts too: Kubernetes updates a ConfigMap in that way.
         """
         return any(state_of(file) != seen for file, seen in self._seen.items())

@@ -17,6 +17,7 @@ from itertools import repeat
 from operator import sub
 from typing import Any
 
+from app.errors import CutOff
 from app.observability.metric_series import Sample
 from app.observability.metrics import (
     ENDPOINT_REQUESTS,
@@ -90,7 +91,8 @@ class Reading:
     total: Counted = field(default_factory=Counted)
     models: dict[str, Counted] = field(default_factory=dict)
     endpoints: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Attempts with each endpoint, and those among them that failed: with such a status, or without a response."""
+    """Attempts with each endpoint, and those among them that failed: with such a status, or without a response. One
+    that a drain cut off has not failed."""
 
 
 def read(metrics: Metrics, state: SharedState, now: float) -> Reading:
@@ -100,7 +102,8 @@ def read(metrics: Metrics, state: SharedState, now: float) -> Reading:
         if family is ENDPOINT_REQUESTS:
             requests, failures = reading.endpoints.get(labels["endpoint"], _NONE)
             number = sum(numbers.values())
-            failed = number if _is_failure(labels["code"]) else 0.0
+            code = labels["code"]
+            failed = number if _is_failure(code) and code != CutOff.code else 0.0
             reading.endpoints[labels["endpoint"]] = requests + number, failures + failed
         elif family is REJECTED:
             reading.total.rejections += sum(numbers.values())

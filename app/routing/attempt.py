@@ -6,7 +6,7 @@ from itertools import chain
 
 import structlog
 
-from app.errors import ClientGone, UpstreamError
+from app.errors import ClientGone, RouterError, UpstreamError
 from app.http_fields import Headers
 from app.native import monotonic
 from app.protocols.calls import AttemptTrace, BodyStream, Call, Reply
@@ -214,9 +214,10 @@ class Attempt(AttemptRecord):
         except (ClientGone, GeneratorExit):
             raise  # `_abandon` follows
         except BaseException as error:
-            if not (response.is_whole and isinstance(error, UpstreamError)):  # else it has not failed
-                self.finish(*self._outcome_of(error))
-                raise
+            whole = response.is_whole  # nothing has failed then: the rest is read for the connection's sake alone
+            self.finish(*(self._outcome_of_response(response.head) if whole else self._outcome_of(error)))
+            if not (whole and isinstance(error, RouterError)):
+                raise  # also what a drain throws to end the greenlet
         response.close()
         self.finish(*self._outcome_of_response(response.head))
 

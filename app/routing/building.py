@@ -19,6 +19,7 @@ from app.routing.endpoint_heads import EndpointHeads
 from app.routing.endpoint_health import EndpointHealth
 from app.routing.endpoint_report import EndpointReports
 from app.routing.health_checks import HealthChecks
+from app.routing.inherited import Inherited
 from app.routing.last_errors import LastErrors
 from app.routing.load_reports import LoadReports
 from app.routing.load_scrapes import LoadScrapes
@@ -39,7 +40,7 @@ class Models(NamedTuple):
     load_scrapes: LoadScrapes
     store: RouteStore
     endpoints: EndpointReports
-    heads: EndpointHeads
+    inherited: Inherited
     source: RoutesSource
 
 
@@ -61,7 +62,7 @@ def build_models(
     shared = SharedRouting(
         table, counters, outliers, health, back_offs, budgets, limits, traffic, metrics, loads, prefixes, errors
     )
-    heads = EndpointHeads(Credentials(environ), store)
+    heads = EndpointHeads(Credentials(environ))
     registry = ModelRegistry(
         store,
         shared,
@@ -76,4 +77,5 @@ def build_models(
         dns_source.prepare()
     reports = EndpointReports(registry, shared, EndpointDrain(records, counters))
     checks, scrapes = HealthChecks(registry, health, errors), LoadScrapes(registry, loads)
-    return Models(registry, publisher, checks, discovery, scrapes, store, reports, heads, source)
+    inherited = Inherited(store, heads)
+    return Models(registry, publisher, checks, discovery, scrapes, store, reports, inherited, source)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from app.config import route_schema
-from app.config.routes_source import tls_files_of
+from app.config.routes_source import credential_holders, tls_files_of
 from app.net.tls_files import TlsContext
 from app.upstream import dialer
 from app.upstream.dialer import Address
@@ -41,3 +41,10 @@ def pools_of(
 def tls_contexts(pools: Iterable[Pool]) -> list[TlsContext]:
     """Returns the contexts of these endpoints' TLS that are made of files."""
     return dialer.contexts([pool.address.files for pool in pools])
+
+
+def tls_contexts_of(routes: route_schema.Routes) -> list[TlsContext]:
+    """Returns the contexts of the TLS that these routes name, without the broken ones. All others are forgotten."""
+    files = [tls_files_of(holder) for holder in credential_holders(routes)]
+    dialer.forget_contexts(files)
+    return dialer.contexts(files)

@@ -6,14 +6,12 @@ waits meanwhile is sent with the new one, and no request reads a file or compare
 
 from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 
 from app.config import route_schema
 from app.config.credentials import Credentials, Reference, reference_of
-from app.config.routes_source import Document, credential_holders, name_of
+from app.config.routes_source import credential_holders, name_of
 from app.routing.endpoint import Endpoint
-from app.routing.route_store import RouteStore
 
 _log = structlog.get_logger("router.endpoints")
 
@@ -21,27 +19,21 @@ _log = structlog.get_logger("router.endpoints")
 class EndpointHeads:
     """The heads of all endpoints, in one process."""
 
-    def __init__(self, credentials: Credentials, store: RouteStore) -> None:
+    def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
-        self._store = store
-        self._noted_of = 0
-        """The generation that `note` was called with last."""
+        self._noted: route_schema.Routes | None = None
+        """The routes that `note` was called with last."""
         self._references: tuple[Reference, ...] = ()
         self._made: list[tuple[route_schema.Endpoint, str, Endpoint]] = []
         """What was made with the head of an endpoint that has a credential, and the fields after that head."""
         self._lacking: frozenset[Reference] = frozenset()
         """The credentials that could not be read when models were built, and never before."""
 
-    def note(self) -> None:
-        """Read the credentials of the published routes, for the workers that are forked later.
-
-        The arbiter calls this. It takes no lock and builds no models: a worker that is stopped while it holds the lock
-        must not stop the arbiter, which ends such workers.
-        """
-        generation = self._store.generation
-        if generation != self._noted_of:
-            self._noted_of = generation
-            self._references = tuple(_holders(msgspec.json.decode(self._store.peek(), type=Document).routes))
+    def note(self, routes: route_schema.Routes) -> None:
+        """Read the credentials of these routes, of which no models are built here (inherited.py)."""
+        if routes is not self._noted:
+            self._noted = routes
+            self._references = tuple(_holders(routes))
         self._renew()
 
     def begin(self, routes: route_schema.Routes) -> None:

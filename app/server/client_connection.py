@@ -138,8 +138,14 @@ class ClientConnection:
         """Whether it is busy, or a request may be on its way, or a response to be read."""
         return self.is_busy() or monotonic() - self._since < _GRACE_S.get(self.state, 0.0)
 
+    def has_request(self) -> bool:
+        """Whether a request is being served, or has begun to arrive, however long ago the last of it came."""
+        return self.state in (State.READING, State.SERVING)
+
     def end(self) -> None:
-        """End a connection that is not busy, unless a request has just arrived: that one is still served."""
+        """End a connection without a request, unless one has just arrived: that one is still served."""
+        if self.has_request():
+            return  # more of it may come as long as the worker waits for others; then the client is told
         arrival = _poll()
         try:
             arrival.register(self.sock.fileno(), select.POLLIN)

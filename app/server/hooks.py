@@ -120,7 +120,7 @@ class Hooks:
     def pre_fork(self, arbiter: Arbiter, worker: RouterWorker) -> None:
         """Claim a slot for the worker that is about to be forked."""
         self._reclaim_forgotten()
-        self._upkeep.before_fork()
+        self._upkeep.in_arbiter()
         try:
             claim = self._claims[worker] = self._router.slots.claim()
             self._router.drain.mark(claim.slot)

@@ -44,6 +44,10 @@ class Handshake:
         """Whether a request is being served: not yet."""
         return False
 
+    def has_request(self) -> bool:
+        """Whether a request has begun to arrive: not yet."""
+        return False
+
     def expects_request(self) -> bool:
         """Whether it may end soon, with a request to follow."""
         return monotonic() < self._until

@@ -1,7 +1,7 @@
 """Reads the TLS files again that have changed: of the listeners and of the endpoints. Every worker does so by itself.
 
-The arbiter does it too before it forks a worker. So a worker that is forked while files are broken begins with those
-that the arbiter found last, at the start or at an earlier fork.
+The arbiter does it too (routing/inherited.py). So a worker that is forked while files are broken begins with those that
+were there last, as the other workers have them.
 """
 
 from collections.abc import Iterable

@@ -69,14 +69,13 @@ class Upkeep:
             if not models.store.stale[0]:  # else the publisher counts it, once everything is valid
                 self._router.metrics.reloads["ok"].inc()
 
-    def before_fork(self) -> None:
-        """Read again what the worker that is about to be forked begins with. The arbiter calls this."""
-        self._step("renew certificates", self._renew_tls)
-        self.in_arbiter()
-
     def in_arbiter(self) -> None:
-        """Take the arbiter's step of every second: what it has read by the time of a fork, the worker has."""
-        self._step("read credentials", self._router.models.heads.note)
+        """Take the arbiter's steps, every second and before a fork: what it has read by then, the worker has."""
+        router = self._router
+        own = [] if router.tls is None else [router.tls]
+        inherited = router.models.inherited
+        self._step("renew certificates", lambda: tls_renewal.renew([*own, *inherited.tls_contexts()], None))
+        self._step("read credentials", inherited.read_credentials)
 
     def _elect(self) -> None:
         self._leads = self._router.leader.leads()

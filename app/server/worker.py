@@ -15,7 +15,7 @@ request, see `request_parser.py`. HTTP/2 and h2c are not supported.)
 - **Pacing.** Only so many requests may begin in one cycle of the event loop (`pacing.py`). GET and HEAD, the methods of
   probes and scrapes, are not paced.
 
-Handlers that are still busy when the graceful timeout ends are stopped, which releases what they hold.
+Handlers that still have a request when the drain ends are stopped, which releases what they hold.
 """
 
 import errno
@@ -108,7 +108,7 @@ class RouterWorker(GeventWorker):
             pass
 
     def _drain(self, servers: list[StreamServer]) -> None:
-        """Wait for the requests in progress, at most the graceful timeout; then cut off the rest."""
+        """Wait for the requests in progress, at most the graceful timeout; then cut off what still runs or arrives."""
         deadline = time.monotonic() + (self._context.graceful_timeout_s or self.cfg.graceful_timeout)
         if self._context.server_drains():
             # Go on accepting for probes. Their connections do not keep this worker alive, requests do.
@@ -118,6 +118,7 @@ class RouterWorker(GeventWorker):
         busy = sum(connection.is_busy() for connection in self._connections)
         if busy:
             self.log.warning("graceful timeout: %d requests are cut off (pid %s)", busy, self.pid)
+        if any(connection.has_request() for connection in self._connections):  # also one that has stopped arriving
             listeners.cut_off(servers)
         self._context.before_exit(max(0.0, deadline - time.monotonic()))
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from app.shared_memory.slots import is_alive
 from tests.support.clients import CHAT, read_to_end, unread_bytes
 from tests.support.router import Router, free_port, until
 from tests.support.upstream import Reply, Seen, Upstream
@@ -137,6 +138,35 @@ def test_request_that_a_drain_no_longer_waits_for_is_cut_off(start: Start, serve
     assert router.wait_exit() == 0
     (line,) = [each for each in router.events() if each.get("request_id") == "id"]
     assert (line["status"], line["error"], line["endpoint"]) == (503, "cut_off", upstream.url)
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_request_that_stops_arriving_in_a_drain_is_cut_off(
+    version: str, signal_sent: signal.Signals, start: Start, serve: Serve
+) -> None:
+    """It holds up no drain. But it did not leave: its client is told, and the log says who ended it."""
+    router = start(BACKENDS=serve().url, MODEL_REF="m", WEB_CONCURRENCY=1, GRACEFUL_TIMEOUT_S=60)
+    (former,) = router.workers()
+    clients = {}
+    for name, (path, fields, half) in HALVES.items():
+        if not (version == "1.0" and "chunked" in fields):
+            sock = socket.create_connection(("127.0.0.1", router.port), timeout=20)
+            request_id = name.replace(" ", "-")
+            clients[request_id] = sock
+            head = f"POST {path} HTTP/{version}\r\nHost: x\r\nX-Request-Id: {request_id}\r\n{fields}\r\n\r\n"
+            sock.sendall(head.encode() + half)
+            until(lambda sock=sock: not unread_bytes(sock), "the router has read it")  # type: ignore[misc]
+    router.signal(signal_sent)
+    for name, sock in clients.items():
+        with sock:
+            answer = read_to_end(sock)
+        assert answer.startswith(f"HTTP/{version} 503 Service Unavailable\r\n".encode()), name
+        assert b'"code":"cut_off"' in answer.replace(b" ", b""), name
+    until(lambda: not is_alive(former), "the worker has not waited for them")
+    lines = [each for each in router.events() if each.get("request_id") in clients]
+    assert sorted(each["request_id"] for each in lines) == sorted(clients)
+    assert {(each["status"], each["error"]) for each in lines} == {(503, "cut_off")}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -147,6 +147,30 @@ def test_endpoints_files_are_read_again_when_they_change(
         router.wait_exit()
 
 
+def test_new_workers_have_the_files_of_before_while_those_on_disk_are_broken(
+    start: Start, listed: Callable[..., str], authority: Authority, tmp_path: Path
+) -> None:
+    """Also of an endpoint that the routes did not have when the arbiter began, and of files replaced since then."""
+    secret, stranger = tmp_path / "secret", certificate("stranger", [])
+    mount_secret(secret, {"ca.crt": pem_of(stranger)})
+    with ScriptedServer(answer_and_close(OK), tls=authority.server(LOOPBACK)) as server:
+        router = start(ROUTES_FILE=listed(server.port))
+        listed(server.port, ca_file=str(secret / "ca.crt"))
+        until(lambda: published(router), "they are read")
+        mount_secret(secret, {"ca.crt": pem_of(authority.made)})
+        until(lambda: statuses(router) == {200}, "every worker trusts it")
+        former = router.workers()
+        router.signal(signal.SIGKILL, former[0])  # the arbiter has read the files by the time of each fork
+        until(lambda: len(set(router.workers()) | set(former)) > len(former), "there is a successor")
+        mount_secret(secret, {"ca.crt": b"broken"})
+        former = router.workers()
+        router.signal(signal.SIGHUP)
+        until(lambda: not set(router.workers()) & set(former) and router.ready(), "there are others")
+        assert statuses(router) == {200}
+        router.signal(signal.SIGTERM)
+        router.wait_exit()
+
+
 def test_health_checks_use_the_endpoints_tls(start: Start, routes: Callable[..., str], authority: Authority) -> None:
     """An endpoint is as healthy as it is reachable for requests: checks trust the same authority."""
     ca_file = authority.folder.parent / "ca.crt"

@@ -142,7 +142,7 @@ EXPLAINED = [
         {"status": 503, "error": "cut_off", "attempts": [tried(A, "cut_off")]},
         (
             "failed: cut_off (status 503) after 340 ms, the router stopped before the response was complete: the "
-            f"request outlasted `GRACEFUL_TIMEOUT_S`, it was with {A} for 12 ms"
+            f"request outlasted `GRACEFUL_TIMEOUT_S`, or had not arrived, it was with {A} for 12 ms"
         ),
     ),
     (

@@ -2,13 +2,16 @@
 
 from array import array
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.observability import live_figures
 from app.observability.live_figures import Counted, LiveFigures, Reading, percentile
-from app.observability.metrics import SECONDS
+from app.observability.metrics import SECONDS, SharedState
+from tests.support.routed_router import RoutedRouter
 
 BOUNDS = (1.0, 2.0, 4.0)
 
@@ -103,6 +106,17 @@ def test_models_and_endpoints_that_appear_count_from_nothing() -> None:
     rates = found.of_endpoints()
     assert rates.of("http://a") == {"requests_per_s": 3, "failures_per_s": 0}
     assert rates.of("http://b") == {"requests_per_s": 0, "failures_per_s": 0}
+
+
+def test_endpoint_has_failed_by_its_response_or_without_one(tmp_path: Path) -> None:
+    """An attempt whose client left, or that a drain cut off, is no failure of the endpoint."""
+    codes = ("200", "404", "499", "cut_off", "500", "503", "upstream_broken")
+    with RoutedRouter(tmp_path, {"name": "m", "endpoints": ["http://127.0.0.1:9"]}) as local:
+        for code in codes:
+            local.router.metrics.endpoint_requests("http://127.0.0.1:9", code).inc()
+        state = SharedState(1, 0, 0, 1, 0, 0, ())
+        found = live_figures.read(local.router.metrics, state, 0.0).endpoints
+    assert found == {"http://127.0.0.1:9": (len(codes), 3)}
 
 
 def test_idle_endpoints_have_no_rates_of_their_own() -> None:
