@@ -75,6 +75,14 @@ EXPLAINED = [
     ),
     ({}, "served: by model llama, in 340 ms"),
     (
+        {"queue_ms": 90.0, "ahead": 1, "expected_wait_ms": 80},
+        "served: by model llama, in 340 ms, after 90 ms in the queue (expected 80 ms) behind 1 other",
+    ),
+    (
+        {"queue_ms": 90.0, "ahead": 0, "expected_wait_ms": 80},
+        "served: by model llama, in 340 ms, after 90 ms in the queue (expected 80 ms) behind no other",
+    ),
+    (
         {
             "attempts": [tried(A, "503"), tried(B, "200")],
             "queue_ms": 90.0,
