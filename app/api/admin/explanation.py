@@ -136,7 +136,9 @@ def _limit(record: Mapping[str, Any]) -> str:
     scope, of = record["limit_scope"], f"{record['in_flight']} of {record['limit']} in flight"
     if scope == "model":
         return f"model {record['model']} had {of}"
-    return f"the tenant had {of}" if scope == "tenant" else f"the router had {of} (MAX_CONCURRENCY)"
+    if scope == "tenant":
+        return f"tenant {record['tenant']} had {of}" if record["tenant"] else f"the tenant had {of}"
+    return f"the router had {of} (MAX_CONCURRENCY)"
 
 
 def _way(record: Mapping[str, Any], attempts: list[Mapping[str, Any]]) -> Iterator[str]:
