@@ -135,7 +135,7 @@ def _build_parts(
     auth, traced = build_auth(settings, table, tenant_counters, metrics.auth), tracing.load(environ, metrics)
     endpoint_wait = EndpointWait(models.registry, table, counters, drain, settings.queue_size)
     dispatcher = _dispatcher(settings, models.registry, limiter, drain, endpoint_wait, metrics, traced)
-    tls, admin = listener_tls(settings), _admin_api(settings, limiter, models, ring)
+    tls, admin = listener_tls(settings), _admin_api(settings, limiter, models, ring, auth)
     read_state = partial(shared_state, limiter, slots, metric_files, models.registry, auth, tls, models.store)
     live = _live_feed(metrics, read_state, admin, drain)
     return Router(
@@ -181,8 +181,8 @@ def _metrics(directory: MetricsDirectory, slots: Slots, metric_files: MetricFile
     return Metrics(directory.path)
 
 
-def _admin_api(settings: Settings, limiter: Limiter, models: Models, ring: RequestRing) -> AdminApi:
-    records = RequestRecords(ring, models.registry)
+def _admin_api(settings: Settings, limiter: Limiter, models: Models, ring: RequestRing, auth: Auth) -> AdminApi:
+    records = RequestRecords(ring, models.registry, auth.tenants)
     return AdminApi(access_to(settings), settings, models.registry, models.store, limiter, models.endpoints, records)
 
 

@@ -13,7 +13,7 @@ a publication meet the new limit, in every worker.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -86,6 +86,10 @@ class TenantLimits:
     def label(self, tenant: str) -> str:
         """Returns the tenant's name in metrics: its own if the keys file lists it, so that their number is bounded."""
         return tenant if tenant in self._current().ids else OTHER
+
+    def labels(self) -> Iterable[str]:
+        """Returns all names that tenants have in metrics."""
+        return self._current().ids
 
     def inflight(self) -> dict[str, int]:
         """Returns how many requests each tenant has, over all workers."""

@@ -74,6 +74,8 @@ class RequestRecorder:
         permit = exchange.permit
         if exchange.overload is not None:
             flags |= self._store_overload(at, exchange.overload) << 40
+            if exchange.overload.limit_scope == "tenant" and exchange.caller is not None:
+                words[at + 47] = self._hashes[exchange.caller.label]
         elif permit is not None:
             flags |= 1 << 40
             words[at + 8] = permit.limit << 32 | permit.in_flight

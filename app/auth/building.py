@@ -1,5 +1,6 @@
 """Authentication as the settings have it, built once, before any worker is forked."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +36,10 @@ class Auth(NamedTuple):
     def inflight(self) -> dict[str, int]:
         """Returns how many requests each tenant has."""
         return {} if self.limits is None else self.limits.inflight()
+
+    def tenants(self) -> Iterable[str]:
+        """Returns the labels of the tenants that are counted apart."""
+        return () if self.limits is None else self.limits.labels()
 
     def stale(self) -> dict[str, bool]:
         """Returns whether the keys file, and the key set of tokens, could not be used when it was last read."""

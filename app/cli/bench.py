@@ -1,6 +1,7 @@
 """`bench`: how fast a router, or any server of the same API, responds."""
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ _ROUNDS = 2
 _BAR = 40
 _CHAT = "/v1/chat/completions"
 _DEFAULT_S = 10.0
+KEY_VARIABLE = "ROUTER_KEY"
 
 
 class _Seconds(click.FloatRange):
@@ -70,12 +72,14 @@ class _Seconds(click.FloatRange):
 def command(url: str, direct: str | None, as_json: bool, **options: Any) -> None:
     """Send requests to URL and show how long they took: to the end, and to the first token.
 
-    Ctrl-C ends it early, with the figures until then.
+    ROUTER_KEY of the environment is sent to URL as its bearer token. Ctrl-C ends it early, with the figures until then.
     """
     body = options["body"].read() if options["body"] else _body(options)
     headers = tuple(_header(text) for text in options["headers"])
     try:
-        servers = [target(one, options["path"], body, headers, options["timeout_s"]) for one in (url, direct) if one]
+        servers = [target(url, options["path"], body, _with_key(headers), options["timeout_s"])]
+        if direct:
+            servers.append(target(direct, options["path"], body, headers, options["timeout_s"]))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     seconds = options["duration"] or (None if options["requests"] else _DEFAULT_S)
@@ -107,6 +111,17 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise click.BadParameter(f"{text.partition(':')[0]!r}: must be NAME:VALUE")
     return name.strip(), value.strip()
+
+
+def _with_key(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Returns these headers and the key of the environment, unless they have a credential.
+
+    It is no option, because other users of a machine see those. It is the router's: model servers do not get it.
+    """
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key or any(name.lower() in ("authorization", "x-api-key") for name, _ in headers):
+        return headers
+    return (*headers, ("Authorization", f"Bearer {key}"))
 
 
 def _measure(servers: list[Target], bounds: Bounds) -> list[Measured]:

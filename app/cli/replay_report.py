@@ -15,8 +15,8 @@ def report(requests: Sequence[Logged], results: Sequence[Replayed]) -> dict[str,
     """Returns figures of the log and of the replay, under the same names."""
     logged = [_as_result(one) for one in requests]
     return {
-        "log": _figures(logged),
-        "replay": {**_figures(results), "models": _models(results), "endpoints": _endpoints(results)},
+        "log": _figures(logged, _surely_inside(logged)),
+        "replay": {**_figures(results, _spans(results)), "models": _models(results), "endpoints": _endpoints(results)},
     }
 
 
@@ -33,7 +33,7 @@ def _as_result(logged: Logged) -> Replayed:
     return Replayed(logged, result, logged.queue_us, logged.model_us, logged.endpoint)
 
 
-def _figures(results: Sequence[Replayed]) -> dict[str, Any]:
+def _figures(results: Sequence[Replayed], spans: Iterable[tuple[int, int]]) -> dict[str, Any]:
     entered = [one for one in results if one.model_us]
     counts = Counter(one.result for one in results)
     return {
@@ -42,7 +42,7 @@ def _figures(results: Sequence[Replayed]) -> dict[str, Any]:
         "failed": counts["failed"],
         "client_left": counts["client_left"],
         "rejected": {name: counts[name] for name in sorted(counts) if name not in ("served", "failed", "client_left")},
-        "most_in_flight": _most(_spans(entered)),
+        "most_in_flight": _most(spans),
         "queue_ms": _times(one.queue_us for one in entered),
         "total_ms": _times(one.queue_us + one.model_us for one in entered if one.result == "served"),
     }
@@ -90,10 +90,30 @@ def _endpoints(results: Sequence[Replayed]) -> list[dict[str, Any]]:
     return rows
 
 
+def _surely_inside(results: Iterable[Replayed]) -> list[tuple[int, int]]:
+    """Returns from when until when requests of a log were inside the model for certain.
+
+    A line says how long its request took in all, and of that in the queue and in the model. The rest was before the
+    queue or after the model, and the line does not say which. So the request entered at the latest such that the rest
+    came before, and left at the earliest such that none did. Spans that took all the rest for one of them would
+    overlap where requests did not, and show more in flight than the cap.
+    """
+    spans = []
+    for one in results:
+        logged = one.logged
+        entered = logged.at_us + logged.total_us - one.model_us
+        left = logged.at_us + one.queue_us + one.model_us
+        if one.model_us and entered < left:
+            spans.append((entered, left))
+    return spans
+
+
 def _spans(results: Iterable[Replayed]) -> list[tuple[int, int]]:
     """Returns when requests entered the model and left it."""
     spans = []
     for one in results:
+        if not one.model_us:
+            continue
         entered = one.logged.at_us + one.queue_us
         spans.append((entered, entered + one.model_us))
     return spans

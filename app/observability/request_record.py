@@ -42,7 +42,8 @@ SEEN = HASHES + MOST_CANDIDATES
 ATTEMPTS = SEEN + MOST_CANDIDATES
 """Three words each: hash of the endpoint, code, seconds."""
 ASKED = ATTEMPTS + 3 * MOST_ATTEMPTS
-"""The model that was asked for, where a fallback took its place; written only then."""
+"""The model that was asked for, where a fallback took its place, or the tenant whose limit rejected the request;
+written only then. That limit comes before any fallback."""
 assert ASKED + 1 == RECORD_WORDS
 
 _HEAD = Struct(f"qddddqqqQQQ{ID_BYTES}s")
@@ -120,6 +121,8 @@ class RequestRecord(NamedTuple):
     """Why, empty if none did."""
     full_fallbacks: int
     """How many were passed over because their own limits were reached; 15: so many at least."""
+    tenant: int
+    """Hash of the label of the tenant whose limit it met, 0 for any other limit."""
 
     def is_of(self, request_id: str) -> bool:
         """Whether this is the record of the request with this id."""
@@ -140,6 +143,7 @@ def read(record: bytes) -> RequestRecord:
     expected_ms = wait & 0xFFFFFFFF
     expected = None if expected_ms == UNKNOWN_MS else expected_ms
     numbers = _WORD_LISTS[candidates]
+    (asked,) = _WORD.unpack_from(record, ASKED * 8)
     hashes, seen = numbers.unpack_from(record, HASHES * 8), numbers.unpack_from(record, SEEN * 8)
     return RequestRecord(
         started,
@@ -159,9 +163,10 @@ def read(record: bytes) -> RequestRecord:
         POLICY_NAMES[policy],
         about_id >> 40,
         list(zip(hashes, seen, strict=True)),
-        _WORD.unpack_from(record, ASKED * 8)[0] if fallback else 0,
+        asked if fallback else 0,
         FALLBACKS[fallback],
         full_fallbacks,
+        asked if SCOPES[scope] == "tenant" and not fallback else 0,
     )
 
 

@@ -193,6 +193,27 @@ def test_records_outlive_their_worker(admin_of: AdminOf) -> None:
         fresh.close()
 
 
+def test_request_whose_worker_was_killed_has_no_record_and_the_answer_says_so(admin_of: AdminOf) -> None:
+    """It never ended, so nobody wrote one; its permit is back."""
+    router, admin = admin_of(SIMULATED_LATENCY_MS=60_000, WEB_CONCURRENCY=1)
+
+    def ask(_: int) -> str:
+        try:
+            return str(router.infer(headers={"X-Request-Id": "killed"}).status_code)
+        except requests.ConnectionError:
+            return "broken off"
+
+    crowd = Crowd(ask).send(1)
+    until(lambda: admin.get("/queue")["in_flight"] == 1, "it is inside")
+    (victim,) = router.workers()
+    os.kill(victim, signal.SIGKILL)
+    assert crowd.join().counts() == {"broken off": 1}
+    until(lambda: router.workers() not in ([], [victim]), "there is a new worker")
+    answer = requests.get(f"{admin.url}/requests/killed", timeout=20)
+    assert (answer.status_code, "its worker was killed" in answer.json()["detail"]) == (404, True)
+    assert requests.get(f"{admin.url}/queue", timeout=20).json()["in_flight"] == 0
+
+
 def test_limit_of_a_model_is_told_from_the_cap(tmp_path: Path, admin_of: AdminOf) -> None:
     """In each form of errors a 429 says whose limit it was and how full, and so does the record."""
     with Holding() as upstream:

@@ -63,6 +63,19 @@ def test_sends_what_it_was_told_and_no_more(bench: Callable[..., Any]) -> None:
     assert json.loads(seen[0].body) == {"model": "m", "messages": [{"role": "user", "content": "p"}]}
 
 
+def test_key_of_the_environment_goes_to_the_router_only(commands: Commands) -> None:
+    """A model server behind it does not see it, and a credential among the headers takes its place."""
+    with Upstream() as router, Upstream() as model_server:
+        both = ("bench", router.url, "--direct", model_server.url, "--requests", 1, "--json")
+        assert "ir-secret" not in commands(*both, ROUTER_KEY="ir-secret").out
+        given = [commands(*both, "-H", header, ROUTER_KEY="ir-secret").code for header in ("X-Api-Key: k", "X-A: b")]
+        seen = [[one.headers.get("authorization") for one in server.seen] for server in (router, model_server)]
+        wrong = commands(*both, ROUTER_KEY="ir-\u00fc")
+    assert given == [0, 0]
+    assert seen == [["Bearer ir-secret", None, "Bearer ir-secret"], [None, None, None]]
+    assert (wrong.code, "ir-\u00fc" in wrong.out + wrong.err) == (2, False)
+
+
 def test_body_of_a_file_to_another_path(bench: Callable[..., Any], tmp_path: Path) -> None:
     """The bytes go out as they are, below the path of the URL."""
     body = tmp_path / "body.json"

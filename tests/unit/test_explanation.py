@@ -18,6 +18,7 @@ RECORD: dict[str, Any] = {
     "error": None,
     "rejection": None,
     "limit_scope": "router",
+    "tenant": None,
     "limit": 64,
     "in_flight": 64,
     "ahead": 0,
@@ -73,7 +74,19 @@ EXPLAINED = [
         {"status": 429, "rejection": "tenant_limit_reached", "limit_scope": "tenant", "expected_wait_ms": 1},
         "rejected: the tenant had 64 of 64 in flight, expected wait 1 ms",
     ),
+    (
+        {"status": 429, "rejection": "tenant_limit_reached", "limit_scope": "tenant", "tenant": "search"},
+        "rejected: tenant search had 64 of 64 in flight, expected wait unknown",
+    ),
     ({}, "served: by model llama, in 340 ms"),
+    (
+        {"queue_ms": 90.0, "ahead": 1, "expected_wait_ms": 80},
+        "served: by model llama, in 340 ms, after 90 ms in the queue (expected 80 ms) behind 1 other",
+    ),
+    (
+        {"queue_ms": 90.0, "ahead": 0, "expected_wait_ms": 80},
+        "served: by model llama, in 340 ms, after 90 ms in the queue (expected 80 ms) behind no other",
+    ),
     (
         {
             "attempts": [tried(A, "503"), tried(B, "200")],

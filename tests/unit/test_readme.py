@@ -278,6 +278,7 @@ def test_variables_named_in_prose_exist(document: Path) -> None:
         "PATH",
         "ROUTER_ADMIN_KEY",
         "ROUTER_ADMIN_URL",
+        "ROUTER_KEY",
         "ROUTER_PURE",
         "SSL_CERT_FILE",
     }

@@ -105,6 +105,23 @@ def test_another_cap_admits_what_was_rejected(replay: Callable[..., Any]) -> Non
 
 
 @pytest.mark.slow
+def test_log_has_no_more_in_flight_than_its_cap(replay: Callable[..., Any]) -> None:
+    """One after the other with a cap of 1, each 40 ms outside the queue and the model: a line does not say where."""
+    first = line(100, 100, total_ms=140, endpoint="http://a:1")  # it entered at 100, and ended long after it had left
+    second = line(160, 100, total_ms=140, endpoint="http://a:1")  # it entered at 200, when its body was there
+    log = replay([first, second], "--cap", 1)["log"]
+    assert (log["served"], log["most_in_flight"]) == (2, 1)
+
+
+@pytest.mark.slow
+def test_log_has_those_in_flight_that_overlap(replay: Callable[..., Any]) -> None:
+    """Three, and not the one that was rejected meanwhile."""
+    lines = [line(at, 100, total_ms=102, endpoint="http://a:1") for at in (0, 20, 40, 200)]
+    lines.append(line(30, total_ms=50, status=429, rejection="limit_reached"))
+    assert replay(lines, "--cap", 9)["log"]["most_in_flight"] == 3
+
+
+@pytest.mark.slow
 def test_queue_admits_in_order_and_times_out_on_the_simulated_clock(replay: Callable[..., Any]) -> None:
     """One permit, 100 ms each: the second waits 90 ms, the third 180 ms, the fourth for its 250 ms in vain."""
     lines = [line(0, 100), line(10, 100), line(20, 100), line(30, 100), line(40, 100)]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -13,6 +14,7 @@ from app.api.admin.records_query import Wanted
 from app.api.exchange import Exchange
 from app.api.request_recorder import RequestRecorder
 from app.shared_memory.request_ring import RECORD_WORDS, RECORDS, RequestRing
+from tests.support.credentials import bearer, key, write_keys
 from tests.support.forks import Parent
 from tests.support.local_router import LocalRouter
 
@@ -120,3 +122,27 @@ def _longest_turn(look: Callable[[], bool]) -> float:
     ended = time.thread_time()
     watching.kill()
     return max(after - one for one, after in pairwise([began, *turns[before:], ended])) / (ended - began)
+
+
+def test_tenant_whose_limit_was_met_is_named(tmp_path: Path) -> None:
+    """By its label in metrics, and not where another limit was met, or the keys file has the tenant no longer."""
+    tenants: tuple[dict[str, object], ...] = ({"name": "simulated", "max_concurrency": 1},)
+    file = write_keys(tmp_path / "keys.json", key("ir-secret", "simulated"), tenants=tenants)
+    with LocalRouter(tmp_path, KEYS_FILE=file, MAX_CONCURRENCY="1") as local:
+        limits, records = local.router.auth.limits, local.router.admin.records
+        assert limits is not None
+        leave = limits.acquire("simulated")
+        asked = {**bearer("ir-secret"), "X-Request-Id": "of-the-tenant"}
+        assert local.ask("POST", "/infer", '{"prompt": "x"}', asked).status == 429
+        leave()
+        assert local.ask("POST", "/infer", '{"prompt": "x"}', {**asked, "X-Request-Id": "served"}).status == 200
+        rejected, served = records.find("of-the-tenant"), records.find("served")
+        (listed,) = records.newest(Wanted(rejected=True))
+        gone = RequestRecords(local.router.ring, local.router.models.registry).find("of-the-tenant")
+    assert rejected is not None
+    assert served is not None
+    assert gone is not None
+    assert (rejected["tenant"], served["tenant"], gone["tenant"]) == ("simulated", None, None)
+    assert rejected["explanation"].startswith("rejected: tenant simulated had 1 of 1 in flight, expected wait")
+    assert gone["explanation"].startswith("rejected: the tenant had 1 of 1 in flight, expected wait")
+    assert listed["tenant"] == "simulated"

@@ -136,7 +136,9 @@ def _limit(record: Mapping[str, Any]) -> str:
     scope, of = record["limit_scope"], f"{record['in_flight']} of {record['limit']} in flight"
     if scope == "model":
         return f"model {record['model']} had {of}"
-    return f"the tenant had {of}" if scope == "tenant" else f"the router had {of} (MAX_CONCURRENCY)"
+    if scope == "tenant":
+        return f"tenant {record['tenant']} had {of}" if record["tenant"] else f"the tenant had {of}"
+    return f"the router had {of} (MAX_CONCURRENCY)"
 
 
 def _way(record: Mapping[str, Any], attempts: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -145,7 +147,7 @@ def _way(record: Mapping[str, Any], attempts: list[Mapping[str, Any]]) -> Iterat
         expected, waited = record["expected_wait_ms"], _seconds(record["queue_ms"])
         if record["ahead"] or expected is not None:
             known = "" if expected is None else f" (expected {_seconds(expected)})"
-            yield f"after {waited} in the queue{known} behind {record['ahead']} others"
+            yield f"after {waited} in the queue{known} behind {_others(record['ahead'])}"
         else:
             yield f"after it had waited {waited}"  # in front of the queue, or for an endpoint
     yield from _fallback(record)
@@ -190,6 +192,10 @@ def _load(candidate: Mapping[str, Any]) -> str:
 
 def _requests(count: int) -> str:
     return f"{count} request was" if count == 1 else f"{count} requests were"
+
+
+def _others(count: int) -> str:
+    return "no other" if count == 0 else "1 other" if count == 1 else f"{count} others"
 
 
 def _seconds(milliseconds: float) -> str:

@@ -1,7 +1,7 @@
 """The records of the last requests of all workers, from any of them, as GET /admin/requests shows them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from heapq import nlargest
 from typing import Any
@@ -30,9 +30,13 @@ _ROUTES = (infer.ROUTE, *(operation.route for adapter in adapters.PROTOCOLS for 
 class RequestRecords:
     """The records, with names in the place of hashes."""
 
-    def __init__(self, ring: RequestRing, registry: ModelRegistry) -> None:
+    def __init__(
+        self, ring: RequestRing, registry: ModelRegistry, tenants: Callable[[], Iterable[str]] = lambda: ()
+    ) -> None:
+        """`tenants` returns the labels of those that are counted apart."""
         self._ring = ring
         self._registry = registry
+        self._tenants = tenants
 
     def newest(self, wanted: Wanted) -> list[dict[str, Any]]:
         """Returns the records that are wanted, the newest first, as they are shown. Other greenlets run meanwhile."""
@@ -48,9 +52,9 @@ class RequestRecords:
             for slot, record in self._read([(slot, index) for _, slot, index in found], turns)
             if wanted.takes(record.total_s, rejected=bool(record.rejection))
         ]
-        names, shown = self._names(), []
+        names, tenants, shown = self._names(), self._tenant_names(), []
         for slot, record in sorted(records, key=_ended, reverse=True):
-            shown.append(_shown(record, slot, names))
+            shown.append(_shown(record, slot, names, tenants))
             turns.pause_if_due()
         return shown
 
@@ -71,7 +75,7 @@ class RequestRecords:
             found = [each for each in self._read(places, turns) if each[1].is_of(request_id)]
             if found:
                 slot, record = max(found, key=_ended)
-                shown = _shown(record, slot, self._names())
+                shown = _shown(record, slot, self._names(), self._tenant_names())
                 return {**shown, "explanation": explanation_of(shown)}
         return None
 
@@ -106,8 +110,12 @@ class RequestRecords:
         names = [*(model.name for model in routes.models), *urls, *_ROUTES, *self._registry.listed_paths()]
         return {name_hash(name): name for name in names}
 
+    def _tenant_names(self) -> Mapping[int, str]:
+        # Apart from the other names: a tenant may have the name of a model.
+        return {name_hash(name): name for name in self._tenants()}
 
-def _shown(record: RequestRecord, slot: int, names: Mapping[int, str]) -> dict[str, Any]:
+
+def _shown(record: RequestRecord, slot: int, names: Mapping[int, str], tenants: Mapping[int, str]) -> dict[str, Any]:
     overload = record.overload
     shown: dict[str, Any] = {
         "request_id": record.id_beginning + ("…" if record.id_length > len(record.id_beginning) else ""),
@@ -122,6 +130,7 @@ def _shown(record: RequestRecord, slot: int, names: Mapping[int, str]) -> dict[s
         "error": record.error or None,
         "rejection": record.rejection or None,
         "limit_scope": overload.limit_scope if overload else None,
+        "tenant": tenants.get(record.tenant),
         "limit": overload.limit if overload else None,
         "in_flight": overload.in_flight if overload else None,
         "ahead": overload.ahead if overload else None,

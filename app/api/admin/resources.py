@@ -199,8 +199,9 @@ class RequestsResource:
         found = self._api.records.find(request_id)
         if found is None:
             raise falcon.HTTPNotFound(
-                description="there is no record of this request: it is in progress, or it had no credential that is "
-                f"accepted, or it is not among the last {RECORDS} inference requests of its worker"
+                description="there is no record of this request: it is in progress, or its worker was killed before "
+                "it ended, or it had no credential that is accepted, or it is not among the last "
+                f"{RECORDS} inference requests of its worker"
             )
         _respond(resp, found)
 
