@@ -30,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: run observe test test-compiled test-quick lint type format docs screenshots bench bench-quick peers fuzz pins
-.PHONY: clean help dev prometheus wrk golang chromium shells
+.PHONY: clean help dev prometheus wrk golang chromium shells dnsmasq
 
 # Recipes `exec` what runs long: it is make's own child then, so Ctrl-C and SIGTERM reach it and nothing else.
 
@@ -39,7 +39,7 @@ run: $(VENV)/.run $(COMPILED)/.made  ## serve on 0.0.0.0:8080, compiled; setting
 	@export PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR); $(BIN)/python -P -m app --version && exec $(BIN)/gunicorn -c gunicorn.conf.py
 
 # The checks without tests, and what the tests wait for, share the cores. Each prints what it has to say when it ends.
-test: dev prometheus chromium shells  ## every check: linters, types, layering, and all tests, of the compiled form too
+test: dev prometheus chromium shells dnsmasq  ## every check: linters, types, layering, and all tests, of the compiled form too
 	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target lint type collected $(COMPILED)/.made
 	@$(BIN)/python -m pytest $(AT_ONCE) -m "not alone"
 	@$(BIN)/python -m pytest -m alone
@@ -175,6 +175,11 @@ chromium: $(VENV)/.made
 shells:
 	@for shell in zsh fish; do command -v $$shell >/dev/null || ( $(call apt_install,$$shell) ) || \
 	echo "make: without $$shell its completion is not tested" >&2; done
+
+# Discovery is tested with a real name server too. Its package is the program alone, without a service.
+dnsmasq:
+	@PATH=$$PATH:/usr/sbin; command -v dnsmasq >/dev/null || ( $(call apt_install,dnsmasq-base) ) || \
+	echo 'make: without dnsmasq discovery is not tested with a real name server' >&2
 
 golang:
 	@command -v go >/dev/null || { $(call apt_install,golang-go); }

@@ -13,7 +13,7 @@ import pytest
 from tests.support.router import free_port, until
 
 DNSMASQ = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-needs_dnsmasq = pytest.mark.skipif(DNSMASQ is None, reason="dnsmasq is not installed: apt-get install dnsmasq-base")
+needs_dnsmasq = pytest.mark.skipif(DNSMASQ is None, reason="dnsmasq is not installed: `make dnsmasq` installs it")
 
 
 class Dnsmasq:

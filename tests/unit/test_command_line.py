@@ -6,13 +6,11 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
-import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -22,25 +20,14 @@ from app import __main__
 from app.cli import main, output, top
 from app.cli.output import shown
 from app.config.keys_file import read_keys
+from tests.docs.command_tables import commands
 from tests.support.command_line import environ_of, run
 from tests.support.router import ROOT
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Every command that does something, and the words that call it."""
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        if isinstance(command, click.Group):
-            yield from commands(command, (*path, name))
-        else:
-            yield (*path, name), command
-
-
-ALL = dict(commands(main.cli))
+ALL = {tuple(words.split()): command for words, command in commands()}
 
 
 def printed_by(code: str) -> str:
