@@ -50,7 +50,7 @@ test-compiled: dev $(COMPILED)/.made  ## the tests of behaviour on the compiled 
 	@cd $(COMPILED) && exec $(CURDIR)/$(BIN)/python -m pytest $(AT_ONCE) -m "not alone" $(COMPILED_TESTS)
 
 test-quick: dev  ## the tests that need no server, in seconds
-	@exec $(BIN)/python -m pytest $(QUICKLY) -m "not slow" tests/unit tests/multiprocess
+	@exec $(BIN)/python -m pytest $(QUICKLY) -m "not slow and not alone" tests/unit tests/multiprocess
 
 lint: dev  ## ruff, its formatting, and the direction of imports
 	$(BIN)/ruff check

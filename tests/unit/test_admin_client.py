@@ -107,6 +107,7 @@ def trickle(ended: threading.Event) -> Callable[[Peer], None]:
     return script
 
 
+@pytest.mark.slow
 def test_document_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """However steadily its bytes come: the deadline is for all of it."""
     monkeypatch.setattr(admin, "TIMEOUT_S", 0.3)

@@ -214,6 +214,7 @@ def test_settings_that_exclude_each_other(tmp_path: Path) -> None:
     assert checked("--routes", path, BACKENDS="http://h").exit_code == 0
 
 
+@pytest.mark.slow
 def test_no_more_than_a_hundred_mistakes_are_collected(tmp_path: Path) -> None:
     """A file of nothing but mistakes ends with the last that is looked at, in no time."""
     path = tmp_path / "routes.json"

@@ -97,6 +97,7 @@ def test_several_fields_are_several_codings() -> None:
     assert not is_clients_fault(headers, gzip.compress(BODY), (TEXT,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("", bytes)])
 def test_no_more_than_64_kib_is_searched(coding: str, compress: Callable[[bytes], bytes]) -> None:
     """Before and after decompressing: a bomb costs what any other body does."""

@@ -49,6 +49,7 @@ def test_one_id_many_times_is_one_entry_of_a_chain(parent: Parent) -> None:
     assert responses._next[responses._chains[chain] - 1] == 0
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), max_size=60))
 def test_the_newest_are_known_and_the_oldest_replaced(made: list[tuple[int, int]]) -> None:
     """Over any sequence the table says what a list of the last entries says, chains and all."""

@@ -166,6 +166,7 @@ def test_worker_begins_with_what_its_arbiter_has_read(kept: Kept, file: Path) ->
     assert "authorization: Bearer of-new-routes\r\n" in kept.head()
 
 
+@pytest.mark.slow
 def test_no_request_reads_a_file(kept: Kept, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it look whether one has changed."""
     body = '{"model": "m"}'

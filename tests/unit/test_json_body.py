@@ -175,6 +175,7 @@ def test_the_kelvin_sign_is_a_k(letter: str) -> None:
         request_body.refuse_ambiguous(decode_kind, client_request(body), found, ("kind",))
 
 
+@pytest.mark.slow
 def test_no_other_character_is_a_letter_of_ascii() -> None:
     """The two are all that Unicode's case folding has."""
     letters = set("abcdefghijklmnopqrstuvwxyz")

@@ -86,6 +86,7 @@ def test_nothing_is_there_twice(member: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_number_of_tenants_is_bounded() -> None:
     """Each tenant is counted apart in shared memory and has series of its own, whether listed or named by keys."""
     names = [f"t{number}" for number in range(MAX_TENANTS + 1)]

@@ -261,6 +261,7 @@ def test_report_of_an_endpoint_that_is_back_under_another_id_is_dropped(monkeypa
     assert scrapes.recorded == []
 
 
+@pytest.mark.slow
 def test_reports_gain_where_another_router_loads_the_endpoints_unevenly() -> None:
     """In the simulation of docs/balancing.md: half of the time to the first token at p99, and more requests in time."""
     blind, seeing = (

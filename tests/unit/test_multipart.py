@@ -264,6 +264,7 @@ def test_no_form_names_one_model_here_and_another_one_elsewhere(body: bytes, ste
     assert models_by_email(body) in ([], [found])
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.sampled_from(["file", "language", "prompt"]), st.binary(max_size=60)), max_size=4),
     st.integers(0, 4),

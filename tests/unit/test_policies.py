@@ -39,6 +39,7 @@ def _ranking(key: bytes, ids: Sequence[int]) -> list[int]:
     return [ids.index(one) for one in ranking]
 
 
+@pytest.mark.slow
 @given(LOADS, st.integers(0, 2**32))
 def test_least_inflight_takes_none_that_is_more_loaded_than_another(loads: list[int], turn: int) -> None:
     """Whatever the loads and the turn, the one chosen has the smallest load."""
@@ -144,6 +145,7 @@ def test_session_spreads_keys_evenly(count: int) -> None:
     assert chi_squared < count - 1 + 6 * sqrt(2 * (count - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 7, 16])
 def test_endpoint_that_comes_or_goes_moves_only_the_keys_it_wins_or_held(count: int) -> None:
     """Of N endpoints one is missing: exactly the keys that it holds when it is there are elsewhere, about 1 in N."""
@@ -233,6 +235,7 @@ def test_few_requests_are_no_load() -> None:
         assert loads[first] == min(sent, 8)
 
 
+@pytest.mark.slow
 def test_prefix_hash_keeps_prompts_together_and_loads_bounded() -> None:
     """12 requests in flight over 3 endpoints, by the defaults: at least 95 % go where their prompt's others went."""
     route, chance = Model(name="m", versions=(Version(),)), random.Random(1)

@@ -302,6 +302,7 @@ def test_metrics_table_is_the_metrics_page(name: str, request: pytest.FixtureReq
     assert name == "router" or names == rows.keys()
 
 
+@pytest.mark.slow
 def test_metrics_named_in_prose_exist(routed: dict[str, Response]) -> None:
     """A metric named in any document is on the page."""
     page = routed["metrics"].body
@@ -316,6 +317,7 @@ def code_of(answer: Response) -> str:
     return str(body["error"]["code"] if isinstance(body.get("error"), dict) else body["code"])
 
 
+@pytest.mark.slow
 def test_errors_of_the_router_are_documented(router: dict[str, Response], routed: dict[str, Response]) -> None:
     """Every status and code that the router returned has its row, and no code has two."""
     own = [*router.values(), *(routed[name] for name in FAILING)]
@@ -326,6 +328,7 @@ def test_errors_of_the_router_are_documented(router: dict[str, Response], routed
     assert len({row[1] for row in rows}) == len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), FAILING.items())
 def test_failures_are_answered_as_documented(routed: dict[str, Response], name: str, code: str) -> None:
     """Every way in which a model can't be had has its row, in the form of OpenAI's errors."""
@@ -356,6 +359,7 @@ def error_members() -> list[str]:
     return re.findall(r'"(\w+)"', found[1])
 
 
+@pytest.mark.slow
 def test_errors_have_the_form_of_the_path(routed: dict[str, Response]) -> None:
     """A problem document, with `error` equal to `detail` under /v2 only; a model server's own error is not touched."""
     problem, of_v2, relayed = routed["problem"], routed["of v2"], routed["relayed"]
@@ -368,6 +372,7 @@ def test_errors_have_the_form_of_the_path(routed: dict[str, Response]) -> None:
     assert (routed["passed on"].status, routed["passed on"].headers["retry-after"]) == (503, "9")
 
 
+@pytest.mark.slow
 def test_refusals_of_model_servers_are_quoted_to_infer(routed: dict[str, Response]) -> None:
     """`upstream_error_response` has the model server's status and quotes it."""
     refused = routed["refused"]
@@ -375,6 +380,7 @@ def test_refusals_of_model_servers_are_quoted_to_infer(routed: dict[str, Respons
     assert "shut" in json.loads(refused.body)["detail"]
 
 
+@pytest.mark.slow
 def test_paths_of_the_router_are_known_to_the_routes(router: dict[str, Response]) -> None:
     """No model can list a path of its own that the router serves anyway: it would never be reached."""
     for endpoint in documented_endpoints():
@@ -382,6 +388,7 @@ def test_paths_of_the_router_are_known_to_the_routes(router: dict[str, Response]
     assert not is_served("/v1/custom")
 
 
+@pytest.mark.slow
 def test_endpoints_table_is_the_routes(router: dict[str, Response]) -> None:
     """Every documented method is served at its path, and every route is documented."""
     documented = documented_endpoints()
@@ -402,6 +409,7 @@ def test_start_in_front_of_model_servers_is_possible() -> None:
     assert Endpoint("POST", request[1]) in documented_endpoints()
 
 
+@pytest.mark.slow
 def test_example_gets_the_documented_answer(router: dict[str, Response]) -> None:
     """The curl example is answered as shown, to the byte, but for the milliseconds; the README has the same."""
     example = router["example"]
@@ -415,6 +423,7 @@ def test_example_gets_the_documented_answer(router: dict[str, Response]) -> None
     assert f"$ curl localhost:8080/infer -d '{example_request()}'\n{documented}\n" in section("Start", README)
 
 
+@pytest.mark.slow
 def test_rejection_is_as_documented(router: dict[str, Response]) -> None:
     """The 429 is answered as shown: status, Retry-After, content type, and body to the byte."""
     rejection = router["rejection"]

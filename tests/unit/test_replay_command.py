@@ -196,6 +196,7 @@ def test_what_is_not_modelled_is_said(replay: Callable[..., Any], commands: Comm
     assert "Not modelled: limits of tenants." in shown.out
 
 
+@pytest.mark.slow
 def test_files_of_callers_are_not_needed(commands: Commands, tmp_path: Path) -> None:
     """The log of one machine is replayed on another, which has neither its keys nor its certificates."""
     (tmp_path / "routes.toml").write_text(ROUTES)

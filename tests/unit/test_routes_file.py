@@ -545,6 +545,7 @@ def test_aliases_do_not_unfold_without_end() -> None:
     assert "is one value too many: at most 100000 are read" in refusal(text, "yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_line_of_the_examples_is_found(kind: str) -> None:
     """A value that can't be used is reported at its line, wherever in the file it is."""
