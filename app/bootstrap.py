@@ -46,6 +46,7 @@ from app.routing import (
 )
 from app.routing.building import Models, build_models
 from app.routing.endpoint_wait import EndpointWait
+from app.routing.inherited import Inherited
 from app.routing.registry import ModelRegistry
 from app.routing.route_store import RouteStore
 from app.shared_memory import connection_counts as connection_counts_module
@@ -164,9 +165,9 @@ def _build_parts(
     )
 
 
-def tls_contexts(own: TlsContext | None, registry: ModelRegistry) -> list[TlsContext]:
+def tls_contexts(own: TlsContext | None, endpoints: ModelRegistry | Inherited) -> list[TlsContext]:
     """Returns the contexts of the listener and of the endpoints that are made of files."""
-    return [*([] if own is None else [own]), *registry.tls_contexts()]
+    return [*([] if own is None else [own]), *endpoints.tls_contexts()]
 
 
 def _limiter(settings: Settings, table: SharedTable) -> Limiter:

@@ -47,8 +47,7 @@ def create_app(  # noqa: PLR0913, PLR0917  # the parts that it shows
     """Returns the router's application. `read_state` returns what the gauges of `/metrics` say.
 
     Without `ring` no records of requests are written. Without `admin` and `live`, or ADMIN_BIND, there is no admin API
-    and no status page. `authenticator` finds the caller of a request; without it, everyone may use the
-    router.
+    and no status page. `authenticator` finds the caller of a request; without it, everyone may use the router.
     """
     router = ExactRouter(ListedPaths(dispatcher).find)
     app = falcon.App(router=router)

@@ -169,9 +169,8 @@ class Exchange:
 
         The place of the other model is taken before that of this one is given back. So a request that was admitted
         counts for at least one model at any moment, and for no moment is a limit exceeded: each is compared and counted
-        under the lock.
-        Nothing yields between the two, so ClientGone, which is thrown where a greenlet waits, can't come between them.
-        A worker that is killed there counts for both, and its row is cleared.
+        under the lock. Nothing yields between the two, so ClientGone, which is thrown where a greenlet waits, can't
+        come between them. A worker that is killed there counts for both, and its row is cleared.
         """
         place = place_of(limit, traffic)
         left, self._place = self._place, place

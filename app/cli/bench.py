@@ -1,8 +1,7 @@
 """`bench`: how fast a router, or any server of the same API, responds."""
 
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,10 +73,11 @@ def command(url: str, direct: str | None, as_json: bool, **options: Any) -> None
 
     ROUTER_KEY of the environment is sent to URL as its bearer token. Ctrl-C ends it early, with the figures until then.
     """
+    context = click.get_current_context()
     body = options["body"].read() if options["body"] else _body(options)
     headers = tuple(_header(text) for text in options["headers"])
     try:
-        servers = [target(url, options["path"], body, _with_key(headers), options["timeout_s"])]
+        servers = [target(url, options["path"], body, _with_key(headers, context.obj), options["timeout_s"])]
         if direct:
             servers.append(target(direct, options["path"], body, headers, options["timeout_s"]))
     except ValueError as error:
@@ -93,7 +93,7 @@ def command(url: str, direct: str | None, as_json: bool, **options: Any) -> None
     interrupted = any(one.interrupted for one in measured)
     if interrupted:
         click.echo("interrupted: the figures are those until then", err=True)
-    click.get_current_context().exit(INTERRUPTED if interrupted else 0 if all(one.times for one in measured) else 1)
+    context.exit(INTERRUPTED if interrupted else 0 if all(one.times for one in measured) else 1)
 
 
 def _body(options: dict[str, Any]) -> bytes:
@@ -113,12 +113,12 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _with_key(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+def _with_key(headers: tuple[tuple[str, str], ...], environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Returns these headers and the key of the environment, unless they have a credential.
 
     It is no option, because other users of a machine see those. It is the router's: model servers do not get it.
     """
-    key = os.environ.get(KEY_VARIABLE, "").strip()
+    key = environ.get(KEY_VARIABLE, "").strip()
     if not key or any(name.lower() in ("authorization", "x-api-key") for name, _ in headers):
         return headers
     return (*headers, ("Authorization", f"Bearer {key}"))

@@ -72,9 +72,8 @@ class Upkeep:
     def in_arbiter(self) -> None:
         """Take the arbiter's steps, every second and before a fork: what it has read by then, the worker has."""
         router = self._router
-        own = [] if router.tls is None else [router.tls]
         inherited = router.models.inherited
-        self._step("renew certificates", lambda: tls_renewal.renew([*own, *inherited.tls_contexts()], None))
+        self._step("renew certificates", lambda: tls_renewal.renew(tls_contexts(router.tls, inherited), None))
         self._step("read credentials", inherited.read_credentials)
 
     def _elect(self) -> None:
