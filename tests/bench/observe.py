@@ -80,11 +80,15 @@ def _signals() -> int:
     """Returns a descriptor that is readable once this process was told to end.
 
     A handler that raises could do so in the midst of an end, and one that sets an Event could wait for a lock that the
-    code which it interrupts holds.
+    code which it interrupts holds. One written in Python, whatever it does, runs in the main thread once that is awake:
+    a signal that another thread gets, or that comes just before a select, would not wake it. So the byte is written
+    where the signal arrives (https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd).
     """
     reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: os.write(writer, b"."))
+        signal.signal(number, lambda *_: None)
     return reader
 
 
