@@ -48,7 +48,7 @@ class EndpointDocument(TypedDict):
     url: str
     models: NotRequired[list[str]]
     state: NotRequired[str | None]
-    inflight: NotRequired[int | None]
+    in_flight: NotRequired[int | None]
     until_s: NotRequired[float | None]
     why: NotRequired[str | None]
     last_error: NotRequired[LastError | None]
@@ -72,7 +72,7 @@ class RecordedCandidate(TypedDict):
     """An endpoint among which was chosen."""
 
     endpoint: NotRequired[str | None]
-    inflight: NotRequired[int | None]
+    in_flight: NotRequired[int | None]
     out: NotRequired[str | None]
 
 

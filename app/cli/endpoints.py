@@ -42,7 +42,7 @@ def rows(endpoints: Iterable[dict[str, Any]]) -> list[tuple[object, ...]]:
             one["url"],
             one.get("models"),
             one.get("state"),
-            one.get("inflight"),
+            one.get("in_flight"),
             None if one.get("until_s") is None else f"{one['until_s']:.1f} s",
             one.get("why"),
             _last_error(one.get("last_error")),

@@ -40,7 +40,7 @@ def command(request_id: str, admin: Admin, as_json: bool) -> None:
 
 
 def _candidates(record: dict[str, Any]) -> list[tuple[object, ...]]:
-    return [(one.get("endpoint"), one.get("inflight"), one.get("out")) for one in record["candidates"]]
+    return [(one.get("endpoint"), one.get("in_flight"), one.get("out")) for one in record["candidates"]]
 
 
 def _policy(record: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ def words_of(values: Iterable[int]) -> "memoryview[int]":
 class Seen(NamedTuple):
     """One endpoint as a choice has seen it."""
 
-    inflight: int | None
+    in_flight: int | None
     """Its requests over all workers, None where the load was an estimate."""
     load: float | None
     """The estimate of `least_load`."""

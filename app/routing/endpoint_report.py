@@ -26,7 +26,7 @@ class EndpointReport(NamedTuple):
     why: str | None
     until_ms: int
     """When the state ends by itself, by the monotonic clock; 0 where that is not known."""
-    inflight: int
+    in_flight: int
     load: dict[str, Any] | None
     """What the endpoint has reported of itself, where a `least_load` model uses it."""
     last_error: LastError | None

@@ -331,7 +331,7 @@ def test_ejected_endpoint_says_why_and_until_when(tmp_path: Path, admin_of: Admi
         assert chat(router, "nowhere").status_code == 503
         record = admin.explained("nowhere")
         assert (record["error"], record["outcome"]) == ("no_endpoint", "failed")
-        assert record["candidates"] == [{"endpoint": failing.url, "inflight": 0, "load": None, "out": "ejected"}]
+        assert record["candidates"] == [{"endpoint": failing.url, "in_flight": 0, "load": None, "out": "ejected"}]
         assert f"no endpoint of m could be chosen: {failing.url} was ejected" in record["explanation"]
 
 
@@ -357,7 +357,7 @@ def test_drained_endpoint_gets_no_new_request_of_any_worker(tmp_path: Path, admi
         elsewhere()
         for page in admin.of_all("/endpoints"):
             assert Counter(each["state"] for each in page["endpoints"]) == {"draining": 1, "healthy": 1}
-        assert admin.endpoint(drained.url)["inflight"] == 2
+        assert admin.endpoint(drained.url)["in_flight"] == 2
         drained.leave.set()
         other.leave.set()
         assert held.join().counts() == {200: 4}

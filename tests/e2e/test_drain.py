@@ -35,7 +35,7 @@ def test_200_requests_in_flight_are_all_answered(start_gated: Start, gate: Gate)
     for client in clients:
         client.close()
     assert router.wait_exit() == 0
-    assert time.monotonic() - last_answer < 1, "gone within a second of the last answer"
+    assert time.monotonic() - last_answer < 10, "gone at once: GRACEFUL_TIMEOUT_S is 20, KEEPALIVE_S 75"
     for answer in answers:
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -73,7 +73,7 @@ def test_idle_connections_close_at_once(start: Start) -> None:
     began = time.monotonic()
     router.signal(signal.SIGTERM)
     assert router.wait_exit() == 0
-    assert time.monotonic() - began < 5, "KEEPALIVE_S is 75"
+    assert time.monotonic() - began < 10, "GRACEFUL_TIMEOUT_S is 20, KEEPALIVE_S 75"
     for sock in silent:
         assert sock.recv(1) == b""
         sock.close()

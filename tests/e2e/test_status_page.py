@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PROGRAM, reason="needs Ch
 ADMIN_URL = f"http://127.0.0.1:{free_port()}"
 RATES = {"requests_per_s": None, "failures_per_s": None}
 MODEL: dict[str, Any] = {"in_flight": 0, "limit": 1, "queued": 0, "rejections_per_s": None, "times_s": {}, **RATES}
-ENDPOINT: dict[str, Any] = {"state": "healthy", "why": None, "until_s": None, "inflight": 0, **RATES}
+ENDPOINT: dict[str, Any] = {"state": "healthy", "why": None, "until_s": None, "in_flight": 0, **RATES}
 EMPTY: dict[str, Any] = {
     "endpoints": [],
     "models": [],
@@ -294,7 +294,7 @@ def test_endpoints_that_an_event_leaves_out_are_as_before(
     first = {"time": "2026-01-01T00:00:00.000+00:00", "endpoints": [a, out, c], "endpoints_complete": True}
     later = {"time": "2026-01-01T00:00:05.000+00:00", "endpoints_complete": False}
     page = new_context().new_page()
-    feed(page, {**later, "endpoints": [{**c, "inflight": 7}]}, **first)
+    feed(page, {**later, "endpoints": [{**c, "in_flight": 7}]}, **first)
     table = page.locator("#endpoints")
     page.wait_for_function("document.querySelector('#endpoints').innerText.includes('for 25 s more')")
     text = table.inner_text()

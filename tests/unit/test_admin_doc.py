@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -11,6 +10,8 @@ import falcon
 from app.api.admin import explanation, resources
 from app.api.admin.records import RequestRecords
 from app.observability.request_record import MOST_ATTEMPTS, MOST_CANDIDATES
+from app.routing.endpoint_report import EndpointReport
+from app.routing.last_errors import LastError
 from app.shared_memory.request_ring import RECORD_BYTES, RECORDS
 from tests.support.local_router import LocalRouter
 
@@ -63,17 +64,7 @@ def test_members_of_a_record_are_documented(tmp_path: Path) -> None:
 
 def test_members_of_an_endpoint_are_documented() -> None:
     """The section of endpoints names each."""
-    report: Any = SimpleNamespace(
-        id=0,
-        url="",
-        models=[],
-        state="",
-        why="",
-        until_ms=0,
-        inflight=0,
-        load=None,
-        last_error=SimpleNamespace(text="", at_ms=0),
-    )
+    report = EndpointReport(0, "", [], "", None, 0, in_flight=0, load=None, last_error=LastError("", 0))
     shown = resources.endpoint_shown(report, 0)
     section = DOCUMENT.partition("\n## Endpoints\n")[2].partition("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", section))

@@ -133,7 +133,7 @@ def test_endpoints_out_of_use_come_first_in_top() -> None:
 def test_top_shows_all_endpoints_of_events_that_have_some() -> None:
     """Those that an event leaves out are as before, but for the time that has passed; some may have gone."""
     a = {"url": "http://a", "state": "ejected", "until_s": 1.5, "last_error": {"text": "refused", "age_s": 7.0}}
-    b, busy_b = ({"url": "http://b", "inflight": inflight} for inflight in (0, 1))
+    b, busy_b = ({"url": "http://b", "in_flight": in_flight} for in_flight in (0, 1))
     events = [
         {"time": f"2026-01-01T00:00:0{at}.000+00:00", "endpoints_complete": complete, "endpoints": endpoints}
         for at, (complete, endpoints) in enumerate(((True, [a, b]), (False, [busy_b]), (False, []), (True, [b])))
@@ -144,7 +144,7 @@ def test_top_shows_all_endpoints_of_events_that_have_some() -> None:
     ]
     assert [endpoints[0].get("until_s") for endpoints in shown] == [1.5, 0.5, 0, None]
     assert [endpoints[0]["last_error"]["age_s"] for endpoints in shown[:3]] == [7, 8, 9]
-    assert [endpoints[1]["inflight"] for endpoints in shown[:3]] == [0, 1, 1]
+    assert [endpoints[1]["in_flight"] for endpoints in shown[:3]] == [0, 1, 1]
 
 
 @pytest.mark.parametrize(("term", "moves"), [("dumb", False), ("xterm", True)])

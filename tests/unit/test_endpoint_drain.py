@@ -211,7 +211,7 @@ def test_every_reason_that_keeps_an_endpoint_out_is_noted(routed: Routed) -> Non
         assert one.endpoint.url == others[1]
         seen = dict(zip((A, B, C), map(seen_of, one.seen), strict=True))
         assert {seen[first].out, seen[others[0]].out, seen[others[1]].out} == {"tried before", reason, None}
-        assert [seen[url].inflight for url in (first, *others)] == [1, 0, 0]
+        assert [seen[url].in_flight for url in (first, *others)] == [1, 0, 0]
         assert reason in REASONS
         undo[reason](others[0])
     pool = routed.pool

@@ -39,9 +39,9 @@ def tried(endpoint: str | None, outcome: str, ms: float = 12.0) -> dict[str, Any
     return {"endpoint": endpoint, "outcome": outcome, "ms": ms}
 
 
-def seen(endpoint: str, inflight: int | None, out: str | None = None, load: float | None = None) -> dict[str, Any]:
+def seen(endpoint: str, in_flight: int | None, out: str | None = None, load: float | None = None) -> dict[str, Any]:
     """A candidate, as it is shown."""
-    return {"endpoint": endpoint, "inflight": inflight, "load": load, "out": out}
+    return {"endpoint": endpoint, "in_flight": in_flight, "load": load, "out": out}
 
 
 EXPLAINED = [

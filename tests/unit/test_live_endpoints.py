@@ -29,7 +29,7 @@ HEALTHY: dict[str, Any] = {
     "state": "healthy",
     "why": None,
     "until_ms": 0,
-    "inflight": 0,
+    "in_flight": 0,
     "load": None,
     "last_error": None,
 }
@@ -75,7 +75,7 @@ def test_first_look_is_whole() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"inflight": 1},
+        {"in_flight": 1},
         {"state": "unhealthy", "why": "its health checks fail"},
         {"until_ms": 1},
         {"load": {"waiting": 1.0}},
@@ -136,7 +136,7 @@ class Changing:
         if self._random.random() < 0.2 and len(self.reports) > 1:
             self.reports.pop(url, None)
         elif self._random.random() < 0.7:
-            self.reports[url] = report(url, inflight=self._random.randrange(5))
+            self.reports[url] = report(url, in_flight=self._random.randrange(5))
         return tuple(self.reports.values())
 
 
@@ -148,7 +148,7 @@ def content(event: bytes) -> dict[str, Any]:
 
 def counts(event: dict[str, Any]) -> list[tuple[str, int]]:
     """The in-flight counts that an event has, in its order."""
-    return [(each["url"], each["inflight"]) for each in event["endpoints"]]
+    return [(each["url"], each["in_flight"]) for each in event["endpoints"]]
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_every_watcher_knows_every_endpoint(metrics: Metrics, seed: int) -> None
         for each in chance.sample(known, chance.randrange(1, 4)):
             told = next(each)
             assert told["time"] == said["time"]
-            assert counts(told) == [(one.url, one.inflight) for one in feed.reports.values()]
+            assert counts(told) == [(one.url, one.in_flight) for one in feed.reports.values()]
     end(partial, *watchers)
 
 

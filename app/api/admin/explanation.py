@@ -185,9 +185,9 @@ def _choice(record: Mapping[str, Any], last: Mapping[str, Any] | None) -> Iterat
 
 
 def _load(candidate: Mapping[str, Any]) -> str:
-    if candidate["inflight"] is None:
+    if candidate["in_flight"] is None:
         return f"with an estimated load of {candidate['load']:g}"
-    return f"with {candidate['inflight']} in flight"
+    return f"with {candidate['in_flight']} in flight"
 
 
 def _requests(count: int) -> str:

@@ -141,7 +141,7 @@ def endpoint_shown(report: EndpointReport, now: int) -> dict[str, Any]:
         "state": report.state,
         "why": report.why,
         "until_s": max(0, report.until_ms - now) / 1000 if report.until_ms else None,
-        "inflight": report.inflight,
+        "in_flight": report.in_flight,
         "load": report.load,
         "last_error": error and {"text": error.text, "age_s": max(0, now - error.at_ms) / 1000},
     }
