@@ -26,6 +26,7 @@ from app.bootstrap import Router
 from app.compiled import form
 from app.errors import NoFreeSlot
 from app.observability import logs
+from app.server import stop_signals
 from app.server.start_lines import start_lines
 from app.server.upkeep import Upkeep, log_reclaimed
 from app.server.worker import RouterWorker
@@ -52,6 +53,7 @@ class Hooks:
         self._claims: dict[RouterWorker, Claim] = {}
         self._started = False
         atexit.register(self._leave_unused, os.getpid())
+        stop_signals.let_through_after_fork()
 
     def when_ready(self, arbiter: Arbiter) -> None:
         """Log what is served, and make SIGTERM begin the drain before gunicorn signals the workers."""
@@ -69,7 +71,7 @@ class Hooks:
         assert callable(gunicorns_handler)
 
         def on_term(number: int, frame: FrameType | None) -> None:
-            if os.getpid() == arbiter.pid:  # a worker that was just forked still has this handler
+            if os.getpid() == arbiter.pid:  # a process that was just forked still has this handler
                 router.drain.begin()
             gunicorns_handler(number, frame)
 
@@ -126,6 +128,7 @@ class Hooks:
             self._router.drain.mark(claim.slot)
         except NoFreeSlot as error:
             _log.error("worker can't start", reason=str(error))
+        stop_signals.hold_back()  # last: nothing between this and the fork raises
 
     def _reclaim_forgotten(self) -> None:
         """Reclaim the slots of workers that died without `child_exit`, those that never ran included."""
@@ -169,11 +172,12 @@ class Hooks:
         )
 
     def post_worker_init(self, worker: RouterWorker) -> None:
-        """Attach the limiter, which listens on the event loop that the worker has just got."""
+        """Attach the limiter, which listens on the event loop that the worker has just got. It can stop from now on."""
         self._router.limiter.attach(self._claims[worker].slot)
         self._router.live.attach(lambda: not worker.alive or self._router.drain.begun)
         if self._router.tracing is not None:
             self._router.tracing.start()
+        stop_signals.let_through()
 
     def _tls_at(self, address: Any) -> Callable[[], ssl.SSLContext] | None:
         """See WorkerContext. The admin listener has none: probes and scrapes come from within the cluster."""

@@ -92,7 +92,7 @@ class RouterWorker(GeventWorker):
             )
             for listener in self.sockets
         ]
-        while not self._stops():  # it may stop at once: a SIGTERM before this worker had a handler marks the drain only
+        while not self._stops():  # it may stop at once: it was told to before it could (stop_signals.py)
             self.notify()
             self._context.upkeep()
             self._sleep_until_signal(_HEARTBEAT_S)

@@ -66,10 +66,10 @@ def test_readiness_turns_503_while_requests_finish_and_new_work_is_refused(start
 def test_idle_connections_close_at_once(start: Start) -> None:
     """Idle keep-alive connections neither outlive nor delay the drain."""
     router = start(SIMULATED_LATENCY_MS=1)
-    idle = [requests.Session() for _ in range(20)]
-    for session in idle:
-        assert session.post(f"{router.url}/infer", json={"prompt": "x"}, timeout=5).status_code == 200
     silent = [socket.create_connection(("127.0.0.1", router.port)) for _ in range(5)]
+    idle = [requests.Session() for _ in range(20)]
+    for session in idle:  # those before them in the queue of the listener are accepted then
+        assert session.post(f"{router.url}/infer", json={"prompt": "x"}, timeout=20).status_code == 200
     began = time.monotonic()
     router.signal(signal.SIGTERM)
     assert router.wait_exit() == 0

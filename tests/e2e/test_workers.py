@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import requests
@@ -81,6 +82,30 @@ def test_reload_with_old_workers_still_draining_keeps_one_cap(start_gated: Start
     assert crowd.join().counts() + crowd2.join().counts() == {200: 4}
     until(lambda: not set(router.workers()) & set(old), "the old workers are gone")
     expect_all_back(router, gate, 4)
+
+
+def blocked_signals(pid: int) -> int:
+    """The mask of a process's first thread."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("SigBlk:")[2].split()[0], 16)
+
+
+def test_worker_that_is_told_to_stop_before_it_has_handlers_stops(start: Start, tmp_path: Path) -> None:
+    """HUP while a worker starts: the SIGTERM that it gets then is not lost, so it does not serve on by old settings."""
+    hooks, held = tmp_path / "hooks", tmp_path / "hooks.taken"
+    options = ("-c", "python:tests.support.hooks_conf")
+    router = start(options=options, TEST_HOOKS=hooks, GRACEFUL_TIMEOUT_S=600)
+    first, killed = router.workers()
+    (tmp_path / "hooks.hold").touch()
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: held.exists() and len(router.workers()) == 2, "a worker starts in its place, and is held")
+    starting = max(router.workers())
+    router.signal(signal.SIGHUP)
+    until(lambda: first not in router.workers(), "the workers were told to make way, the oldest first")
+    assert len(router.workers()) == 3
+    held.unlink()
+    until(lambda: starting not in router.workers(), "the one that was held is gone")
+    until(lambda: len(router.workers()) == 2 and router.ready(), "the new workers serve")
+    until(lambda: not any(map(blocked_signals, (router.pid, *router.workers()))), "no process goes on without signals")
 
 
 def test_recycling_of_workers_loses_no_request(start: Start) -> None:
