@@ -91,7 +91,8 @@ peers: dev golang  ## install what bench-quick and BENCH="peers streams infer tr
 		"$$venv/bin/pip" install --quiet --disable-pip-version-check "$${peer#*:}" || exit; \
 	done
 
-fuzz: dev  ## fuzz the parsers of requests and of responses for ten minutes; FUZZ_SECONDS=60 for one
+fuzz: dev  ## new examples for the property tests, then fuzz the HTTP parsers for ten minutes; FUZZ_SECONDS=60 for one
+	@$(BIN)/python -m pytest $(AT_ONCE) --hypothesis-profile new-examples -m hypothesis
 	@for name in heads chunks; do \
 		$(BIN)/python -m "tests.fuzz.$$name" -max_total_time=$$(($(FUZZ_SECONDS) / 2)) || exit; \
 	done

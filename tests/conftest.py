@@ -10,9 +10,10 @@ from hypothesis import settings
 from app.compiled import form
 from tests.support import forks
 
-# An example has no deadline: on a busy machine any could take long. What must be quick has a test that measures it.
-settings.register_profile("busy", settings(), deadline=None)
-settings.load_profile("busy")
+# Hypothesis' own profile for this: the same examples each time, so that a change is judged by what it changes, and no
+# deadline, as on a busy machine any example could take long.
+settings.load_profile("ci")
+settings.register_profile("new-examples", derandomize=False)  # for `make fuzz`
 
 _MANY_DESCRIPTORS = 200
 _left_open = [0]

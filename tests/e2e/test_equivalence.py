@@ -336,7 +336,7 @@ def test_cuts_change_nothing(servers: Servers, slow: dict[str, Outcome], tmp_pat
     assert not _differences(dict(zip(odd, again, strict=True)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(generated_requests(), min_size=60, max_size=60))
 def test_generated_requests_are_answered_alike(servers: Servers, generated: list[tuple[bytes, ...]]) -> None:
     """The same of what nobody thought of: requests with odd targets, fields, lengths and bytes, and what follows."""

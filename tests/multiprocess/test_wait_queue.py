@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import gevent
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.admission import limiter as limiter_module
@@ -21,7 +21,7 @@ from tests.support.forks import Barrier, KernelCount, Parent, acquire, die_at
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from("agre"), st.integers(0, 7)), max_size=300))
 def test_queue_behaves_as_a_list_does(steps: list[tuple[str, int]]) -> None:
     """append, grant, remove and evict in any order do what they would do to a plain list of waiters."""

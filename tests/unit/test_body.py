@@ -12,7 +12,6 @@ import pytest
 from falcon import testing
 from gunicorn.http.errors import InvalidChunkSize, NoMoreData
 from hypothesis import given
-from hypothesis import settings as effort
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, UnsetType
 
@@ -209,7 +208,6 @@ def test_bad_body_takes_no_permit(name: str, full_server: Server) -> None:
     assert full_server.seen == []
 
 
-@effort(deadline=None)
 @given(
     st.binary(max_size=60)
     | st.text('{}[]":,\\ud80prom t1e9.-ntf', max_size=40).map(str.encode)

@@ -46,7 +46,7 @@ def test_pieces_of_any_length_count_the_same(transcript: Transcript, line_end: b
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(ALL)), st.lists(st.integers(0, 4000)), st.sampled_from([b"\n", b"\r\n"]))
 def test_stream_cut_anywhere_counts_the_same(name: str, cuts: list[int], line_end: bytes) -> None:
     """TCP and proxies cut where they like."""
@@ -55,7 +55,7 @@ def test_stream_cut_anywhere_counts_the_same(name: str, cuts: list[int], line_en
     assert counts(*(whole[begin:end] for begin, end in pairwise(at))) == expected(ALL[name])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from([b"data:", b"{", b'"usage"', b":", b'"', b"\\", b"\n", b"\r", b"}", b"1", b'"text":"']))
 )

@@ -43,7 +43,7 @@ def within(seconds: float) -> Iterator[None]:
 # What is taken, beside gunicorn's parser.
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(generated_requests())
 def test_what_is_taken_gunicorn_takes_too_with_the_same_meaning(pieces: tuple[bytes, ...]) -> None:
     """Whatever is sent: what the fast path takes, gunicorn's parser takes, equal in environ, body, rest and keeping."""
@@ -51,7 +51,7 @@ def test_what_is_taken_gunicorn_takes_too_with_the_same_meaning(pieces: tuple[by
     assert found is None or found == gunicorns(*pieces)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.sampled_from(("GET", "HEAD", "POST")),
     st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"), max_size=12),

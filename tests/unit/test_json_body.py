@@ -60,7 +60,7 @@ def _objects(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.slow
-@effort(deadline=None, max_examples=300)
+@effort(max_examples=300)
 @given(_objects(), st.sampled_from((("model",), ("prompt",), ("model", "prompt"), ())))
 def test_members_are_cut_and_all_others_keep_their_bytes(text: bytes, names: tuple[str, ...]) -> None:
     """What is left is the same object without these members, and every other value is still spelled as it was."""
@@ -72,7 +72,7 @@ def test_members_are_cut_and_all_others_keep_their_bytes(text: bytes, names: tup
 
 
 @pytest.mark.slow
-@effort(deadline=None, max_examples=300)
+@effort(max_examples=300)
 @given(_objects())
 def test_a_member_is_replaced_and_all_other_bytes_stay(text: bytes) -> None:
     """Replacing a value changes that value only, and inserting a member inserts bytes only."""
@@ -90,7 +90,6 @@ def test_a_value_of_another_text_has_no_place() -> None:
         json_body.span(b'{"model": 1}', Raw(b"1"))
 
 
-@effort(deadline=None)
 @given(
     st.lists(st.binary(max_size=9) | st.text(max_size=9).map(str.encode), max_size=4).map(b"".join), st.integers(1, 5)
 )

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.config.keys_file import expires_at, parse_keys
@@ -115,7 +115,6 @@ _VALUES = st.recursive(
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(st.text(max_size=60) | _VALUES.map(json.dumps), st.sampled_from(["k.toml", "k.yaml", "k.json"]))
 @example("keys: [{sk-secret-of-mine: 1}]", "k.yaml")
 @example("keys: *secretofmine", "k.yaml")

@@ -142,7 +142,7 @@ numbers = st.floats(allow_nan=True, allow_infinity=True)
 @pytest.mark.slow
 @given(st.dictionaries(texts, st.tuples(numbers, numbers), max_size=5), texts, texts)
 @example({"%%s\\": (float("nan"), -0.0)}, "%", "\\n\r\u2028")
-@effort(max_examples=60, deadline=None)
+@effort(max_examples=60)
 def test_any_text_and_number_is_written_as_by_prometheus_client(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, tuple[float, float]], about: str, url: str
 ) -> None:

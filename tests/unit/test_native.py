@@ -119,7 +119,7 @@ def test_every_byte_at_every_place_of_a_request() -> None:
             same_request(data[:at] + bytes([byte]) + data[at:])
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(generated_requests())
 def test_generated_requests(pieces: tuple[bytes, ...]) -> None:
     """What hypothesis makes up, the first piece and all of it."""
@@ -127,7 +127,7 @@ def test_generated_requests(pieces: tuple[bytes, ...]) -> None:
     same_request(b"".join(pieces))
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(st.binary(max_size=60), st.binary(max_size=20))
 def test_generated_responses(fields: bytes, line: bytes) -> None:
     """Any bytes as the status line, and after one."""
@@ -139,7 +139,7 @@ def test_generated_responses(fields: bytes, line: bytes) -> None:
 _TEXT = st.text(st.characters(max_codepoint=300), max_size=8)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(
     st.one_of(_TEXT, st.from_regex(r"[0-9]{3} [a-z]{0,3}", fullmatch=True)),
     st.lists(st.tuples(st.one_of(TOKENS, _TEXT), _TEXT), max_size=3),

@@ -6,7 +6,6 @@ import re
 import msgspec
 import pytest
 from hypothesis import example, given
-from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from app.config.kv_endpoints import mask_password
@@ -381,7 +380,6 @@ def test_password_in_the_wrong_variable_is_in_no_message(variable: str, text: st
     assert "SECRET" not in refusal(**{variable: text})
 
 
-@effort(deadline=None)
 @example(user="user", before="", after="\n")
 @example(user="us@er", before="", after="")
 @example(user="user", before="", after=",")
@@ -418,7 +416,6 @@ _ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone s
 _NEARLY_RIGHT = st.text("redis:/@,[].0123456789ab -_\n", max_size=30)
 
 
-@effort(deadline=None)
 @given(st.dictionaries(st.sampled_from([*VARIABLES, "HOSTNAME"]), _ANY_TEXT | _NEARLY_RIGHT, max_size=4))
 def test_any_text_loads_or_is_refused_in_one_line(environ: dict[str, str]) -> None:
     """Whatever the environment holds: settings, or one line that starts with the variable at fault."""

@@ -9,8 +9,7 @@ from typing import Any
 import gevent
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as effort
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
@@ -564,7 +563,6 @@ BODIES = (
     tail=st.binary(max_size=12),
     cut=st.integers(-2, 2),
 )
-@effort(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_no_body_raises(path: str, body: bytes, tail: bytes, cut: int) -> None:
     """Whatever is sent, the answer is a 200 or a 400, and its body comes to its end."""
     model = SimulatedModel(NAME, 0, 0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
@@ -134,7 +134,7 @@ MEMBERS = sorted({name for body in GOOD.values() for name in body} | {"data_1", 
 
 @pytest.mark.slow
 @given(st.sampled_from(sorted(GOOD)), st.dictionaries(st.sampled_from(MEMBERS), VALUES, max_size=5))
-@effort(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@effort(max_examples=300)
 def test_no_body_raises(path: str, members: dict[str, Any]) -> None:
     """Whatever the members hold, the response is one, and complete."""
     for body in (members, {**GOOD[path], **members}):

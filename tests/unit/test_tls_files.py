@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from hypothesis import example, given
-from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from app.config.routes_source import RoutesSource
@@ -91,7 +90,6 @@ def test_chain_is_valid_as_long_as_each_of_its_certificates(tmp_path: Path) -> N
         assert validity.not_before == max(times(one)[0] for one in chain)
 
 
-@effort(deadline=None)
 @given(st.integers(0, 2000), st.binary(max_size=3), st.integers(0, 3))
 @example(0, b"", 4000)
 def test_any_file_has_a_validity_or_none(
