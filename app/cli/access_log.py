@@ -1,8 +1,9 @@
 """Requests of a JSON access log (ACCESS_LOG=all), as they came."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from functools import partial
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -12,6 +13,8 @@ _CLIENT_LEFT = 499
 _REJECTED = 429
 _BAD_REQUEST = 400
 _SERVER_ERROR = 500
+_MOST_LINE_BYTES = 1 << 20
+"""No line of the router's is as long. What is not even text may have no end of a line at all."""
 
 
 class LogError(ValueError):
@@ -64,14 +67,16 @@ class Log(NamedTuple):
     other_lines: int
 
 
-def read_log(lines: Iterable[bytes]) -> Log:
+def read_log(log: BinaryIO) -> Log:
     """Returns the requests of a log. Lines of others, such as of a server's own events, are passed over.
+
+    A line that is longer than the router's can be counts as several.
 
     Raises LogError if no request was served: how long requests take is not known then.
     """
     decoder = msgspec.json.Decoder(Line)
     found, others = [], 0
-    for text in lines:
+    for text in iter(partial(log.readline, _MOST_LINE_BYTES), b""):
         logged = None
         if text.lstrip().startswith(b"{"):
             try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -26,7 +26,7 @@ _VARIABLES = {"cap": "MAX_CONCURRENCY", "queue_size": "QUEUE_SIZE", "queue_timeo
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917  # the options
     environ: dict[str, str],
-    log: IO[bytes],
+    log: BinaryIO,
     routes: Path | None,
     cap: int | None,
     queue_size: int | None,

@@ -1,5 +1,6 @@
 """`replay`: logged requests through the router's own admission and balancing, on a simulated clock."""
 
+import io
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -235,12 +236,29 @@ def test_what_is_no_request_is_passed_over() -> None:
         {"event": "router ready"},
     ]
     texts = [json.dumps(one).encode() for one in lines] + [b'{"logger": "router.acc', b"\xff", b""]
-    log = read_log(texts)
+    log = read_log(io.BytesIO(b"\n".join(texts) + b"\n"))
     assert [(one.queue_us, one.model_us, one.total_us) for one in log.requests] == [(1000, 10_000, 11_000)]
     assert log.requests[0].at_us == (BEGAN - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) + 5000
     assert log.other_lines == len(texts) - 1
     with pytest.raises(LogError):
-        read_log([])
+        read_log(io.BytesIO())
+
+
+def test_line_without_an_end_is_read_in_pieces() -> None:
+    """What is no log, such as a device, does not fill the memory; a request after such a line is found."""
+    lengths: list[int] = []
+
+    class Log(io.BytesIO):
+        def readline(self, size: int | None = -1) -> bytes:
+            text = super().readline(size)
+            lengths.append(len(text))
+            return text
+
+    good = json.dumps(line(5, 10)).encode()
+    log = read_log(Log(bytes(5 << 20) + b"\n" + good))
+    assert len(log.requests) == 1
+    assert log.other_lines >= 5
+    assert max(lengths) <= 1 << 20
 
 
 @pytest.mark.slow
