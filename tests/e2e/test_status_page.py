@@ -144,6 +144,7 @@ def test_numbers_follow_a_load(
     assert not complaints
 
 
+@pytest.mark.alone
 def test_ejected_endpoint_shows_within_two_seconds(
     serve: Callable[..., Upstream],
     routes: Callable[..., str],

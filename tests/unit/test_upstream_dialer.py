@@ -66,9 +66,9 @@ def test_addresses_that_swallow_connections_leave_time_for_the_last(count: int) 
     with ScriptedServer(hang_up) as server, swallowing(server.port, *hosts):
         before = attempts(server.port)
         began = time.monotonic()
-        sock, host = dial(Address("name", server.port), Fixed(*hosts, server.host), 2.0)
+        sock, host = dial(Address("name", server.port), Fixed(*hosts, server.host), 4.0)
         assert host == server.host
-        assert time.monotonic() - began < 1.8
+        assert time.monotonic() - began < 3.8
         assert attempts(server.port) == before
         sock.close()
 
@@ -106,7 +106,7 @@ def test_failure_begins_the_next_attempt_while_others_go_on(monkeypatch: pytest.
     with ScriptedServer(hang_up) as server, swallowing(server.port, "127.0.0.2"):
         began = time.monotonic()
         sock, _ = dial(Address("name", server.port), Fixed("127.0.0.2", *refusing(server), server.host), LONG_S)
-        assert time.monotonic() - began < 1.9
+        assert time.monotonic() - began < 3.9
         sock.close()
 
 
