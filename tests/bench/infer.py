@@ -58,7 +58,7 @@ from tests.bench.side_by_side import (
     warm_up,
 )
 from tests.bench.table import OURS, Table, ratio
-from tests.support.router import free_port
+from tests.support.ports import free_port
 
 PATH = "/infer"
 BODY = json.dumps({"prompt": "How much is enough?"})

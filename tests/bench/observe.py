@@ -24,7 +24,8 @@ from typing import Any
 import requests
 
 from tests.support.clients import CHAT
-from tests.support.router import ROOT, Router, free_port
+from tests.support.ports import free_port
+from tests.support.router import ROOT, Router
 
 _CLIENTS = 12
 _AFTER_REJECTION_S = 0.2

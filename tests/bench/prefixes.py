@@ -41,7 +41,7 @@ from tests.bench.plot import write_svg  # noqa: E402
 from tests.bench.routers import PEERS, UNBOUND  # noqa: E402
 from tests.bench.side_by_side import Program, installed, own_router  # noqa: E402
 from tests.bench.table import Table  # noqa: E402
-from tests.support.router import free_port  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 
 SERVERS = 4
 BLOCK_BYTES = 64

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tests.bench.machine import CORES
 from tests.bench.side_by_side import HOME, Program, go_path, installed, own_router
 from tests.bench.table import OURS
-from tests.support.router import free_port
+from tests.support.ports import free_port
 
 MODEL = "m"
 PATH = "/v1/chat/completions"

@@ -42,7 +42,7 @@ from tests.bench.peers import load_before
 from tests.bench.plot import write_svg
 from tests.bench.routers import PATH, chat, unbinding
 from tests.bench.side_by_side import Load, Program, conditions, go_program, in_turn, own_router, prepare, print_loads
-from tests.support.router import free_port
+from tests.support.ports import free_port
 
 CONNECTIONS = 64
 

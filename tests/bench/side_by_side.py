@@ -23,7 +23,8 @@ import requests
 
 from tests.bench.machine import CORES, cpu_seconds, raise_file_limit, require_wrk
 from tests.bench.table import OURS, Table, ratio
-from tests.support.router import GUNICORN, ROOT, free_port
+from tests.support.ports import free_port
+from tests.support.router import GUNICORN, ROOT
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 HOME = Path(os.environ.get("PEERS_HOME") or CACHE / "inference-router-peers").absolute()

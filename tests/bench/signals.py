@@ -26,7 +26,8 @@ from tests.bench.routers import BODY, MODEL, PATH, unbinding
 from tests.bench.side_by_side import Program, in_turn, prepare, run_load, warm_up
 from tests.bench.streams import WARM_UP_TOKENS, Streams, model_server, read_streams
 from tests.bench.table import Table, ratio
-from tests.support.router import GUNICORN, ROOT, free_port
+from tests.support.ports import free_port
+from tests.support.router import GUNICORN, ROOT
 
 WAYS = ("all", "signals")
 CONNECTIONS = 64

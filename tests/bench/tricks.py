@@ -35,7 +35,8 @@ from tests.bench.plot import write_svg
 from tests.bench.routers import BODY, MODEL, PATH
 from tests.bench.side_by_side import Load, Program, go_program, in_turn, prepare, run_load, warm_up
 from tests.bench.table import Table, ratio
-from tests.support.router import GUNICORN, ROOT, free_port
+from tests.support.ports import free_port
+from tests.support.router import GUNICORN, ROOT
 
 ALL = "all"
 TRICKS = (

@@ -20,7 +20,8 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.chromium import launch
-from tests.support.router import ROOT, Router, free_port
+from tests.support.ports import free_port
+from tests.support.router import ROOT, Router
 from tests.support.upstream import Reply, Seen, Upstream
 
 _WARM_UP_S = 62  # the curves are of a minute

@@ -26,7 +26,8 @@ import requests
 from tests.docs.documents import ROOT, Block, Command, blocks_of, tidy
 from tests.docs.not_run import kind_of
 from tests.docs.terminal import Running, Shell
-from tests.support.router import free_port, until
+from tests.support.ports import free_port
+from tests.support.router import until
 from tests.support.upstream import Reply, Seen, Upstream
 
 INSTEAD = {"make run": "gunicorn -c gunicorn.conf.py"}

@@ -16,7 +16,8 @@ import pytest
 import requests
 
 from tests.support.clients import CHAT, Crowd, read_to_end
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.upstream import Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,8 @@ import requests
 
 from tests.support.clients import CHAT, read_all, read_to_end, unread_bytes
 from tests.support.malformed import MALFORMED
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.upstream import Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,8 @@ import requests
 
 from app.cli.main import COMMANDS
 from tests.support.command_line import COMMAND, Commands, environ_of
-from tests.support.router import ROOT, Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import ROOT, Router, until
 from tests.support.upstream import Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,8 @@ import requests
 
 from app.shared_memory.slots import is_alive
 from tests.support.clients import CHAT, read_to_end, unread_bytes
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.upstream import Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow

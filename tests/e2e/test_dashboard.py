@@ -14,7 +14,8 @@ from tests.e2e.test_prometheus import Prometheus
 from tests.support.certificates import certificate, write_pair
 from tests.support.clients import CHAT, Crowd
 from tests.support.credentials import bearer, key, write_keys
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.scripted_dns import ScriptedDns, records
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,8 @@ import pytest
 import requests
 
 from tests.support.clients import CHAT, read_all, readable
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.transcripts import ANTHROPIC, DONE, OPENAI_COMPLETIONS, OPENAI_RESPONSES, VLLM
 from tests.support.upstream import Answer, Reply, Seen, Upstream
 

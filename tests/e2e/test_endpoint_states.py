@@ -23,7 +23,8 @@ from app.config.routes_file import parse_routes
 from app.errors import RoutesError
 from tests.support.clients import CHAT, Crowd, chat
 from tests.support.local_router import LocalRouter
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.upstream import Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow

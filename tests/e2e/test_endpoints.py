@@ -10,7 +10,8 @@ import requests
 
 from tests.support.clients import read_all
 from tests.support.malformed import MALFORMED
-from tests.support.router import Router, free_port
+from tests.support.ports import free_port
+from tests.support.router import Router
 
 pytestmark = pytest.mark.slow
 

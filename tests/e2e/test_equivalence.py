@@ -26,8 +26,9 @@ from hypothesis import strategies as st
 
 from tests.support.echo_wsgi import PENDING_DIGITS
 from tests.support.generated_requests import generated_requests
+from tests.support.ports import free_port
 from tests.support.requests_corpus import CORPUS, LIMIT_FIELD, LIMIT_LINE
-from tests.support.router import GUNICORN, ROOT, free_port
+from tests.support.router import GUNICORN, ROOT
 
 pytestmark = pytest.mark.slow
 

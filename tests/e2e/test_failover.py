@@ -9,7 +9,8 @@ import pytest
 import requests
 
 from tests.support.clients import CHAT, Crowd, chat
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.upstream import Answer, Hold, Reply, Seen, Upstream, send_empty
 
 pytestmark = pytest.mark.slow

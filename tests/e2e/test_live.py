@@ -16,7 +16,8 @@ import requests
 from app.cli.top import whole
 from tests.support.clients import Crowd, chat
 from tests.support.gate import Gate
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.upstream import Upstream
 
 pytestmark = pytest.mark.slow

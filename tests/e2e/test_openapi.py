@@ -13,7 +13,8 @@ import requests
 from app.config import served_paths
 from app.protocols.adapters import PROTOCOLS
 from tests.support.credentials import bearer, digest_of, key, write_keys
-from tests.support.router import Router, free_port
+from tests.support.ports import free_port
+from tests.support.router import Router
 
 pytestmark = pytest.mark.slow
 

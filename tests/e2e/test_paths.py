@@ -14,7 +14,8 @@ import requests
 from app.errors import Overload
 from app.protocols import anthropic, openai
 from tests.support.clients import Crowd, read_all
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.upstream import Hold, Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,8 @@ import requests
 
 from tests.support.clients import Crowd
 from tests.support.gate import Gate
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,9 @@ from tests.support.certificates import LOOPBACK, Made, certificate, pem_of, writ
 from tests.support.clients import CHAT, Crowd, chat
 from tests.support.command_line import run
 from tests.support.credentials import AUDIENCE, ISSUER, bearer, digest_of, key, write_keys
+from tests.support.ports import free_port
 from tests.support.process_memory import found_in_memory
-from tests.support.router import Router, free_port, until
+from tests.support.router import Router, until
 from tests.support.scripted_server import ScriptedServer, answer_and_close
 from tests.support.start import run_to_exit
 from tests.support.upstream import Reply, Seen, Upstream

@@ -13,7 +13,8 @@ from tests.support.chromium import AXE, PROGRAM, launch, violations
 from tests.support.clients import Crowd, chat
 from tests.support.credentials import digest_of
 from tests.support.gate import Gate
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.upstream import Hold, Upstream
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from cryptography import x509
 from app.server.client_connection import IDLE_GRACE_S
 from tests.support.certificates import Made, certificate, key_of, pem_of
 from tests.support.clients import read_to_end
-from tests.support.router import free_port, until
+from tests.support.ports import free_port
+from tests.support.router import until
 from tests.support.tls_router import TlsRouter
 
 pytestmark = pytest.mark.slow

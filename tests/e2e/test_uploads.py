@@ -13,7 +13,8 @@ import pytest
 import requests
 
 from tests.support.clients import read_all, readable
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.scripted_server import Peer, ScriptedServer
 from tests.support.upstream import Upstream
 

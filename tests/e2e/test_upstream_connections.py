@@ -13,7 +13,8 @@ import requests
 
 from tests.e2e.test_upstream_failures import NO_CHECKS, STEADY, code_of
 from tests.support.clients import CHAT, Crowd, chat
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.scripted_server import Peer, ScriptedServer
 from tests.support.swallow import swallowing
 from tests.support.upstream import Reply, Seen, Upstream

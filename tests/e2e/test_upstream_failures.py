@@ -12,7 +12,8 @@ import pytest
 import requests
 
 from tests.support.clients import CHAT, Crowd, chat
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.upstream import Answer, Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow

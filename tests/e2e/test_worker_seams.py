@@ -17,7 +17,8 @@ from app.server.client_connection import IDLE_GRACE_S
 from tests.support import frozen_wsgi
 from tests.support.clients import CHAT, raw_request, read_to_end, readable
 from tests.support.gate import Gate
-from tests.support.router import Router, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import Router, until
 from tests.support.tls_router import TlsRouter
 
 pytestmark = pytest.mark.slow

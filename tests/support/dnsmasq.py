@@ -10,7 +10,8 @@ from typing import Self
 
 import pytest
 
-from tests.support.router import free_port, until
+from tests.support.ports import free_port
+from tests.support.router import until
 
 DNSMASQ = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 needs_dnsmasq = pytest.mark.skipif(DNSMASQ is None, reason="dnsmasq is not installed: `make dnsmasq` installs it")

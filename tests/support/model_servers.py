@@ -14,7 +14,8 @@ from typing import Self
 
 import requests
 
-from tests.support.router import free_port, until
+from tests.support.ports import free_port
+from tests.support.router import until
 
 PAUSE_S = 0.1
 """LitServe's rest before each word that it streams: words that arrive together have been held back on their way."""

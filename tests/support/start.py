@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 
-from tests.support.router import GUNICORN, ROOT, free_port
+from tests.support.ports import free_port
+from tests.support.router import GUNICORN, ROOT
 
 _ADOPT = """
 import os, sys

@@ -18,7 +18,8 @@ from tests.bench.routers import DIRECT
 from tests.bench.side_by_side import Load, Program, in_turn, own_form
 from tests.bench.streams import COMPARED, Streaming
 from tests.bench.table import OURS, Table
-from tests.support.router import children, free_port, until
+from tests.support.ports import free_port
+from tests.support.router import children, until
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import requests
 
 from app.config.settings import Settings, load_settings
 from tests.support.ops import ROOT, Object, one, overlay
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow  # it runs kubectl, Helm or promtool
 
@@ -150,10 +150,7 @@ sys.addaudithook(refuse)
 def test_deployment_starts_and_answers_its_probes(tmp_path: Path) -> None:
     """With the Deployment's settings and nowhere to write but /dev, every probe gets 200, and SIGTERM ends it well."""
     (tmp_path / "sitecustomize.py").write_text(READ_ONLY_ROOT)
-    ports = dict.fromkeys(_container_ports(), 0)
-    for name in ports:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            ports[name] = free.getsockname()[1]
+    ports = {name: free_port() for name in _container_ports()}
     metrics = Path("/dev/shm") / f"router-test-{ports['admin']}"
     environment = {
         **_environment(),
