@@ -110,8 +110,9 @@ class ScriptedDns:
 
     def _answer_over_tcp(self, sock: socket.socket) -> None:
         with sock.makefile("rb") as stream:
-            if len(head := stream.read(2)) < 2 or len(data := stream.read(int.from_bytes(head))) < int.from_bytes(head):
-                return  # as is whoever asks nothing
+            length = int.from_bytes(stream.read(2))
+            if not length or len(data := stream.read(length)) < length:
+                return  # it left before it had asked
             self.over_tcp += 1
             if (answer := self.script(message.from_wire(data), True)) is not None:
                 sock.sendall(struct.pack("!H", len(answer)) + answer)
