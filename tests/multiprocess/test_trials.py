@@ -77,9 +77,11 @@ def test_failures_in_different_processes_add_up() -> None:
     detector, health = OutlierDetector(records), EndpointHealth(records)
     ejected_read, ejected_write = os.pipe()
 
+    lasting = PoolRules([ID], Ejection(consecutive_failures=3, base_s=60, max_share=1))
+
     def work(_limiter: Limiter) -> None:
         turn.arrive()
-        if _end(detector, Outcome.FAILURE):
+        if detector.end(ID, Ended(Outcome.FAILURE), lasting):
             os.write(ejected_write, b".")
         seen.arrive()
         assert not health.is_available(ID, now_ms())

@@ -90,7 +90,9 @@ class KubernetesApi(HttpServer):
     def rotate_token(self, token: str) -> None:
         """Let only this token in from now on, and give it to the pod."""
         self._token = token
-        (self._folder / "token").write_text(token)
+        beside = self._folder / "token.new"
+        beside.write_text(token)
+        beside.replace(self._folder / "token")  # so that nobody reads half of it
 
     def put(
         self,

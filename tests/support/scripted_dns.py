@@ -4,6 +4,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -104,9 +105,14 @@ class ScriptedDns:
                 sock, _ = self._tcp.accept()
             except OSError:
                 return
-            with sock, sock.makefile("rb") as stream:
-                (length,) = struct.unpack("!H", stream.read(2))
-                self.over_tcp += 1
-                answer = self.script(message.from_wire(stream.read(length)), True)
-                if answer is not None:
-                    sock.sendall(struct.pack("!H", len(answer)) + answer)
+            with sock, suppress(ConnectionError):  # whoever has waited too long is gone
+                self._answer_over_tcp(sock)
+
+    def _answer_over_tcp(self, sock: socket.socket) -> None:
+        with sock.makefile("rb") as stream:
+            length = int.from_bytes(stream.read(2))
+            if not length or len(data := stream.read(length)) < length:
+                return  # it left before it had asked
+            self.over_tcp += 1
+            if (answer := self.script(message.from_wire(data), True)) is not None:
+                sock.sendall(struct.pack("!H", len(answer)) + answer)

@@ -190,7 +190,7 @@ def test_processor_time_is_that_of_all_processes_and_none_is_left(tmp_path: Path
         pids = [program.pid, *children(program.pid)]
     assert 0.65 < used < 1.2  # 0.3 each and 0.1, less some ticks; and what starting Python took
     assert len(pids) == 2
-    until(lambda: not any(map(running, pids)), "all are gone", 5)
+    until(lambda: not any(map(running, pids)), "all are gone")
 
 
 def running(pid: int) -> bool:

@@ -95,7 +95,7 @@ def test_first_token_is_told_from_the_end(bench: Callable[..., Any]) -> None:
         reply.chunk(b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n')
         gone_on.wait(0.2)
         reply.chunk(EVENT)
-        gone_on.wait(0.4)
+        gone_on.wait(2.4)  # a client that is late to read the first one has two seconds
         reply.chunk(EVENT)
         reply.chunk()
 
@@ -135,7 +135,7 @@ def test_server_that_is_not_there(bench: Callable[..., Any], silent: bool, kind:
     release = threading.Event()
     with Upstream(lambda seen, reply: release.wait(20)) as server:
         url = server.url if silent else "http://127.0.0.1:9"
-        said = bench(url, "--requests", 2, "--timeout", 0.3)
+        said = bench(url, "--requests", 2, "--timeout", 0.3 if silent else 20)
         release.set()
     assert (said["code"], said["server"]["errors"]) == (1, {kind: 2})
 
@@ -143,8 +143,8 @@ def test_server_that_is_not_there(bench: Callable[..., Any], silent: bool, kind:
 def test_duration_ends_it(bench: Callable[..., Any]) -> None:
     """No request begins after it, and those in progress are counted."""
     with Upstream() as server:
-        said = bench(server.url, "--duration", 0.3, "--connections", 2)["server"]
-    assert 0.3 <= said["seconds"] < 20
+        said = bench(server.url, "--duration", 1, "--connections", 2)["server"]
+    assert 1 <= said["seconds"] < 20
     assert said["succeeded"] == said["requests"] > 0
 
 
@@ -191,7 +191,9 @@ def test_ratio_of_two_servers(bench: Callable[..., Any]) -> None:
         said["server"]["latency_ms"]["p50"] / said["direct"]["latency_ms"]["p50"], rel=0.01
     )
     assert said["ratio"]["latency_p50"] > 1
-    assert said["ratio"]["requests_per_s"] < 1
+    assert said["ratio"]["requests_per_s"] == pytest.approx(
+        said["server"]["requests_per_s"] / said["direct"]["requests_per_s"], abs=0.001
+    )
 
 
 def test_table_and_histogram_for_people(commands: Commands) -> None:

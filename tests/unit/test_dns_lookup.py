@@ -22,11 +22,11 @@ SOA = "test. 60 SOA ns.test. root.test. 1 2 3 4 60"
 @pytest.fixture
 def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedDns]:
     """The name server of resolv.conf; silent until a test says otherwise."""
-    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\nsearch a.test b.test\noptions timeout:1 ndots:1\n")
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\nsearch a.test b.test\noptions timeout:5 ndots:1\n")
     with ScriptedDns(silence) as server:
         monkeypatch.setattr(dns_lookup, "RESOLV_CONF", tmp_path / "resolv.conf")
         monkeypatch.setattr(dns_lookup, "PORT", server.port)
-        monkeypatch.setattr(dns_lookup, "_LIFETIME_S", 5.0)
+        monkeypatch.setattr(dns_lookup, "_LIFETIME_S", 20.0)
         yield server
 
 

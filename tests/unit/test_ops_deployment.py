@@ -167,7 +167,7 @@ def test_deployment_starts_and_answers_its_probes(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert [_status_when_up(url, server) for url in urls] == [200, 200, 200]
-            pages = [requests.get(f"http://127.0.0.1:{ports[name]}/metrics", timeout=5) for name in ("http", "admin")]
+            pages = [requests.get(f"http://127.0.0.1:{ports[name]}/metrics", timeout=20) for name in ("http", "admin")]
             assert [page.status_code for page in pages] == [404, 200]
             assert metrics.is_dir()
         finally:
@@ -184,7 +184,7 @@ def _status_when_up(url: str, server: "subprocess.Popen[str]") -> int:
     deadline = time.monotonic() + 20
     while server.poll() is None and time.monotonic() < deadline:
         try:
-            return requests.get(url, timeout=5).status_code
+            return requests.get(url, timeout=20).status_code
         except requests.ConnectionError:
             time.sleep(0.1)
     raise AssertionError(f"nothing answers {url}")
