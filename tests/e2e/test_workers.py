@@ -15,7 +15,7 @@ import requests
 from app.shared_memory.table import SLOTS
 from tests.support.clients import Crowd
 from tests.support.gate import Gate
-from tests.support.router import Router, children, until
+from tests.support.router import Router, blocked_signals, children, until
 from tests.support.start import run_to_exit
 
 pytestmark = pytest.mark.slow
@@ -84,11 +84,6 @@ def test_reload_with_old_workers_still_draining_keeps_one_cap(start_gated: Start
     expect_all_back(router, gate, 4)
 
 
-def blocked_signals(pid: int) -> int:
-    """The mask of a process's first thread."""
-    return int(Path(f"/proc/{pid}/status").read_text().partition("SigBlk:")[2].split()[0], 16)
-
-
 def test_worker_that_is_told_to_stop_before_it_has_handlers_stops(start: Start, tmp_path: Path) -> None:
     """HUP while a worker starts: the SIGTERM that it gets then is not lost, so it does not serve on by old settings."""
     hooks, held = tmp_path / "hooks", tmp_path / "hooks.taken"
@@ -104,8 +99,8 @@ def test_worker_that_is_told_to_stop_before_it_has_handlers_stops(start: Start, 
     assert len(router.workers()) == 3
     held.unlink()
     until(lambda: starting not in router.workers(), "the one that was held is gone")
-    until(lambda: len(router.workers()) == 2 and router.ready(), "the new workers serve")
-    until(lambda: not any(map(blocked_signals, (router.pid, *router.workers()))), "no process goes on without signals")
+    until(lambda: router.all_booted() and router.ready(), "the new workers serve")
+    assert not blocked_signals(router.pid)
 
 
 def test_recycling_of_workers_loses_no_request(start: Start) -> None:

@@ -62,9 +62,9 @@ class Router:
         self._command[:0] = command
 
     def start(self) -> "Router":
-        """Start, and wait until every worker is there and one answers."""
+        """Start, and wait until every worker serves."""
         self.launch()
-        until(lambda: self.exited() or (len(self.workers()) == self.wanted_workers and self.ready()), "router is ready")
+        until(lambda: self.exited() or (self.all_booted() and self.ready()), "router is ready")
         if self.exited():
             raise AssertionError(f"the router exited with {self._process.returncode}:\n{self.log()}")
         return self
@@ -109,6 +109,11 @@ class Router:
     def workers(self) -> list[int]:
         """Process ids of the workers, oldest first."""
         return children(self.pid)
+
+    def all_booted(self) -> bool:
+        """Whether as many workers as wanted are there, each with its own handlers of signals, so that it accepts."""
+        workers = self.workers()
+        return len(workers) == self.wanted_workers and not any(map(blocked_signals, workers))
 
     def ready(self) -> bool:
         try:
@@ -155,6 +160,15 @@ def children(pid: int) -> list[int]:
         except OSError:
             continue
     return [child for child in sorted(found) if _state(child) not in "ZX"]
+
+
+def blocked_signals(pid: int) -> int:
+    """The mask of a process's first thread, by proc(5)'s status; 0 if there is no such process."""
+    try:
+        words = Path(f"/proc/{pid}/status").read_text().partition("SigBlk:")[2].split()
+    except OSError:
+        return 0
+    return int(words[0], 16) if words else 0
 
 
 def _state(pid: int) -> str:
