@@ -103,8 +103,9 @@ def routes(tmp_path: Path) -> Callable[..., str]:
     """Writes a routes file; returns its path."""
 
     def write(*models: dict[str, Any], **members: Any) -> str:
-        path = tmp_path / "routes.json"
-        path.write_text(json.dumps({"models": models, **members}))
+        path, fresh = tmp_path / "routes.json", tmp_path / "routes.new"
+        fresh.write_text(json.dumps({"models": models, **members}))
+        fresh.replace(path)  # a router that runs never reads half of it
         return str(path)
 
     return write

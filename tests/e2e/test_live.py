@@ -50,7 +50,7 @@ def watch_all(admin: str) -> Iterator[Iterator[dict[str, Any]]]:
         yield whole(events)
 
 
-def until_shown(events: Iterator[dict[str, Any]], condition: Callable[[dict[str, Any]], object], most: int = 10) -> Any:
+def until_shown(events: Iterator[dict[str, Any]], condition: Callable[[dict[str, Any]], object], most: int = 20) -> Any:
     """Returns the first event that meets the condition; fails after so many, one a second."""
     seen = [next(events)]
     while not condition(seen[-1]):
@@ -83,15 +83,17 @@ def test_events_tell_what_all_workers_do(gate: Gate, start_gated: Callable[..., 
             next(events)
         crowd = Crowd(lambda number: router.infer().status_code).send(3)
         for events in streams:
-            found = until_shown(events, lambda event: (event["in_flight"], event["queued"]) == (2, 1))
-            assert (found["limit"], found["queue_size"], found["workers"]) == (2, 1, 2)
+            wanted = (2, 1, 2)  # the other worker counts once it has started
+            found = until_shown(events, lambda event: (event["in_flight"], event["queued"], event["workers"]) == wanted)
+            assert (found["limit"], found["queue_size"]) == (2, 1)
         assert router.infer().status_code == 429
         for events in streams:
             assert until_shown(events, lambda event: event["rejections_per_s"])
         gate.open()
         crowd.join()
         for events in streams:
-            found = until_shown(events, lambda event: (event["in_flight"], event["queued"]) == (0, 0))
+            until_shown(events, lambda event: (event["in_flight"], event["queued"]) == (0, 0))
+            found = until_shown(events, lambda event: event["times_s"]["in_model"])  # counted after the response
             assert found["times_s"]["in_model"]["p99"] > 0
 
 
@@ -102,7 +104,7 @@ def test_ejected_and_unhealthy_endpoints_say_why(
     fails, ill = (serve(lambda seen, reply: reply.send(500)) for _ in range(2))
     model = {
         "name": "m",
-        "health_check": {"interval_s": 0.2, "unhealthy_after": 1, "panic_threshold": 0},
+        "health_check": {"interval_s": 0.2, "timeout_s": 20, "unhealthy_after": 1, "panic_threshold": 0},
         "ejection": {"consecutive_failures": 1, "base_s": 60, "max_s": 60, "max_share": 1},
         "versions": [{"endpoints": [fails.url, ill.url]}],
     }
@@ -112,7 +114,7 @@ def test_ejected_and_unhealthy_endpoints_say_why(
         found = until_shown(events, lambda event: event["endpoints"][1]["state"] == "unhealthy")
         assert found["endpoints"][1]["why"]
         assert chat(router).status_code >= 500
-        found = until_shown(events, lambda event: event["endpoints"][0]["state"] == "ejected", most=3)["endpoints"][0]
+        found = until_shown(events, lambda event: event["endpoints"][0]["state"] == "ejected")["endpoints"][0]
         assert (found["url"], found["models"]) == (fails.url, ["m"])
         assert 50 < found["until_s"] <= 60
         assert found["why"]
@@ -130,11 +132,11 @@ def test_watchers_delay_no_worker(start_admin: Callable[..., tuple[Router, str]]
             next(events)
         router.signal(number)
         for events in streams:
-            assert len(list(events)) < 5  # a stream that is cut raises
+            assert len(list(events)) < 20  # a stream that is cut raises
     if number is signal.SIGTERM:
-        assert router.wait_exit(10) == 0
+        assert router.wait_exit(30) == 0
     else:
-        until(lambda: not before & set(router.workers()), "the workers have made way", 10)
+        until(lambda: not before & set(router.workers()), "the workers have made way", 30)
 
 
 def test_endpoints_that_do_not_change_are_told_once(

@@ -58,24 +58,25 @@ def test_each_models_share_is_right_over_all_workers(held: tuple[Router, Held]) 
     router, hold = held
     assert of_models(router) == {"limited": (0, 0, 0), "free": (0, 0, 0)}
     limited = Crowd(lambda _: status(router, "limited")).send(2)
-    until(lambda: of_models(router)["limited"] == (2, 0, 0), "two are in the model")
+    until(lambda: of_models(router)["limited"] == (2, 0, 0) and shares_agree(router), "two are in the model")
     assert status(router, "limited") == 429
+    # No request was ever served: those rejected within some seconds are taken to be in progress.
+    until(lambda: router.metrics()['router_demand_requests{model="limited"}'] == 3, "demand counts what was rejected")
     free = Crowd(lambda _: status(router, "free")).send(1)
-    until(lambda: of_models(router)["free"] == (1, 0, 0), "the cap is reached")
+    until(lambda: of_models(router)["free"] == (1, 0, 0) and shares_agree(router), "the cap is reached")
     free.send(2)
     until(lambda: of_models(router)["free"] == (1, 2, 0), "the queue is full")
     assert [status(router, "free") for _ in range(3)] == [429] * 3
     shares = {"limited": (2, 0, 1), "free": (1, 2, 3)}
     until(lambda: of_models(router) == shares, "the rejections are counted, which is done after the responses")
+    until(lambda: router.metrics()['router_demand_requests{model="free"}'] == 6, "demand is that of either model")
     metrics = router.metrics()
     assert metrics['router_model_capacity{model="limited"}'] == 2
     assert metrics['router_model_capacity{model="free"}'] == CAP
-    # No request was ever served: those rejected are taken to be in progress.
-    until(lambda: router.metrics()['router_demand_requests{model="free"}'] == 6, "demand counts what was rejected")
-    until(lambda: router.metrics()['router_demand_requests{model="limited"}'] == 3, "of either model")
 
-    router.signal(signal.SIGKILL, router.workers()[0])
-    until(lambda: router.metrics()["router_workers"] == 2, "the worker is replaced")
+    worker = router.workers()[0]
+    router.signal(signal.SIGKILL, worker)
+    until(lambda: worker not in router.workers() and router.metrics()["router_workers"] == 2, "the worker is replaced")
     until(lambda: shares_agree(router), "the gauges of models are those of the router again")
     assert [of[2] for of in of_models(router).values()] == [1, 3]
     hold.go.set()
@@ -98,7 +99,7 @@ def shares_agree(router: Router) -> bool:
 
 def test_demand_exceeds_the_cap_by_what_a_busy_model_rejects(start: Start) -> None:
     """Rejected per second times the mean duration: clients that ask again at once make demand many times the cap."""
-    router = start(MODEL_REF="m", MAX_CONCURRENCY=1, SIMULATED_LATENCY_MS=300)
+    router = start(MODEL_REF="m", MAX_CONCURRENCY=1, SIMULATED_LATENCY_MS=1000)
     stopped = threading.Event()
 
     def ask_again(_: int) -> None:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def test_observe_shows_a_loaded_router_and_ends_by_ctrl_c() -> None:
     """Prometheus scrapes requests that were served and some that were rejected; the page and the admin API are there;
     Ctrl-C ends all of it."""
-    command = [sys.executable, "-m", "tests.bench.observe", "60"]
+    command = [sys.executable, "-m", "tests.bench.observe", "300"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -35,7 +35,7 @@ def test_observe_shows_a_loaded_router_and_ends_by_ctrl_c() -> None:
                 found = answer.json() if answer.ok else {"data": {"result": ()}}  # 503: it starts
                 return {each["metric"]["code"] for each in found["data"]["result"]}
 
-            until(lambda: codes() == {"200", "429"}, "the load is seen")
+            until(lambda: codes() == {"200", "429"}, "the load is seen", 60)
             rules = requests.get(f"{prometheus}/api/v1/rules", timeout=20).json()["data"]["groups"]
             assert {group["name"] for group in rules} == {"router objectives", "router"}
             assert "text/html" in requests.get(f"{page}/", timeout=20).headers["Content-Type"]

@@ -73,7 +73,8 @@ def test_body_passes_byte_for_byte(routed: tuple[Router, Upstream], path: str) -
     assert post(f"{router.url}{path}?beta=true").status_code == 200
     (seen,) = upstream.seen
     assert (seen.method, seen.path, seen.body) == ("POST", f"{path}?beta=true", BODY)
-    assert router.metrics()[f'router_requests_total{{code="200",model="m",route="{path}"}}'] >= 1
+    served = f'router_requests_total{{code="200",model="m",route="{path}"}}'
+    until(lambda: router.metrics().get(served), "it is counted")
 
 
 def test_name_at_the_endpoints_is_put_in(start: Start, serve: Serve, routes: Routes) -> None:
@@ -229,8 +230,8 @@ def test_overload_has_anthropics_shape(start: Start, serve: Serve) -> None:
         assert anthropic_error(rejected) == (429, "rate_limit_error", "limit_reached")
         assert int(rejected.headers["retry-after"]) >= 1
     router.signal(signal.SIGTERM)
-    until(lambda: post(url).status_code == 503, "it drains")
-    assert anthropic_error(post(url)) == (503, "overloaded_error", "draining")
+    refused = (429, "rate_limit_error", "limit_reached"), (503, "overloaded_error", "draining")
+    until(lambda: refused.index(anthropic_error(post(url))), "it drains")
     hold.release()
     assert set(crowd.join().answers.values()) == {200}
 
@@ -317,7 +318,8 @@ def test_listed_path_is_that_of_its_models(start: Start, serve: Serve, routes: R
     doubled = post(f"{router.url}/v1/custom", b'{"model":"m","MODEL":"n"}')
     assert doubled.json()["error"]["code"] == "invalid_request"
     assert len(upstream.seen) == 6
-    assert router.metrics()['router_requests_total{code="200",model="m",route="/v1/custom"}'] == 3
+    served = 'router_requests_total{code="200",model="m",route="/v1/custom"}'
+    until(lambda: router.metrics().get(served) == 3, "all are counted")
     for spelling in ("/v1/cust%6fm", "//custom", "/./custom", "/custom/.", "/%63ustom"):
         assert ask(router, "POST", spelling)[0] == 404, spelling
     for method in ("GET", "HEAD", "PUT", "FOO"):
@@ -366,7 +368,7 @@ def test_index_says_what_is_usable(start: Start, serve: Serve, routes: Routes) -
                 {"name": "1", "endpoints": [upstream.url]},
                 {"name": "2", "endpoints": [away.url]},
             ],
-            "health_check": {"interval_s": 0.1, "unhealthy_after": 1, "panic_threshold": 0},
+            "health_check": {"interval_s": 0.1, "timeout_s": 20, "unhealthy_after": 1, "panic_threshold": 0},
         },
         {"name": "o", "endpoints": [upstream.url + "/o"]},
         {"name": "s", "protocol": "simulated"},
@@ -401,15 +403,22 @@ def test_statistics_are_those_of_all_workers(start: Start, serve: Serve) -> None
     """Successes and failures are counted whichever worker saw them, questions about the model are not."""
     upstream = serve(lambda seen, reply: reply.send(500 if b"bad" in seen.body else 200))
     router = start(BACKENDS=upstream.url, BACKEND_PROTOCOL="v2", MODEL_REF="m", WEB_CONCURRENCY=2)
+
+    def stats() -> Any:
+        (entry,) = requests.get(f"{router.url}/v2/models/stats", timeout=20).json()["model_stats"]
+        return entry
+
+    def counts() -> tuple[int, int]:
+        success, fail = (stats()["inference_stats"][name]["count"] for name in ("success", "fail"))
+        return success, fail
+
+    assert requests.get(f"{router.url}/v2/models/m/config", timeout=20).status_code == 200
     for body in [b'{"text_input":"x"}'] * 8 + [b'{"text_input":"bad"}'] * 3:
         post(f"{router.url}/v2/models/m/generate", body)
-    assert requests.get(f"{router.url}/v2/models/m/config", timeout=20).status_code == 200
-    until(lambda: router.metrics()["router_inflight_requests"] == 0, "all are counted")
-    (entry,) = requests.get(f"{router.url}/v2/models/stats", timeout=20).json()["model_stats"]
+    until(lambda: counts() == (8, 3), "all are counted")
+    entry = stats()
     assert (entry["name"], entry["version"], entry["inference_count"]) == ("m", "", 8)
-    assert entry["inference_stats"]["success"]["count"] == 8
     assert entry["inference_stats"]["success"]["ns"] > 0
-    assert entry["inference_stats"]["fail"]["count"] == 3
 
 
 def test_statistics_of_all_models_have_one_spelling(share_routed: Routed) -> None:

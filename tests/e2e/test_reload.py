@@ -47,7 +47,9 @@ def test_invalid_file_is_refused(start: Start, serve: Serve, routes: Routes) -> 
     upstream = serve()
     path = Path(routes({"name": "m", "endpoints": [upstream.url]}))
     router = start(ROUTES_FILE=str(path))
-    path.write_text('{"models": [\n{"name": "m", "endpoints": ["nowhere"]}]}')
+    fresh = path.with_suffix(".new")
+    fresh.write_text('{"models": [\n{"name": "m", "endpoints": ["nowhere"]}]}')
+    fresh.replace(path)  # nobody reads half of it
     until(lambda: "routes refused" in router.log(), "it is refused")
     assert router.metrics()[RELOADS % "refused"] == router.metrics()["router_routes_stale"] == 1
     (event,) = [event for event in router.events() if event["event"].startswith("routes refused")]
@@ -91,12 +93,12 @@ def test_credential_that_is_gone_changes_nothing(start: Start, serve: Serve, rou
     routes({"name": "m", "endpoints": [{"url": two.url, "credential_file": str(secret)}]})
     until(lambda: "routes published" in router.log(), "it is published")
     secret.unlink()
-    until(lambda: router.metrics()[RELOADS % "refused"] == 1, "it is refused")
+    until(lambda: router.metrics()[RELOADS % "refused"] >= 1, "it is refused")
     worker = router.workers()[0]
     router.signal(signal.SIGKILL, worker)
     until(lambda: len(router.workers()) == 2 and worker not in router.workers(), "another worker")
     secret.write_text("s")
-    until(lambda: router.metrics()[RELOADS % "ok"] == 2, "all is well again, and said to be")
+    until(lambda: router.metrics()[RELOADS % "ok"] >= 2, "all is well again, and said to be")
     router.signal(signal.SIGHUP)
     assert {chat(router).status_code for _ in range(20)} == {200}
     assert (len(one.seen), len(two.seen)) == (0, 20)
@@ -109,7 +111,7 @@ def test_connections_to_an_endpoint_that_goes_are_closed(start: Start, serve: Se
 
     def answer(seen: Seen, reply: Reply) -> None:
         reply.send(200)
-        if reply.wait_hung_up():
+        if reply.wait_hung_up(60):
             closed.set()
 
     old, new = serve(answer), serve()
@@ -118,7 +120,7 @@ def test_connections_to_an_endpoint_that_goes_are_closed(start: Start, serve: Se
     routes({"name": "m", "endpoints": [new.url]})
     until(lambda: "routes published" in router.log(), "it is published")
     assert chat(router).status_code == 200
-    assert closed.wait(5)
+    assert closed.wait(20)
 
 
 def test_hup_reads_the_routes_at_once(start: Start, serve: Serve, routes: Routes) -> None:

@@ -119,8 +119,8 @@ def test_body_that_cannot_be_renamed_is_bad_input(start: Start, serve: Serve, ro
     for _ in range(5):
         got = requests.post(router.url + CHAT, data=b'{"model":"al","\xff":1}', timeout=20)
         assert (got.status_code, got.json()["error"]["code"]) == (400, "invalid_request")
-    assert router.metrics()[f'router_endpoint_inflight{{endpoint="{upstream.url}"}}'] == 0
-    assert router.metrics()["router_inflight_requests"] == 0
+    for count in (f'router_endpoint_inflight{{endpoint="{upstream.url}"}}', "router_inflight_requests"):
+        until(lambda: router.metrics()[count] == 0, "what was counted is taken back")
 
 
 def test_credentials_end_at_the_router(start: Start, serve: Serve, routes: Callable[..., str], tmp_path: Path) -> None:
@@ -143,6 +143,7 @@ def test_credentials_end_at_the_router(start: Start, serve: Serve, routes: Calla
     for seen in (one.seen[0], two.seen[0]):
         assert "CLIENT-SECRET" not in str(seen.headers)
     assert three.seen[0].headers["cookie"] == "c=CLIENT-SECRET"
+    until(lambda: router.log().count(CHAT) >= 3, "the requests are logged")
     assert "SECRET" not in router.log()
     secret.write_text("NEW-SECRET")
     until(lambda: chat(router, "file") and two.seen[-1].headers["authorization"] == "Bearer NEW-SECRET", "it is read")
@@ -275,6 +276,7 @@ def test_model_has_a_limit_of_its_own(start: Start, serve: Serve, routes: Callab
     hold.release()
     assert crowd.join().counts() == {200: 3}
     assert len(small.seen) == 3
+    until(lambda: router.metrics()["router_inflight_requests"] == 0, "every permit is back, and so is every place")
     assert chat(router, "small").status_code == 200
 
 
@@ -308,7 +310,9 @@ def test_requests_are_spread_within_one(start: Start, serve: Serve) -> None:
     assert sorted(shown) == [10, 10, 11]
     hold.release()
     assert crowd.join().counts() == {200: 31}
-    assert sum(router.metrics()[f'router_endpoint_inflight{{endpoint="{u.url}"}}'] for u in upstreams) == 0
+    for upstream in upstreams:
+        gauge = f'router_endpoint_inflight{{endpoint="{upstream.url}"}}'
+        until(lambda: router.metrics()[gauge] == 0, "nothing is with the endpoint")
 
 
 def test_worker_that_dies_is_counted_at_no_endpoint(start: Start, serve: Serve) -> None:

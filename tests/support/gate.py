@@ -6,6 +6,7 @@ kernel closes the connection of a process that is SIGKILLed, so the observer's c
 
 import selectors
 import socket
+import struct
 import threading
 from collections import deque
 from pathlib import Path
@@ -50,6 +51,13 @@ class Gate:
         """Requests inside the model now."""
         with self._changed:
             return len(self._inside)
+
+    def pid_inside(self) -> int:
+        """Process id of the worker of the request that entered first of those that are inside."""
+        with self._changed:
+            credentials = self._inside[0].getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid: int = struct.unpack("3i", credentials)[0]  # unix(7)
+        return pid
 
     def wait_inside(self, count: int, seconds: float = 20) -> None:
         """Return once exactly `count` requests are inside; fail after `seconds`."""

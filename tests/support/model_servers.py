@@ -17,8 +17,8 @@ import requests
 from tests.support.ports import free_port
 from tests.support.router import until
 
-PAUSE_S = 0.1
-"""LitServe's rest before each word that it streams: words that arrive together have been held back on their way."""
+_PAUSE_S = 0.1
+"""LitServe's rest before each word that it streams, so that a client can leave in the middle."""
 
 # KServe would listen on every interface. Its other options come from the command line.
 _KSERVE = """
@@ -50,6 +50,7 @@ kserve.ModelServer().start([Iris()])
 
 # It forks and spawns processes, which import this file again.
 _LITSERVE = """
+import os
 import sys
 import time
 
@@ -69,6 +70,8 @@ class Words(litserve.LitAPI):
             if request.stream:
                 time.sleep(float(sys.argv[2]))
             yield f" {word}" if at else word
+            while request.stream and os.path.exists(sys.argv[3] + str(at)):
+                time.sleep(0.01)
 
 
 if __name__ == "__main__":
@@ -111,7 +114,7 @@ class ModelServer:
                 start_new_session=True,
             )
         try:
-            until(lambda: self._process.poll() is not None or self.ready(), f"{self.name} is ready", 60)
+            until(lambda: self._process.poll() is not None or self.ready(), f"{self.name} is ready", 120)
             assert self._process.returncode is None, f"{self.name} exited with {self._process.returncode}"
         except BaseException:
             self.stop()
@@ -169,5 +172,9 @@ class LitServeOpenAI(ModelServer):
     health = "/readyz"
     """The same as a router's, as one path serves all endpoints of a model."""
 
+    def hold(self, word: int) -> Path:
+        """While this file exists, nothing is made of a stream after this word, counted from 0."""
+        return self._program.with_name(f"hold-{word}")
+
     def arguments(self) -> list[str]:
-        return [str(self.port), str(PAUSE_S)]
+        return [str(self.port), str(_PAUSE_S), str(self._program.with_name("hold-"))]
