@@ -428,13 +428,12 @@ def test_request_at_fault_is_neither_retried_nor_held_against_the_endpoint(
     def answer(seen: Seen, reply: Reply) -> None:
         _, status, form, coding, *_ = seen.path.split("/")
         body = CODINGS[coding](TOO_LONG + (noise if form == "long" else b""))
-        if form != "chunks":
-            reply.send(int(status), body, Retry_After="30", Content_Encoding=coding)
-            return
-        reply.begin(int(status), Retry_After="30", Content_Encoding=coding)
-        for piece in (body[:9], body[9:]):
-            reply.chunk(piece)
-        reply.chunk()
+        framing = f"Content-Length: {len(body)}"
+        if form == "chunks":
+            framing = "Transfer-Encoding: chunked"
+            body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (body[:9], body[9:], b""))
+        head = f"HTTP/1.1 {status} No\r\nRetry-After: 30\r\nContent-Encoding: {coding}\r\n{framing}\r\n\r\n"
+        reply.socket.sendall(head.encode() + body)  # all at once: the text is waited for a moment only
 
     upstream, good = serve(answer), serve()
     names = ["/".join(each) for each in product(("401", "429", "502", "503"), ("length", "chunks", "long"), CODINGS)]
