@@ -16,7 +16,7 @@ from tests.support.credentials import AUDIENCE, ISSUER, Issuer, KeySetServer, be
 from tests.support.gate import Gate
 from tests.support.router import Router, until
 from tests.support.start import run_to_exit
-from tests.support.upstream import Upstream, send_empty
+from tests.support.upstream import Hold, Upstream, send_empty
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +153,7 @@ def test_key_in_a_malformed_head_is_shown_to_nobody(shared_keyed: Router, head: 
         sock.sendall(head + b"\r\n\r\n")
         response = read_to_end(sock)
     assert response.split(b" ", 2)[1] in {b"400", b"417", b"501"}
-    until(lambda: shared_keyed.log().count("\n") > before.count("\n"), "it is logged")
+    until(lambda: "malformed request" in shared_keyed.log().removeprefix(before), "it is logged")
     assert b"SECRET" not in response
     assert "SECRET" not in shared_keyed.log().removeprefix(before)
 
@@ -229,7 +229,8 @@ def test_tenant_has_its_limit_over_all_workers(start_gated: Start, gate: Gate, t
     router = start_gated(KEYS_FILE=file, MAX_CONCURRENCY=8, WEB_CONCURRENCY=3, QUEUE_SIZE=5)
     crowd = Crowd(lambda n: router.infer(headers=bearer((ONE, "ir-a")[n % 2])).status_code).send(20)
     until(lambda: len(crowd.answers) == 17, "17 were rejected")
-    assert gate.inside == gate.peak == 3
+    gate.wait_inside(3)  # who has a place may still be on the way
+    assert gate.peak == 3
     others = Crowd(lambda _: router.infer(headers=bearer(TWO)).status_code).send(5)
     gate.wait_inside(8)
     rejected = router.infer(headers=bearer(ONE))
@@ -259,12 +260,11 @@ def test_place_of_the_tenant_comes_back_when_a_later_limit_rejects(
     start: Start, serve: Serve, routes: Routes, tmp_path: Path
 ) -> None:
     """Tenant, model, cap: a request that the model's limit or the queue rejects leaves no count behind."""
-    model = {"name": "m", "protocol": "simulated", "max_concurrency": 1}
+    hold = Hold()
+    model = {"name": "m", "endpoints": [serve(hold).url], "max_concurrency": 1}
     tenants: tuple[dict[str, object], ...] = ({"name": "t", "max_concurrency": 4},)
     file = write_keys(tmp_path / "keys.json", key(ONE), tenants=tenants)
-    router = start(
-        KEYS_FILE=file, ROUTES_FILE=routes(model, {**model, "name": "n"}), MAX_CONCURRENCY=1, SIMULATED_LATENCY_MS=1000
-    )
+    router = start(KEYS_FILE=file, ROUTES_FILE=routes(model, {**model, "name": "n"}), MAX_CONCURRENCY=1)
 
     def code(name: str) -> str:
         answer = requests.post(
@@ -277,9 +277,11 @@ def test_place_of_the_tenant_comes_back_when_a_later_limit_rejects(
 
     crowd = Crowd(lambda _: code("m")).send(1)
     until(lambda: router.metrics()["router_inflight_requests"] == 1, "one is inside")
-    assert [code("m"), code("n")] * 3 == ["model_limit_reached", "limit_reached"] * 3
-    # A rejected request is released after its last byte was sent.
-    until(lambda: router.metrics()['router_tenant_inflight{tenant="t"}'] == 1, "only the one that is inside counts")
+    for _ in range(3):
+        assert [code("m"), code("n")] == ["model_limit_reached", "limit_reached"]
+        # A rejected request is released after its last byte was sent.
+        until(lambda: router.metrics()['router_tenant_inflight{tenant="t"}'] == 1, "only the one that is inside counts")
+    hold.release()
     assert crowd.join().answers == {0: "ok"}
     until(lambda: router.metrics()['router_tenant_inflight{tenant="t"}'] == 0, "none is counted")
 

@@ -82,7 +82,7 @@ def test_server_that_others_load_gets_fewer_requests(start: Start, serve: Serve,
         for n in range(2)
     ]
     endpoints = [upstream.url for upstream in upstreams]
-    report = {"source": source, "interval_s": 1 if source == "metrics" else 600}
+    report = {"source": source, "interval_s": 2 if source == "metrics" else 600}  # stale after three
     path = routes({"name": "m", "balancing": "least_load", "endpoints": endpoints, "load_report": report})
     router = start(ROUTES_FILE=path, WEB_CONCURRENCY=3)
     if source == "header":

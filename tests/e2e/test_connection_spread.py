@@ -89,11 +89,13 @@ def test_worker_with_fewer_connections_takes_the_next(start: Start, sockets: Exi
 def test_stopped_worker_keeps_no_client_waiting(start: Start, sockets: ExitStack) -> None:
     """It has the fewest connections and accepts none. The other one is ahead, gives way each time, and then accepts."""
     router = start(WEB_CONCURRENCY=2)
+    until(lambda: router.metrics()["router_workers"] == 2, "both workers are there")
+    wait_until_all_accept(router)
     stopped, _ = router.workers()
     os.kill(stopped, signal.SIGSTOP)
     try:
         connect(router, 12, sockets)
         for _ in range(20):
-            assert requests.get(f"{router.url}/healthz", timeout=5).status_code == 200
+            assert requests.get(f"{router.url}/healthz", timeout=20).status_code == 200
     finally:
         os.kill(stopped, signal.SIGCONT)

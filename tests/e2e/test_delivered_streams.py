@@ -1,5 +1,6 @@
 """A stream is served once the event that ends it is with the client, whatever client and model server do after it."""
 
+import functools
 import json
 import socket
 import struct
@@ -22,6 +23,10 @@ from tests.support.upstream import Answer, Reply, Seen, Upstream
 
 pytestmark = pytest.mark.slow
 
+Options = tuple[str, ...]
+
+PATIENT: Options = ("-c", "python:tests.support.patient_conf")
+"""Options of a router that waits for longer than a second for the end of a body."""
 RESPONSES = "/v1/responses"
 END_OF_BODY = b"0\r\n\r\n"
 COMMENT = b": bye\n\n"
@@ -197,9 +202,12 @@ class Setting:
 
 
 @pytest.fixture(scope="session")
-def admin_port() -> int:
-    """Where records are read."""
-    return free_port()
+def admin_port() -> Callable[[Options], int]:
+    """Returns where the records of the router with these options are read."""
+    return functools.cache(lambda options: free_port())
+
+
+ServeBy = Callable[..., Setting]
 
 
 @pytest.fixture(scope="session")
@@ -213,20 +221,20 @@ def routes_file(serving: Callable[[Any], Upstream], tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def serve_by(
-    share: Callable[..., Router], serving: Callable[[Any], Upstream], routes_file: Path, admin_port: int
-) -> Callable[[Answer], Setting]:
-    """Returns the setting in which the model server responds so."""
+    share: Callable[..., Router],
+    serving: Callable[[Any], Upstream],
+    routes_file: Path,
+    admin_port: Callable[[Options], int],
+) -> ServeBy:
+    """Returns the setting in which the model server responds so, to a router with these options."""
 
-    def serve_by(answer: Answer) -> Setting:
-        upstream = serving(__name__)
+    def serve_by(answer: Answer, options: Options = PATIENT) -> Setting:
+        upstream, port = serving(__name__), admin_port(options)
         upstream.reset(answer)
-        settings = {"ROUTES_FILE": routes_file, "ADMIN_BIND": f"127.0.0.1:{admin_port}", "ACCESS_LOG": "all"}
-        return Setting(share(WEB_CONCURRENCY=1, **settings), upstream, admin_port)
+        settings = {"ROUTES_FILE": routes_file, "ADMIN_BIND": f"127.0.0.1:{port}", "ACCESS_LOG": "all"}
+        return Setting(share(options=options, WEB_CONCURRENCY=1, **settings), upstream, port)
 
     return serve_by
-
-
-ServeBy = Callable[[Answer], Setting]
 
 
 @of_each_protocol
@@ -286,7 +294,7 @@ def test_server_that_does_not_end_its_body_is_left(
 ) -> None:
     """After a second, or after more than a few bytes. The client's response ends in order, as does its connection."""
     server = Server(*VLLM.events, then=then)
-    setting = serve_by(server)
+    setting = serve_by(server, ())
     with asking(setting.router) as client:
         if stays:
             assert DONE in client.read_until(END_OF_BODY)
@@ -297,7 +305,7 @@ def test_server_that_does_not_end_its_body_is_left(
         else:
             while DONE not in client.got:
                 client.got += client.sock.recv(65536)
-    assert server.left_alone.wait(5)
+    assert server.left_alone.wait(20)
     assert setting.clients() == setting.attempts() == {"200": 1}
     assert setting.is_up()
 
@@ -389,10 +397,10 @@ def test_stream_of_known_length_ends_with_its_last_byte(
         reply.raw(b"".join(VLLM.events))
 
     router, _ = share_routed(answer)
+    failed = f'router_requests_total{{code="502",model="m",route="{CHAT}"}}'
+    before = router.metrics().get(failed, 0)
     with asking(router) as client:
         got = read_all(client.sock)
     assert got.endswith(DONE)
     assert b"\r\ncontent-length: 100000\r\n" in got.lower()
-    until(
-        lambda: router.metrics().get(f'router_requests_total{{code="502",model="m",route="{CHAT}"}}'), "it has failed"
-    )
+    until(lambda: router.metrics().get(failed, 0) == before + 1, "it has failed")

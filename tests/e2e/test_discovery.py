@@ -84,6 +84,14 @@ def outage(router: Router) -> list[str]:
     return [event["reason"] for event in router.events() if event["event"].startswith("discovery fails")]
 
 
+def outages(router: Router) -> int:
+    """How many leaders have said that discovery fails, and not yet that it works again.
+
+    A busy machine alone may make it fail for a moment.
+    """
+    return len(outage(router)) - router.log().count("discovery works again")
+
+
 def replace_workers(router: Router) -> None:
     """Kill all workers, the leader among them, and wait for others."""
     old = router.workers()
@@ -103,19 +111,22 @@ def test_records_change_under_load_and_nothing_is_lost(
     router = discover({"name": "m", "dns": f"m.test:{servers[0].port}", "retry_budget": 1}, MAX_CONCURRENCY=50)
     stopped = threading.Event()
     outcomes: Counter[int] = Counter()
+    ended: Counter[int] = Counter()  # by client
 
-    def load(_: int) -> None:
+    def load(number: int) -> None:
         with requests.Session() as session:
             while not stopped.is_set():
                 outcomes[session.post(router.url + CHAT, json={"model": "m"}, timeout=30).status_code] += 1
+                ended[number] += 1
 
     crowd = Crowd(load).send(4)
     for first in (1, 2, 0, 2):
         names.set(m=hosts[first : first + 2])
         expected = {server.url for server in servers[first : first + 2]}
         until(lambda: known(router) == expected, "the records are the endpoints")
+        earlier = dict(ended)
+        until(lambda: all(ended[number] > earlier.get(number, 0) for number in range(4)), "what began before is done")
         for gone in [server for server in servers if server.url not in expected]:
-            until(lambda: gone.inside == 0, "what it had is done")
             before = len(gone.seen)
             chat(router)
             assert len(gone.seen) == before, "an endpoint that went gets nothing"
@@ -134,12 +145,13 @@ def test_name_server_that_fails_changes_nothing(discover: Discovering, names: Dn
         failed = f'router_discovery_results_total{{result="failed",source="dns m.test:{server.port}"}}'
         names.stop()
         until(lambda: router.metrics().get(failed, 0) >= 1, "it is counted")
-        until(lambda: len(outage(router)) == 1, "it is logged")
+        until(lambda: outages(router) >= 1, "it is logged")
         replace_workers(router)
-        until(lambda: len(outage(router)) == 2, "the next leader asks too")
+        until(lambda: outages(router) >= 2, "the next leader asks too")
         assert {chat(router).status_code for _ in range(10)} == {200}
+        fails = outages(router)
         names.start()
-        until(lambda: "discovery works again" in router.log(), "it works again")
+        until(lambda: outages(router) < fails, "it works again")
         names.set()
         until(lambda: not known(router), "NXDOMAIN empties the set")
         assert chat(router).json()["error"]["code"] == "no_endpoint"
@@ -155,7 +167,7 @@ def test_silent_name_server_blocks_nobody(discover: Discovering, tmp_path: Path)
         until(lambda: silent.asked, "a lookup has begun")
         slowest = 0.0
         with requests.Session() as session:
-            for _ in range(200):
+            for _ in range(50):
                 began = time.monotonic()
                 body = {"model": "s", "messages": [{"role": "user", "content": "hi"}]}
                 assert session.post(router.url + CHAT, json=body, timeout=30).status_code == 200
@@ -237,7 +249,7 @@ def test_requests_wait_in_every_worker_and_starve_nobody(discover: Discovering, 
         crowd.send(1)
         until(lambda: waiting(router) == 1, "it waits")
         router.signal(signal.SIGTERM)
-        crowd.join(10)
+        crowd.join()
         assert crowd.answers[6] == 503, "the drain ends the wait"
         assert router.wait_exit() == 0
 

@@ -43,7 +43,7 @@ def test_infer_answers_what_was_promised(router: Router) -> None:
     assert body["routerPod"] == "pod-7"
     assert body["kvEndpoints"] == ["a", "redis://u:***@b:6379/0"]
     assert isinstance(body["processingMs"], int)
-    assert 20 <= body["processingMs"] < 2000
+    assert 20 <= body["processingMs"] < 10_000  # no microseconds
     assert "pw" not in router.log()
 
 
@@ -60,7 +60,7 @@ def test_plain_curl_works(router: Router) -> None:
         f"{router.url}/infer",
         data='{"prompt":"x"}',
         headers={"Content-Type": "application/x-www-form-urlencoded"},
-        timeout=5,
+        timeout=20,
     )
     assert answer.status_code == 200
 
@@ -69,9 +69,9 @@ def test_plain_curl_works(router: Router) -> None:
 def test_every_answer_carries_request_id_and_timing(router: Router, path: str) -> None:
     """The caller's id if it is well formed, else a new one; and queue, model and total."""
     ask = requests.post if path == "/infer" else requests.get
-    given = ask(router.url + path, headers={"X-Request-Id": "abc-1"}, data=b'{"prompt":""}', timeout=5)
+    given = ask(router.url + path, headers={"X-Request-Id": "abc-1"}, data=b'{"prompt":""}', timeout=20)
     assert given.headers["X-Request-Id"] == "abc-1"
-    made = ask(router.url + path, headers={"X-Request-Id": "not well formed"}, data=b'{"prompt":""}', timeout=5)
+    made = ask(router.url + path, headers={"X-Request-Id": "not well formed"}, data=b'{"prompt":""}', timeout=20)
     assert re.fullmatch("[0-9a-f]{32}", made.headers["X-Request-Id"])
     number = r"\d+\.\d{3}"
     timing = f"queue;dur={number}, model;dur={number}, total;dur={number}"
@@ -156,7 +156,7 @@ def test_malformed_requests_get_a_problem_document_too(router: Router, name: str
 
 def test_method_that_nobody_knows_is_not_allowed(router: Router) -> None:
     """405 with Allow, as for any other method that the path doesn't take."""
-    answer = requests.request("FOO", f"{router.url}/infer", timeout=5)
+    answer = requests.request("FOO", f"{router.url}/infer", timeout=20)
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert "FOO" in answer.json()["detail"]
     assert answer.headers["Allow"] == "POST, OPTIONS"
@@ -167,9 +167,9 @@ def test_metrics_move_to_the_admin_listener(start: Start) -> None:
     admin = free_port()
     router = start(ADMIN_BIND=f"127.0.0.1:{admin}")
     admin_url = f"http://127.0.0.1:{admin}"
-    assert requests.get(f"{admin_url}/metrics", timeout=5).status_code == 200
-    hidden = requests.get(f"{router.url}/metrics", headers={"Host": f"x:{admin}"}, timeout=5)
+    assert requests.get(f"{admin_url}/metrics", timeout=20).status_code == 200
+    hidden = requests.get(f"{router.url}/metrics", headers={"Host": f"x:{admin}"}, timeout=20)
     assert (hidden.status_code, hidden.json()["code"]) == (404, "not_found")
     for url in (router.url, admin_url):
         for probe in ("/healthz", "/readyz"):
-            assert requests.get(url + probe, timeout=5).status_code == 200
+            assert requests.get(url + probe, timeout=20).status_code == 200

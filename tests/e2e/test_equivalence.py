@@ -58,6 +58,8 @@ def pre_request(worker, req):
 """
 _AT_ONCE = 250
 _TIMEOUT_S = 30.0
+_SETTLE_S = 0.2
+"""Time for what is on its way on a busy machine."""
 _EVERY_CUT = 500  # bytes; longer entries are cut only where it can matter
 
 
@@ -273,7 +275,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 @pytest.fixture(scope="module")
 def slow(servers: Servers) -> dict[str, Outcome]:
     """What comes of every entry where the fast path is off."""
-    return dict(zip(CORPUS, servers.slow.outcomes(entry.data for entry in CORPUS.values()), strict=True))
+    return dict(zip(CORPUS, servers.slow.outcomes((entry.data for entry in CORPUS.values()), _SETTLE_S), strict=True))
 
 
 def _where_to_cut(data: bytes) -> Iterable[int]:
@@ -295,13 +297,13 @@ def _differences(pairs: Mapping[Any, tuple[object, object]]) -> str:
 def test_fast_path_answers_as_the_worker_without_it(servers: Servers, slow: dict[str, Outcome]) -> None:
     """The same bytes: as many answers, each the same in status, fields and body, and the connection kept or not."""
     names = [name for name, entry in CORPUS.items() if not entry.fast_closes]
-    fast = servers.fast.outcomes(CORPUS[name].data for name in names)
+    fast = servers.fast.outcomes((CORPUS[name].data for name in names), _SETTLE_S)
     assert not _differences({name: (outcome, slow[name]) for name, outcome in zip(names, fast, strict=True)})
 
 
 def test_worker_answers_as_gunicorns_own(servers: Servers, slow: dict[str, Outcome]) -> None:
     """Statuses, what the application saw, bodies, and whether the connection is kept: all as gunicorn decides them."""
-    stock = dict(zip(CORPUS, servers.stock.outcomes(entry.data for entry in CORPUS.values()), strict=True))
+    stock = dict(zip(CORPUS, servers.stock.outcomes((entry.data for entry in CORPUS.values()), _SETTLE_S), strict=True))
     pairs = {name: (slow[name].gist(), stock[name].gist()) for name in CORPUS}
     assert not _differences({name: pair for name, pair in pairs.items() if not CORPUS[name].stock_differs})
     assert not [name for name, (ours, theirs) in pairs.items() if CORPUS[name].stock_differs and ours == theirs]
@@ -310,7 +312,7 @@ def test_worker_answers_as_gunicorns_own(servers: Servers, slow: dict[str, Outco
 def test_body_read_in_part_closes(servers: Servers, slow: dict[str, Outcome]) -> None:
     """What is left unread of an ordinary request's body ends the connection; the answer is otherwise the same."""
     for name in (name for name, entry in CORPUS.items() if entry.fast_closes):
-        (outcome,) = servers.fast.outcomes([CORPUS[name].data])
+        (outcome,) = servers.fast.outcomes([CORPUS[name].data], _SETTLE_S)
         (answer,) = outcome.answers
         assert (answer.status, answer.body) == slow[name].answers[0][::2]
         assert "Connection: close" in answer.fields
@@ -333,7 +335,7 @@ def test_cuts_change_nothing(servers: Servers, slow: dict[str, Outcome], tmp_pat
     odd = [cut for cut, outcome in found if outcome != slow[cut[0]]]
     assert len(odd) < len(cuts) / 20, odd[:10]
     # The machine is slow, or gunicorn itself takes these apart: look again, with time, at what the worker without does.
-    again = zip(outcomes(servers.fast, odd, 0.2), outcomes(servers.slow, odd, 0.2), strict=True)
+    again = zip(outcomes(servers.fast, odd, _SETTLE_S), outcomes(servers.slow, odd, _SETTLE_S), strict=True)
     assert not _differences(dict(zip(odd, again, strict=True)))
 
 
@@ -344,7 +346,7 @@ def test_generated_requests_are_answered_alike(servers: Servers, generated: list
     sent = [b"".join(pieces) for pieces in generated]
     odd = [data for data, pairs in _compared(servers, sent).items() if _differ(pairs)]
     # The machine may be busy: look again, with time, at those that differed.
-    again = _compared(servers, odd, 0.2)
+    again = _compared(servers, odd, _SETTLE_S)
     assert not [(data, pairs) for data, pairs in again.items() if _differ(pairs)]
 
 

@@ -1,8 +1,11 @@
 """Clients: many at once, a thread each, started together and joined before the test goes on; and bare sockets."""
 
+import fcntl
 import select
 import socket
+import termios
 import threading
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -92,10 +95,12 @@ def chat(router: Router, model: str | None = "m", headers: dict[str, str] | None
 
 
 def unread_bytes(sock: socket.socket) -> int:
-    """How much of what this client sent the router has not read (proc(5), /proc/net/tcp)."""
+    """How much of what this client sent the router has not read (proc(5), /proc/net/tcp), or not even got (tcp(7))."""
+    on_the_way = array("i", [0])
+    fcntl.ioctl(sock, termios.TIOCOUTQ, on_the_way)
     ports = sock.getpeername()[1], sock.getsockname()[1]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, *ends, _, queues, _ = line.split(maxsplit=5)
         if tuple(int(end.rpartition(":")[2], 16) for end in ends) == ports:
-            return int(queues.rpartition(":")[2], 16)
+            return int(queues.rpartition(":")[2], 16) + on_the_way[0]
     raise AssertionError("there is no such connection")
