@@ -1,5 +1,6 @@
 """A real router for tests: gunicorn with the project's own configuration, on free loopback ports."""
 
+import contextlib
 import json
 import os
 import re
@@ -162,6 +163,16 @@ def children(pid: int) -> list[int]:
         except OSError:
             continue
     return [child for child in sorted(found) if _state(child) not in "ZX"]
+
+
+def open_files(pid: int) -> set[str]:
+    """What the descriptors of a process lead to (proc(5)), but for those that it closes at this moment."""
+    found = set()
+    with contextlib.suppress(OSError):  # it has ended
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
 
 
 def _state(pid: int) -> str:
