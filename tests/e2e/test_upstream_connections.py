@@ -104,7 +104,7 @@ def test_last_address_serves_while_the_name_is_not_found(start_named: Start, rou
     """Requests and health checks go on with the address that the name had, on new connections too."""
     with Upstream(lambda seen, reply: reply.send(Connection="close")) as upstream:
         names.set(good=["127.0.0.1"])
-        check = {"interval_s": 1, "unhealthy_after": 1}
+        check = {"interval_s": 1, "timeout_s": 5, "unhealthy_after": 1}
         router = start_named(ROUTES_FILE=routes(named("m", "good", upstream.port, health_check=check, ejection=EAGER)))
         assert chat(router).status_code == 200
         names.set(good="hangs")

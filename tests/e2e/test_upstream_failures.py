@@ -202,7 +202,7 @@ def test_share_counts_those_that_are_unhealthy(start: Start, serve: Serve, route
     """One of two is out by its checks: failures don't take the other one out as well."""
     unhealthy, bad = serve(), serve(lambda seen, reply: reply.send(500))
     unhealthy.well = False
-    check = {"interval_s": 1, "unhealthy_after": 1}
+    check = {"interval_s": 1, "timeout_s": 20, "unhealthy_after": 1}
     router = start(ROUTES_FILE=routes(model(unhealthy, bad, health_check=check, ejection={"consecutive_failures": 2})))
     until(lambda: not is_up(router, unhealthy), "it is out")
     assert {chat(router).status_code for _ in range(10)} == {500}
