@@ -49,7 +49,7 @@ _KEPT = ("HOME", "TMPDIR")
 _PORT = re.compile(r"((?:localhost|127\.0\.0\.1):|--port )(\d+)\b")
 _BOUND = re.compile(r"\bBIND=(\S+?:(\d+))")
 _MODEL_SERVER_PORTS = {str(port) for port in range(8000, 8010)}
-_PATIENCE_S = 10.0
+_PATIENCE_S = 30.0
 _READY_S = 40.0
 _MOST_PRINTED = 4000
 

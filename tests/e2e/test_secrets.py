@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import requests
 from cryptography.hazmat.primitives import serialization
 
 from tests.support.certificates import LOOPBACK, Made, certificate, pem_of, write_pair
-from tests.support.clients import CHAT, Crowd, chat
+from tests.support.clients import CHAT, Crowd, ask_every_worker, chat
 from tests.support.command_line import run
 from tests.support.credentials import AUDIENCE, ISSUER, bearer, digest_of, key, write_keys
 from tests.support.ports import free_port
@@ -35,6 +36,7 @@ Routes = Callable[..., str]
 OF_ENV, OF_FILE, OF_CLIENT = "secret-of-the-variable", "secret-of-the-file", "ir-secret-of-a-client"
 OF_OPERATOR, OF_TOKENS = "ir-secret-of-the-operator", "secret-that-tokens-are-signed-with"
 SECOND = "a-second-credential"  # which is nowhere else in the memory of a process
+RELOADS = 'router_routes_reloads_total{{result="{}"}}'
 QUIET = {"health_check": {"interval_s": 0}, "ejection": {"max_share": 0}, "retry_budget": 0}
 ADMIN_PATHS = ("/metrics", "/admin/config", "/admin/routes", "/admin/endpoints", "/admin/queue", "/admin/requests")
 
@@ -48,11 +50,9 @@ def put(file: Path, text: str) -> str:
 
 
 def tokens(router: Router, upstream: Upstream) -> set[str]:
-    """The credentials that a model server gets by connections that are open at once, so that every worker has some."""
+    """The credentials that a model server gets of every worker."""
     upstream.reset(upstream.answer)
-    with ExitStack() as opened:
-        for session in [opened.enter_context(requests.Session()) for _ in range(8)]:
-            session.post(router.url + CHAT, json={"model": "m"}, timeout=20).raise_for_status()
+    assert {status for status, _ in ask_every_worker(router, CHAT, '{"model": "m"}')} == {200}
     return {seen.headers.get("authorization", "none").removeprefix("Bearer ") for seen in upstream.seen}
 
 
@@ -187,13 +187,16 @@ def test_rotation_under_load_loses_nothing(keeping: tuple[Router, Upstream, Path
             while not stopped.is_set():
                 outcomes[session.post(router.url + CHAT, json={"model": "m"}, timeout=30).status_code] += 1
 
+    def sends(turn: int) -> bool:
+        return set(latest.values()) == {f"token-{turn}"} and router.metrics()[RELOADS.format("ok")] == turn + 1
+
     crowd = Crowd(load).send(8)
     try:
         until(lambda: len(latest) == 8, "every client is served")
         for turn in range(5):
             accepted.add(f"token-{turn}")
             put(file, f"token-{turn}")
-            until(lambda: set(latest.values()) == {f"token-{turn}"}, "every worker sends the new one", 5)
+            until(partial(sends, turn), "every worker sends the new one, and the leader has counted it")
             accepted.intersection_update({f"token-{turn}"})  # one step: a request in between would find none
         file.unlink()
         until(lambda: "routes refused" in router.log(), "it is noticed")
@@ -201,15 +204,14 @@ def test_rotation_under_load_loses_nothing(keeping: tuple[Router, Upstream, Path
         asked = len(upstream.seen)
         upstream.wait_seen(asked + 50)
         put(file, "last")
-        until(lambda: set(latest.values()) == {"last"}, "every worker sends the new one", 5)
+        until(lambda: set(latest.values()) == {"last"}, "every worker sends the new one")
     finally:
         stopped.set()
         crowd.join()
     assert set(outcomes) == {200}
     assert not crowd.errors
-    metrics = router.metrics()
-    assert metrics['router_routes_reloads_total{result="ok"}'] == 6
-    assert metrics['router_routes_reloads_total{result="refused"}'] == 1
+    until(lambda: router.metrics()[RELOADS.format("ok")] == 6, "the last one is counted too")
+    assert router.metrics()[RELOADS.format("refused")] == 1
 
 
 def test_new_workers_send_the_last_credential_that_was_there(keeping: tuple[Router, Upstream, Path]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from tests.support.clients import read_to_end, readable
+from tests.support.gate import Gate
 from tests.support.router import Router, until
 
 pytestmark = pytest.mark.slow
@@ -50,9 +51,10 @@ def large_request(length: int) -> bytes:
 
 def test_client_that_does_not_read_loses_its_permit(start: Start) -> None:
     """Answers that nobody takes hold their permits for STALL_TIMEOUT_S and no longer."""
-    router = start(MAX_CONCURRENCY=2, SIMULATED_LATENCY_MS=1, STALL_TIMEOUT_S=1, MAX_BODY_BYTES=20_000_000)
+    router = start(MAX_CONCURRENCY=2, SIMULATED_LATENCY_MS=1, STALL_TIMEOUT_S=3, MAX_BODY_BYTES=20_000_000)
     deaf = [connect(router, large_request(10_000_000), receive_buffer=4096) for _ in range(2)]
-    until(lambda: router.metrics()["router_inflight_requests"] == 2, "both are being answered")
+    cut_off = 'router_requests_total{code="499",model="simulated",route="/infer"}'
+    until(lambda: router.metrics().get(cut_off) == 2, "both had a permit, and are cut off")
     until(lambda: router.metrics()["router_inflight_requests"] == 0, "their permits are back")
     assert router.infer().status_code == 200
     for sock in deaf:
@@ -148,13 +150,15 @@ def test_client_that_left_after_an_early_byte_is_noticed(start: Start) -> None:
     until(lambda: router.metrics()["router_inflight_requests"] == 0, "its permit is back")
 
 
-def test_pipelined_request_is_no_disconnect(start: Start) -> None:
+def test_pipelined_request_is_no_disconnect(start_gated: Start, gate: Gate) -> None:
     """A second request that arrives while the first is served is answered after it."""
-    router = start(MAX_CONCURRENCY=1, SIMULATED_LATENCY_MS=2000)
+    router = start_gated(MAX_CONCURRENCY=1, WEB_CONCURRENCY=1)
     first = b'POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{"prompt":"x"}'
     with connect(router, first) as sock:
-        until(lambda: router.metrics()["router_inflight_requests"] == 1, "the first is being served")
+        gate.wait_inside(1)
         sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert router.ready()  # a round trip through the same worker, which has noticed the second by then
+        gate.open()
         assert read_to_end(sock).count(b"HTTP/1.1 200 OK") == 2
 
 

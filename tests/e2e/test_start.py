@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.router import Router, until
+from tests.support.router import Router, open_files, until
 from tests.support.start import run_to_exit
 
 pytestmark = pytest.mark.slow
@@ -141,8 +141,7 @@ def test_directory_left_by_a_killed_server_is_removed_at_the_next_start(start: S
     """SIGKILL leaves the metrics directory; the next start removes it, and none that is in use."""
 
     def directory(router: Router) -> Path:
-        opened = [Path(os.readlink(fd)) for fd in Path(f"/proc/{router.pid}/fd").iterdir()]
-        (found,) = {path for path in opened if path.name.startswith("router-metrics-")}
+        (found,) = {path for path in map(Path, open_files(router.pid)) if path.name.startswith("router-metrics-")}
         return found
 
     killed, living = start(PROMETHEUS_MULTIPROC_DIR=""), start(PROMETHEUS_MULTIPROC_DIR="")
@@ -181,10 +180,9 @@ def test_termination_in_mid_start_is_heard(tmp_path: Path, workers_seen: int) ->
 def test_no_control_socket_is_opened(start: Start, tmp_path: Path) -> None:
     """gunicorn's remote control is off: nothing listens on a Unix socket."""
     router = start(HOME=tmp_path, XDG_RUNTIME_DIR=tmp_path)
-    inodes = {os.readlink(fd) for fd in Path(f"/proc/{router.pid}/fd").iterdir()}
     sockets = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     listening = {f"socket:[{inode}]" for _, _, _, flags, _, _, inode, *_ in sockets if flags == "00010000"}
-    assert not listening & inodes
+    assert not listening & open_files(router.pid)
     assert not list(tmp_path.glob("**/gunicorn.ctl"))
 
 

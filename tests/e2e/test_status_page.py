@@ -191,11 +191,12 @@ def test_lost_connection_is_shown_and_retried(
     assert "lost" in text(page, "#say")
     assert not AXE.exists() or violations(page) == []
     with Router(tmp_path, ADMIN_BIND=admin, MAX_CONCURRENCY=77):
-        page.wait_for_selector("#link.live")
+        page.wait_for_selector("#link.live", timeout=30_000)
         shows(page, limit="77")
         assert "back" in text(page, "#say")
 
 
+@pytest.mark.alone
 def test_reload_of_the_workers_is_no_lost_connection(plain: Router, open_page: Callable[..., "Page"]) -> None:
     """Workers that make way end the stream; the page goes on with their successors, and nothing is said."""
     page = open_page(ADMIN_URL)

@@ -153,8 +153,12 @@ def test_a_request_is_a_span_with_one_for_each_attempt(stage: Stage) -> None:
         "deployment.environment.name": "test",
         "telemetry.sdk.language": "python",
     }.items()  # fmt: skip
-    logged = [event for event in stage.router.events() if event.get("request_id") == "id-of-it"]
-    assert [event["trace_id"] for event in logged] == [who.trace_id]
+
+    def logged() -> list[str]:
+        return [each["trace_id"] for each in stage.router.events() if each.get("request_id") == "id-of-it"]
+
+    until(logged, "it is logged, after its spans have ended")
+    assert logged() == [who.trace_id]
 
 
 def test_a_failover_is_a_part_of_the_same_trace(stage: Stage) -> None:
@@ -382,9 +386,8 @@ def test_a_receiver_that_is_silent_delays_nobody(start: Callable[..., Router], r
     began = time.monotonic()
     assert {router.infer().status_code for _ in range(40)} == {200}
     assert time.monotonic() - began < 20
-    metrics = router.metrics()
-    assert metrics[SPANS.format("dropped")] == 41 - 1 - 8, "one is being sent, and eight wait"
-    assert metrics[SPANS.format("exported")] == 0
+    until(lambda: router.metrics()[SPANS.format("dropped")] == 41 - 1 - 8, "one is being sent, and eight wait")
+    assert router.metrics()[SPANS.format("exported")] == 0
     router.signal(signal.SIGTERM)
     assert router.wait_exit(15) == 0
 

@@ -89,7 +89,7 @@ def test_no_connection_is_tried_elsewhere(start: Start, serve: Serve, routes: Ro
 
 @pytest.mark.parametrize(
     ("timeouts", "words"),
-    [({"first_byte_s": 0.2}, "no first byte"), ({"total_s": 0.3, "connect_s": 0.1}, "in total")],
+    [({"first_byte_s": 0.2}, "no first byte"), ({"total_s": 3, "connect_s": 2}, "in total")],
 )
 def test_time_that_runs_out_is_not_tried_again(
     start: Start, serve: Serve, routes: Routes, timeouts: dict[str, float], words: str
@@ -106,7 +106,7 @@ def test_time_that_runs_out_is_not_tried_again(
     got = chat(router)
     assert code_of(got) == (504, "upstream_timeout")
     assert words in got.json()["error"]["message"]
-    assert over.wait(5)
+    assert over.wait(20)
     assert sum(len(upstream.seen) for upstream in slow) == 1
 
 
@@ -124,9 +124,9 @@ def test_silence_in_mid_answer_breaks_it_off(start: Start, serve: Serve, routes:
     router = start(ROUTES_FILE=routes(model(upstream, timeouts={"idle_s": 0.2})))
     with pytest.raises(requests.RequestException):
         requests.post(router.url + CHAT, json={"model": "m"}, timeout=20).json()
-    assert left.wait(5)
+    assert left.wait(20)
     count = f'router_endpoint_requests_total{{code="upstream_timeout",endpoint="{upstream.url}"}}'
-    assert router.metrics()[count] == 1
+    until(lambda: router.metrics().get(count) == 1, "it is counted")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_share_counts_those_that_are_unhealthy(start: Start, serve: Serve, route
     """One of two is out by its checks: failures don't take the other one out as well."""
     unhealthy, bad = serve(), serve(lambda seen, reply: reply.send(500))
     unhealthy.well = False
-    check = {"interval_s": 1, "unhealthy_after": 1}
+    check = {"interval_s": 1, "timeout_s": 20, "unhealthy_after": 1}
     router = start(ROUTES_FILE=routes(model(unhealthy, bad, health_check=check, ejection={"consecutive_failures": 2})))
     until(lambda: not is_up(router, unhealthy), "it is out")
     assert {chat(router).status_code for _ in range(10)} == {500}
@@ -260,14 +260,14 @@ def test_endpoint_that_fails_is_out_for_all_workers_and_back_by_one_probe(
         reply.send(500 if fails.is_set() else 200)
 
     bad, good = serve(answer), serve()
-    ejection = {"consecutive_failures": 5, "base_s": 1.5, "max_s": 1.5}
+    ejection = {"consecutive_failures": 5, "base_s": 4, "max_s": 4}
     router = start(ROUTES_FILE=routes(model(bad, good, ejection=ejection)), WEB_CONCURRENCY=3, MAX_CONCURRENCY=1000)
     until(lambda: chat(router) and not is_up(router, bad), "it is ejected")
     count = len(bad.seen)
     assert count >= 5
     assert {chat(router).status_code for _ in range(10)} == {200}
     assert len(bad.seen) == count
-    assert "endpoint ejected" in router.log()
+    until(lambda: "endpoint ejected" in router.log(), "it is logged")
     fails.clear()
     crowd = Crowd(lambda _: chat(router).status_code)
     until(lambda: len(crowd.send(1).answers) > 0 and len(bad.seen) > count, "it is tried")

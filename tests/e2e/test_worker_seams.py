@@ -166,7 +166,7 @@ def tls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """One for all tests of TLS, by the settings of either."""
     options = () if request.param == "gunicorn's" else None
     folder = tmp_path_factory.mktemp("tls")
-    router = TlsRouter(folder, options=options, WEB_CONCURRENCY=1, STALL_TIMEOUT_S=1, SIMULATED_LATENCY_MS=1)
+    router = TlsRouter(folder, options=options, WEB_CONCURRENCY=1, STALL_TIMEOUT_S=3, SIMULATED_LATENCY_MS=1)
     with router:
         yield router
 
@@ -227,7 +227,7 @@ def test_tls_handshake_that_stops_is_given_up(tls: TlsRouter, sent: bytes) -> No
     with connect(tls.port) as sock:
         sock.sendall(sent)
         assert read_to_end(sock) == b""
-    assert time.monotonic() - began > 0.9
+    assert time.monotonic() - began > 2.9
     assert tls.ready()
 
 
@@ -235,7 +235,7 @@ def test_tls_handshake_that_trickles_in_is_given_up(tls: TlsRouter) -> None:
     """Steady progress doesn't make a handshake endless."""
     with connect(tls.port) as sock:
         sock.sendall(b"\x16\x03\x01\x02\x00")  # a record of 512 bytes begins
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 15
         while not readable(sock, 0.05):  # to be slow is what is tested
             assert time.monotonic() < deadline, "it goes on for ever"
             sock.sendall(b"\x01")

@@ -8,14 +8,17 @@ import threading
 from array import array
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 
-from tests.support.router import Router
+from tests.support.router import Router, open_files, until
 
 CHAT = "/v1/chat/completions"
+T = TypeVar("T")
 
 
 class Crowd:
@@ -95,12 +98,56 @@ def chat(router: Router, model: str | None = "m", headers: dict[str, str] | None
 
 
 def unread_bytes(sock: socket.socket) -> int:
-    """How much of what this client sent the router has not read (proc(5), /proc/net/tcp), or not even got (tcp(7))."""
+    """How much of what this client sent the router has not read, or not even got (tcp(7))."""
     on_the_way = array("i", [0])
     fcntl.ioctl(sock, termios.TIOCOUTQ, on_the_way)
+    side = _routers_side(sock)
+    assert side, "there is no such connection"
+    return int(side[4].rpartition(":")[2], 16) + on_the_way[0]
+
+
+def _routers_side(sock: socket.socket) -> list[str]:
+    """What the kernel says of this connection's other end (proc(5), /proc/net/tcp); nothing if it is gone."""
     ports = sock.getpeername()[1], sock.getsockname()[1]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, *ends, _, queues, _ = line.split(maxsplit=5)
-        if tuple(int(end.rpartition(":")[2], 16) for end in ends) == ports:
-            return int(queues.rpartition(":")[2], 16) + on_the_way[0]
-    raise AssertionError("there is no such connection")
+        fields = line.split()
+        if tuple(int(end.rpartition(":")[2], 16) for end in fields[1:3]) == ports:
+            return fields
+    return []
+
+
+def of_every_worker(router: Router, begin: Callable[[ExitStack], tuple[socket.socket, T]]) -> list[T]:
+    """What connections give that are opened, and stay open, until each worker has accepted one.
+
+    `begin` opens one, and returns it when the router has responded to it. One that a worker has closed does not count.
+    """
+    found: list[T] = []
+    accepted: set[int] = set()
+
+    def all_have_one() -> bool:
+        sock, given = begin(opened)
+        found.append(given)
+        workers = set(router.workers())
+        with suppress(OSError):  # it was reset
+            names = {f"socket:[{inode}]" for inode in _routers_side(sock)[9:10]}
+            accepted.update(pid for pid in workers - accepted if names & open_files(pid))
+        return workers <= accepted
+
+    with ExitStack() as opened:
+        until(all_have_one, "each worker has accepted a connection")
+    return found
+
+
+def ask_every_worker(router: Router, path: str, body: str | None = None, port: int = 0) -> list[tuple[int, str]]:
+    """Status and content of responses of every worker: GET, or POST with this body; `port` is not the router's own."""
+
+    def begin(opened: ExitStack) -> tuple[socket.socket, tuple[int, str]]:
+        connection = HTTPConnection("127.0.0.1", port or router.port, timeout=20)
+        opened.callback(connection.close)
+        connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        content = response.read().decode()
+        assert connection.sock, "the connection is not kept"
+        return connection.sock, (response.status, content)
+
+    return of_every_worker(router, begin)

@@ -1,5 +1,6 @@
 """A real router for tests: gunicorn with the project's own configuration, on free loopback ports."""
 
+import contextlib
 import json
 import os
 import re
@@ -169,6 +170,16 @@ def blocked_signals(pid: int) -> int:
     except OSError:
         return 0
     return int(words[0], 16) if words else 0
+
+
+def open_files(pid: int) -> set[str]:
+    """What the descriptors of a process lead to (proc(5)), but for those that it closes at this moment."""
+    found = set()
+    with contextlib.suppress(OSError):  # it has ended
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
 
 
 def _state(pid: int) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import requests
 
 from tests.support.certificates import LOOPBACK, Made, certificate, key_of, mount_secret, pem_of
+from tests.support.clients import of_every_worker
 from tests.support.router import Router
 
 
@@ -61,18 +62,18 @@ class TlsRouter(Router):
         """A client's context, which trusts the router's authority and nothing else."""
         return ssl.create_default_context(cafile=str(self.ca_file))
 
-    def served(self) -> set[bytes]:
-        """The certificates that new connections get, in PEM. They are open at once, so that every worker has some."""
+    def served(self, client: tuple[str, str] | None = None) -> set[bytes]:
+        """The certificates that new connections get of every worker, in PEM; those of this client, if it is given."""
         context = self.context()
-        if self.client_files is not None:
-            context.load_cert_chain(*self.client_files)
-        with ExitStack() as opened:
-            certificates = set()
-            for _ in range(8):
-                plain = opened.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=10))
-                wrapped = opened.enter_context(context.wrap_socket(plain, server_hostname="127.0.0.1"))
-                certificates.add(ssl.DER_cert_to_PEM_cert(wrapped.getpeercert(binary_form=True) or b"").encode())
-            return certificates
+        if client or self.client_files:
+            context.load_cert_chain(*(client or self.client_files or ()))
+
+        def begin(opened: ExitStack) -> tuple[socket.socket, bytes]:
+            plain = opened.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=20))
+            wrapped = opened.enter_context(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+            return wrapped, ssl.DER_cert_to_PEM_cert(wrapped.getpeercert(binary_form=True) or b"").encode()
+
+        return set(of_every_worker(self, begin))
 
     def ready(self) -> bool:
         """See Router."""

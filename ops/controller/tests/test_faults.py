@@ -36,7 +36,7 @@ def test_an_api_server_that_is_gone_is_found_again(server: FakeServer, start: St
     server.down = False
     arrives(server, 11)
     assert running.process.poll() is None
-    assert at_rest(server, 0.3) == []
+    assert at_rest(server) == []
 
 
 def test_a_history_that_is_gone_is_listed_again(server: FakeServer, start: Start) -> None:
@@ -64,8 +64,7 @@ def test_cut_and_silent_streams_are_replaced(server: FakeServer, start: Start) -
     arrives(server, 11)
     server.silent = True
     before = server.watches
-    until(lambda: running.get("/healthz")[0] == 503, "unhealthy")
-    assert "a watch was silent" in running.get("/healthz")[1]
+    until(lambda: running.get("/healthz")[0] == 503 and "a watch was silent" in running.get("/healthz")[1], "unhealthy")
     until(lambda: server.watches >= before + 9, "all are opened again")
     spec_change(server, 12)
     server.silent = False
@@ -78,14 +77,14 @@ def test_too_many_requests_are_spaced_as_asked(server: FakeServer, start: Start)
     """After a 429 nothing is sent for the resource before Retry-After is over, not even if it is changed meanwhile."""
     start()
     deployed(server)
-    fault = Fault("PATCH", "/deployments/llama", 429, headers={"Retry-After": "2"})
+    fault = Fault("PATCH", "/deployments/llama", 429, headers={"Retry-After": "5"})
     server.faults.append(fault)
     begun = time.monotonic()
     spec_change(server, 11)
     until(lambda: condition(server.cluster, "Reconciled")["status"] == "False", "the status")
     spec_change(server, 12)
     arrives(server, 12)
-    assert time.monotonic() - begun >= 2
+    assert time.monotonic() - begun >= 5
 
 
 def test_a_resource_that_fails_delays_no_other(server: FakeServer, start: Start) -> None:
@@ -130,13 +129,13 @@ def test_a_webhook_that_changes_what_is_written_is_no_reason_to_write_for_ever(
 
 def test_sigkill_of_the_leader(server: FakeServer, start: Start) -> None:
     """Another one takes over when the lease has run out, and does what was left."""
-    first, second = start("controller-0", LEASE_DURATION_S="2"), start("controller-1", LEASE_DURATION_S="2")
+    first, second = start("controller-0", LEASE_DURATION_S="6"), start("controller-1", LEASE_DURATION_S="6")
     deployed(server)
     leader, other = (first, second) if '"leading"' in first.log() else (second, first)
     assert '"leading"' not in other.log()
     leader.process.kill()
     spec_change(server, 11)
-    arrives(server, 11, 6)
+    arrives(server, 11, 30)
     assert '"leading"' in other.log()
 
 
@@ -150,7 +149,7 @@ def test_sigterm_releases_the_lease(server: FakeServer, start: Start) -> None:
     assert lease["spec"]["holderIdentity"] == ""
     start("controller-1", LEASE_DURATION_S="60")
     spec_change(server, 11)
-    arrives(server, 11, 6)
+    arrives(server, 11, 30)
 
 
 @pytest.mark.parametrize(
