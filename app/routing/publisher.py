@@ -1,8 +1,8 @@
 """Publishing the routes: at the start, on HUP, when their file changes, and when discovery finds other endpoints.
 
-Invalid routes never replace valid ones. The arbiter and the leader may publish at the same time, so each publication
-is made from the one that is current, and made again if that has changed meanwhile (`Superseded`): what one of them
-found or read is never undone by the other.
+Invalid routes never replace valid ones. The arbiter and the leader may publish at the same time. So each notes which
+publication is current before it reads the source, makes its own from that one, and begins again if another is current
+by then (`Superseded`): what one of them found or read is never undone by the slower one.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,8 +30,7 @@ class Publisher:
 
     def publish(self) -> bool:
         """Publish what the source says. Returns whether that differs from what was current. Raises RoutesError."""
-        document = self._source.load()
-        return self._publish(lambda before: with_found(document, before.found if before else {}))
+        return self._publish(lambda before: with_found(self._source.load(), before.found if before else {}))
 
     def publish_found(self, found: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
         """Publish what discovery found, by the keys of the sources. Returns what is current of it now.

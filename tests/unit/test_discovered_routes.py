@@ -12,7 +12,7 @@ from cryptography import x509
 
 from app.config.discovered import Source
 from app.config.routes_file import parse_routes
-from app.config.routes_source import tls_files_of
+from app.config.routes_source import Document, tls_files_of
 from app.discovery import dns_lookup
 from app.discovery.discovery import Discovery
 from app.discovery.findings import DiscoveryFailed
@@ -193,6 +193,23 @@ def test_two_publishers_undo_nothing_of_each_other(routed: Routed, monkeypatch: 
     monkeypatch.setattr(store, "publish", meanwhile)
     assert routed.found(*urls(0, 2)) == urls(0, 2)
     assert routed.registry.find("alias").route.versions[0].endpoints[0].url == urls(0, 2)[0]
+
+
+def test_slower_publisher_does_not_bring_back_an_older_file(routed: Routed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file changes, and the leader publishes it, while the arbiter has read it for a HUP and not yet published."""
+    source = routed.publisher._source
+    load = source.load
+
+    def slow() -> Document:
+        document = load()
+        monkeypatch.setattr(source, "load", load)
+        routed.write({"name": "m", "dns": "m.test:8000", "aliases": ["alias"]})
+        routed.publisher.republish()
+        return document
+
+    monkeypatch.setattr(source, "load", slow)
+    routed.publisher.republish()
+    assert routed.registry.find("alias").route.name == "m"
 
 
 def test_credential_is_sent_to_all_that_are_found(tmp_path: Path) -> None:
