@@ -53,7 +53,7 @@ class Hooks:
         self._claims: dict[RouterWorker, Claim] = {}
         self._started = False
         atexit.register(self._leave_unused, os.getpid())
-        stop_signals.let_through_after_fork()
+        os.register_at_fork(after_in_parent=stop_signals.let_through)
 
     def when_ready(self, arbiter: Arbiter) -> None:
         """Log what is served, and make SIGTERM begin the drain before gunicorn signals the workers."""

@@ -5,11 +5,10 @@ sends SIGTERM once when it reloads, and then waits for the worker until `gracefu
 blocked from before the fork. The worker inherits that, the kernel keeps what arrives, and the worker's own handler gets
 it when the worker lets the signals through.
 
-The arbiter lets them through at once after its fork, by `os.register_at_fork`: gunicorn has no hook there. What it got
-meanwhile stays with it, as a new process has no pending signals (signal(7)).
+The arbiter lets them through at once after its fork (hooks.py), by `os.register_at_fork`: gunicorn has no hook there.
+What it got meanwhile stays with it, as a new process has no pending signals (signal(7)).
 """
 
-import os
 import signal
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -23,8 +22,3 @@ def hold_back() -> None:
 def let_through() -> None:
     """Unblock them. What has arrived is handled before this returns."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-
-
-def let_through_after_fork() -> None:
-    """Unblock them after every fork in the process that forked. Called once."""
-    os.register_at_fork(after_in_parent=let_through)

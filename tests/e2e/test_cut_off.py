@@ -52,13 +52,6 @@ def record_of(admin_port: int, request_id: str) -> dict[str, Any]:
     return found[0]
 
 
-def logged(router: Router) -> dict[str, Any]:
-    """The only line of the log about the request `id`, which comes after its record."""
-    until(lambda: any(each.get("request_id") == "id" for each in router.events()), "it is logged")
-    (line,) = [each for each in router.events() if each.get("request_id") == "id"]
-    return line
-
-
 @contextmanager
 def asking(router: Router, version: str = "1.1", receive_buffer: int | None = None) -> Iterator[socket.socket]:
     """A connection on which a completion was asked for, with the request id `id`."""
@@ -132,7 +125,7 @@ def test_request_that_a_reload_no_longer_waits_for_is_cut_off(
     assert counted[f'router_endpoint_requests_total{{code="cut_off",endpoint="{upstream.url}"}}'] == 1
     (endpoint,) = requests.get(f"http://127.0.0.1:{admin_port}/admin/endpoints", timeout=20).json()["endpoints"]
     assert endpoint["last_error"] is None
-    line = logged(router)
+    line = router.logged("id")
     assert (line["status"], line["error"]) == (503, "cut_off")
 
 
@@ -195,7 +188,7 @@ def test_client_that_stalls_in_its_response_is_named(version: str, start: Start,
         record = record_of(admin_port, "id")
     assert (record["status"], record["error"], record["outcome"]) == (499, "response_stalled", "client_left")
     assert "it took no more of its response for STALL_TIMEOUT_S" in record["explanation"]
-    line = logged(router)
+    line = router.logged("id")
     assert (line["status"], line["error"]) == (499, "response_stalled")
 
 

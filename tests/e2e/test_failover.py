@@ -48,16 +48,6 @@ class Stage(NamedTuple):
         series = f'router_fallbacks_total{{model="{name}",reason="{reason}",to="{to}"}}'
         return self.router.metrics().get(series, 0)
 
-    def of_request(self, request_id: str) -> list[dict[str, Any]]:
-        """What the log has of a request now."""
-        return [event for event in self.router.events() if event.get("request_id") == request_id]
-
-    def logged(self, request_id: str) -> dict[str, Any]:
-        """What the log says of a request. That is written last: all else of the request is done then."""
-        until(lambda: self.of_request(request_id), "the request is logged")
-        (event,) = self.of_request(request_id)
-        return event
-
 
 def served_by(answer: requests.Response) -> str | None:
     """Which model the response names."""
@@ -124,7 +114,7 @@ def test_another_model_serves_what_a_model_fails_to(stage: Stage, answer: Answer
     assert sent.body.replace(b'"small"', b'"alias"') == stage.main.seen[0].body.replace(b'"main"', b'"alias"')
     assert "authorization" in stage.main.seen[0].headers
     assert "authorization" not in sent.headers, "each model has its own rule for credentials"
-    assert stage.logged(request_id)["model"] == "spare"
+    assert stage.router.logged(request_id)["model"] == "spare"
     assert stage.moved(reason) == before + 1
 
 
@@ -283,7 +273,7 @@ def test_places_of_both_models_are_exact(stage: Stage) -> None:
         assert stage.spare.inside == 2
         direct = chat(stage.router, "narrow", {"X-Request-Id": "direct"})
         assert (direct.status_code, direct.json()["error"]["code"]) == (429, "model_limit_reached")
-        assert stage.logged("direct")["rejection"] == "model_limit_reached"
+        assert stage.router.logged("direct")["rejection"] == "model_limit_reached"
     finally:
         hold.release()
         crowd.join()
@@ -303,7 +293,7 @@ def test_a_full_model_overflows_into_another_one_if_its_route_says_so(stage: Sta
         before = stage.router.metrics()[rejected]
         got = chat(stage.router, "full", {"X-Request-Id": "overflows"})
         assert (got.status_code, served_by(got)) == (200, "spare")
-        assert "rejection" not in stage.logged("overflows")
+        assert "rejection" not in stage.router.logged("overflows")
         assert stage.router.metrics()[rejected] == before, "it was served, so it was not rejected"
     finally:
         hold.release()

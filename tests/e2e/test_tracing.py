@@ -153,12 +153,7 @@ def test_a_request_is_a_span_with_one_for_each_attempt(stage: Stage) -> None:
         "deployment.environment.name": "test",
         "telemetry.sdk.language": "python",
     }.items()  # fmt: skip
-
-    def logged() -> list[str]:
-        return [each["trace_id"] for each in stage.router.events() if each.get("request_id") == "id-of-it"]
-
-    until(logged, "it is logged, after its spans have ended")
-    assert logged() == [who.trace_id]
+    assert stage.router.logged("id-of-it")["trace_id"] == who.trace_id
 
 
 def test_a_failover_is_a_part_of_the_same_trace(stage: Stage) -> None:

@@ -151,6 +151,16 @@ class Router:
         """The log's JSON lines."""
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
+    def logged(self, request_id: str) -> dict[str, Any]:
+        """The only line of the log about this request. It is written last: all else of the request is done then."""
+
+        def found() -> list[dict[str, Any]]:
+            return [event for event in self.events() if event.get("request_id") == request_id]
+
+        until(found, f"the request {request_id} is logged")
+        (event,) = found()
+        return event
+
 
 def children(pid: int) -> list[int]:
     """Process ids of the living children of a process, oldest first."""
