@@ -31,17 +31,32 @@ def test_200_requests_in_flight_are_all_answered(start_gated: Start, gate: Gate)
     assert gate.inside == 200
     gate.open()
     answers = [read_all(client) for client in clients]
-    last_answer = time.monotonic()
     for client in clients:
         client.close()
     assert router.wait_exit() == 0
-    assert time.monotonic() - last_answer < 10, "gone at once: GRACEFUL_TIMEOUT_S is 20, KEEPALIVE_S 75"
     for answer in answers:
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"Connection: close" in head
         assert body.endswith(b"}")
         assert f"content-length: {len(body)}".encode() in head.lower()
+
+
+@pytest.mark.alone
+def test_server_is_gone_within_a_second_of_the_last_answer(start_gated: Start, gate: Gate) -> None:
+    """SIGTERM with 200 in flight."""
+    router = start_gated(MAX_CONCURRENCY=200)
+    clients = [raw_request(router.port) for _ in range(200)]
+    gate.wait_inside(200)
+    router.signal(signal.SIGTERM)
+    until(lambda: "Handling signal: term" in router.log(), "the arbiter heard it")
+    gate.open()
+    for client in clients:
+        with client:
+            assert read_all(client)
+    last_answer = time.monotonic()
+    assert router.wait_exit() == 0
+    assert time.monotonic() - last_answer < 1
 
 
 def test_readiness_turns_503_while_requests_finish_and_new_work_is_refused(start_gated: Start, gate: Gate) -> None:
@@ -73,7 +88,7 @@ def test_idle_connections_close_at_once(start: Start) -> None:
     began = time.monotonic()
     router.signal(signal.SIGTERM)
     assert router.wait_exit() == 0
-    assert time.monotonic() - began < 10, "GRACEFUL_TIMEOUT_S is 20, KEEPALIVE_S 75"
+    assert time.monotonic() - began < 5, "KEEPALIVE_S is 75"
     for sock in silent:
         assert sock.recv(1) == b""
         sock.close()
@@ -137,3 +152,8 @@ def test_rolling_reload_under_steady_load_fails_no_request(start: Start) -> None
     crowd.join()
     assert crowd.errors == []
     assert all(dict(seen).keys() == {200} for seen in crowd.answers.values())
+    # Whoever lost an idle connection lost no more than that: no worker had its request.
+    answered = sum(dict(seen)[200] for seen in crowd.answers.values())
+    served = 'router_requests_total{code="200",model="simulated",route="/infer"}'
+    until(lambda: router.metrics()[served] == answered, "all are counted")
+    assert [name for name in router.metrics() if name.startswith("router_requests_total{")] == [served]

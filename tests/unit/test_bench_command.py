@@ -102,7 +102,7 @@ def test_first_token_is_told_from_the_end(bench: Callable[..., Any]) -> None:
     with Upstream(answer) as server:
         said = bench(server.url, "--requests", 2, "--connections", 2, "--stream")["server"]
         assert json.loads(server.seen[0].body)["stream"] is True
-    assert 200 <= said["first_token_ms"]["p50"] <= said["latency_ms"]["p50"] - 200
+    assert 200 <= said["first_token_ms"]["p50"] <= said["latency_ms"]["p50"] - 400
     assert said["tokens_per_s"] > 0
 
 

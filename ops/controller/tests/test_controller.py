@@ -54,15 +54,14 @@ def serve(cluster: Cluster, replicas: int = 2) -> None:
 
 
 def at_rest(server: FakeServer, seconds: float = 0.6) -> list[tuple[str, str]]:
-    """Returns the writes in a time without changes. It is the time that proves, so it is slept.
+    """Returns the writes in a time without changes, after as long a one. It is the time that proves: it is slept."""
+    until(lambda: not _writes_within(server, seconds), "rest")
+    return _writes_within(server, seconds)
 
-    A controller that is late has its last writes still before it, so this looks ten times for such a time.
-    """
-    for _ in range(10):
-        before = len(server.writes())
-        time.sleep(seconds)
-        if not server.writes()[before:]:
-            break
+
+def _writes_within(server: FakeServer, seconds: float) -> list[tuple[str, str]]:
+    before = len(server.writes())
+    time.sleep(seconds)
     return server.writes()[before:]
 
 
